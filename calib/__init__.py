@@ -1,0 +1,1 @@
+"""Data that calibrates, measures and trains: named sets, local files, retention statistics."""

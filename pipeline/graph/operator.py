@@ -1,0 +1,63 @@
+"""`skimrt::token_compact`, the PyTorch form of the TokenCompact operator: threshold, then a stable partition."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DOMAIN = "skimrt"
+NAME = "TokenCompact"
+
+
+@torch.library.custom_op("skimrt::token_compact", mutates_args=())
+def token_compact(
+    hidden: Tensor,
+    score: Tensor,
+    alive: Tensor,
+    position: Tensor,
+    threshold: float,
+    capacity: int = 0,
+    protect_first: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Moves the rows that are carried on to the front of every sample, in order, the others behind them, in order.
+
+    hidden [B, S, D] (fp32, fp16, bf16), score [B, S] fp32, alive [B, S] int32, position [B, S] int32.
+    A token stays alive iff it was and score >= threshold; row 0 stays alive without that if `protect_first`. Carried
+    are the alive rows and row 0. `capacity` C is the number of output rows; 0 means S.
+
+    Returns packed [B, C, D], packed_alive [B, C] int32, packed_position [B, C] int32 and count [B] int32, the number
+    of carried rows, which may exceed C.
+    """
+    keep = surviving(score, alive, threshold, protect_first)
+    carried = keep.clone()
+    carried[:, 0] = True
+    # A stable sort by "is not carried" is the stable partition.
+    order = torch.argsort((~carried).to(torch.uint8), dim=1, stable=True)[:, : capacity or hidden.shape[1]]
+    packed = torch.gather(hidden, 1, order[:, :, None].expand(-1, -1, hidden.shape[2]))
+    return (
+        packed,
+        torch.gather(keep.to(torch.int32), 1, order),
+        torch.gather(position, 1, order),
+        carried.sum(dim=1, dtype=torch.int32),
+    )
+
+
+@token_compact.register_fake
+def _(hidden, score, alive, position, threshold, capacity=0, protect_first=True):  # type: ignore[no-untyped-def]
+    batch, length, width = hidden.shape
+    rows = capacity or length
+    return (
+        hidden.new_empty((batch, rows, width)),
+        alive.new_empty((batch, rows)),
+        position.new_empty((batch, rows)),
+        alive.new_empty((batch,)),
+    )
+
+
+def surviving(score: Tensor, alive: Tensor, threshold: float, protect_first: bool) -> Tensor:
+    """The decision alone, [B, S] bool: alive before, and scored at least the threshold or first and protected."""
+    passed = score >= threshold
+    if protect_first:
+        first = torch.arange(score.shape[1], device=score.device) == 0
+        passed = passed | first[None, :]
+    return (alive > 0) & passed

@@ -1,0 +1,102 @@
+"""Checkpoints: checkpoint.json, model.safetensors and tokenizer.json; whole, or adapters over a backbone."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engines.errors import InputError
+from pipeline.model.config import CheckpointConfig, parse_checkpoint_config
+from pipeline.model.huggingface import locate_backbone, read_huggingface
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.model.weights import find_weights, read_weights, sha256, unusual_values, write_weights
+
+log = logging.getLogger(__name__)
+CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "checkpoint.json", "model.safetensors", "tokenizer.json"
+
+
+def load_checkpoint(path: str | Path) -> PrunedTransformer:
+    """The model of a checkpoint or of a Hugging Face directory, in eval mode. Raises InputError."""
+    directory = Path(path)
+    if (directory / CONFIG_NAME).is_file():
+        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
+        weights = read_weights(find_weights(directory))
+        if config.backbone is not None:
+            weights = _over_backbone(config, weights)
+    elif (directory / "config.json").is_file():
+        config, weights = read_huggingface(directory)
+    else:
+        raise InputError(f"{directory}: expected {CONFIG_NAME} or a Hugging Face config.json, found neither")
+    for name, problem in unusual_values(weights).items():
+        log.warning("%s: weight %s: %s", directory, name, problem)
+    model = PrunedTransformer(config)
+    _fill(model, weights, directory)
+    return model.eval()
+
+
+def save_checkpoint(model: PrunedTransformer, path: str | Path, tokenizer: Path, trained: dict | None = None) -> None:
+    """Writes a checkpoint directory. `trained` replaces the model's own tensors (adapters instead of whole weights)."""
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_weights(directory / WEIGHTS_NAME, dict(model.state_dict()) if trained is None else trained)
+    if tokenizer.resolve() != (directory / TOKENIZER_NAME).resolve():
+        shutil.copyfile(tokenizer, directory / TOKENIZER_NAME)
+    text = model.config.model_dump_json(indent=2, exclude_none=True)
+    (directory / CONFIG_NAME).write_text(text + "\n", "utf-8")
+
+
+def tokenizer_path(path: str | Path) -> Path:
+    """The tokenizer.json of a checkpoint: its own, or its backbone's. Raises InputError."""
+    directory = Path(path)
+    candidates = [directory / TOKENIZER_NAME]
+    if (directory / CONFIG_NAME).is_file():
+        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
+        if config.backbone is not None:
+            candidates.append(locate_backbone(config.backbone.name) / TOKENIZER_NAME)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save")
+
+
+def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's weights with the checkpoint's on top: adapters merged in, everything else replaced."""
+    assert config.backbone is not None
+    home = locate_backbone(config.backbone.name)
+    found = sha256(find_weights(home))
+    if found != config.backbone.sha256:
+        raise InputError(
+            f"backbone {config.backbone.name!r}: expected weights with SHA-256 {config.backbone.sha256[:12]}…, found "
+            f"{found[:12]}…; install the version that the checkpoint was trained on"
+        )
+    weights = read_huggingface(home)[1]
+    for name, value in trained.items():
+        if ".lora_A." in name:
+            if config.adapter is None:
+                raise InputError("the checkpoint holds adapter weights but its checkpoint.json has no 'adapter'")
+            target = name.replace(".lora_A.", ".")
+            if target not in weights or name.replace("lora_A", "lora_B") not in trained:
+                raise InputError(f"adapter {name}: expected a weight {target} to adapt and its lora_B, found neither")
+            up = trained[name.replace("lora_A", "lora_B")].float()
+            weights[target] = weights[target] + config.adapter.alpha / config.adapter.rank * (up @ value.float())
+        elif ".lora_B." not in name:
+            weights[name] = value
+    return weights
+
+
+def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) -> None:
+    expected = model.state_dict()
+    problems = [f"{name}: missing" for name in expected if name not in weights]
+    problems += [f"{name}: not a weight of a {model.config.pruner.method} model" for name in weights if name not in expected]
+    problems += [
+        f"{name}: expected shape {list(expected[name].shape)}, found {list(value.shape)}"
+        for name, value in weights.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
+    if problems:
+        raise InputError.listing(str(source), problems)
+    model.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})

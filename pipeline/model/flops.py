@@ -1,0 +1,66 @@
+"""How much arithmetic a sample costs, from the number of rows that each layer works on.
+
+One multiply-add counts as two FLOPs. Counted are the matrix products: projections, attention, feed-forward, the
+pruner's predictor and the head; not counted are embeddings, layer norms, softmax and activations (as in LTP's code).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.model.config import CheckpointConfig
+from pipeline.model.pruners import make_pruner
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs per sample, each [B]."""
+
+    projections: Tensor
+    attention: Tensor
+    feed_forward: Tensor
+    predictor: Tensor
+    head: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """All of it, [B]."""
+        return self.projections + self.attention + self.feed_forward + self.predictor + self.head
+
+
+def count_flops(
+    config: CheckpointConfig, lengths: Tensor, counts: Tensor, padded: Callable[[Tensor], Tensor] | None = None
+) -> Flops:
+    """FLOPs of samples of real length `lengths` [B] whose layers carry `counts` [layers, B] rows after their decision.
+
+    `padded` rounds row counts up to what an engine computes (a bucket's length, a batch's maximum); None counts real
+    rows. Everything is differentiable in `counts`, which may be fractional.
+    """
+    encoder, pruner = config.encoder, make_pruner(config.pruner, config.encoder)
+    width, inner = encoder.hidden_size, encoder.intermediate_size
+    rounded = padded or (lambda rows: rows)
+    zero = torch.zeros(lengths.shape, dtype=torch.float64, device=lengths.device)
+    projections, attention, feed_forward, predictor = zero, zero, zero, zero
+    before = rounded(lengths).double()
+    for layer in range(encoder.layers):
+        after = rounded(counts[layer]).double()
+        attended = after if pruner.where == "before_attention" else before
+        projections = projections + 8 * width**2 * attended
+        attention = attention + 4 * width * attended**2
+        feed_forward = feed_forward + 4 * width * inner * after
+        predictor = predictor + 2 * pruner.multiply_adds(layer, width) * before
+        before = after
+    rows = rounded(lengths).double() if config.head.token_level else torch.ones_like(zero)
+    pooler = 0 if config.head.token_level else width**2
+    head = 2 * rows * (pooler + width * len(config.head.labels))
+    return Flops(projections, attention, feed_forward, predictor, head)
+
+
+def dense_flops(config: CheckpointConfig, lengths: Tensor, padded: Callable[[Tensor], Tensor] | None = None) -> Flops:
+    """FLOPs of the same encoder without a pruner."""
+    dense = config.model_copy(update={"pruner": config.pruner.model_copy(update={"method": "dense"})})
+    return count_flops(dense, lengths, lengths.expand(config.encoder.layers, -1), padded)

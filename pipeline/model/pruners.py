@@ -1,0 +1,164 @@
+"""The rules that drop tokens: LTP, Transkimmer and two baselines, behind one interface.
+
+A pruner says where it decides, gives every token a fp32 score, and a token stays alive iff score >= threshold.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.config import EncoderConfig, PrunerConfig
+
+LTP_FLOOR = 1e-5
+"""LTP's smallest threshold: below it a token received no attention at all."""
+
+Where = Literal["before_attention", "after_attention"]
+
+
+class Pruner(nn.Module):
+    """Interface of a pruner. `where` is the decision point within a layer."""
+
+    where: Where = "after_attention"
+
+    def decides(self, layer: int) -> bool:
+        """Whether the layer has a decision at all."""
+        raise NotImplementedError
+
+    def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
+        """The fp32 score [B, S] from hidden [B, S, D] (before attention) or the attention mass [B, S] (after)."""
+        raise NotImplementedError
+
+    def threshold(self, layer: int) -> float:
+        """The number that the score is compared with, as float32."""
+        return 0.0
+
+    def multiply_adds(self, layer: int, hidden_size: int) -> int:
+        """Multiply-adds per token that scoring costs beyond the attention."""
+        return 0
+
+
+class DensePruner(Pruner):
+    """Keeps everything."""
+
+    def decides(self, layer: int) -> bool:
+        return False
+
+
+class LtpPruner(Pruner):
+    """Learned Token Pruning (Kim et al., 2022): attention received, per head and reference length.
+
+    score = mass / (heads * reference_length); threshold = max(1e-5, learned). A learned threshold of exactly 0
+    does not decide.
+    """
+
+    def __init__(self, config: PrunerConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        assert config.thresholds is not None and config.reference_length is not None
+        self.normaliser = encoder.heads * config.reference_length
+        self.thresholds = nn.Parameter(torch.tensor(config.thresholds, dtype=torch.float32))
+        self._decides = [value != 0 for value in config.thresholds]
+
+    def decides(self, layer: int) -> bool:
+        return self._decides[layer]
+
+    def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
+        assert mass is not None
+        return mass / self.normaliser
+
+    def threshold(self, layer: int) -> float:
+        return float(self.thresholds.detach()[layer].clamp_min(LTP_FLOOR))
+
+
+class TranskimmerPruner(Pruner):
+    """Transkimmer (Guan et al., 2022): a small predictor per layer; score = keep logit - skim logit, threshold 0."""
+
+    where: Where = "before_attention"
+
+    def __init__(self, config: PrunerConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        assert config.predictor_hidden is not None
+        self.hidden = config.predictor_hidden
+        self.predictors = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(encoder.hidden_size),
+                nn.Linear(encoder.hidden_size, self.hidden),
+                nn.LayerNorm(self.hidden),
+                nn.GELU(),
+                nn.Linear(self.hidden, 2),
+            )
+            for _ in range(encoder.layers)
+        )
+
+    def decides(self, layer: int) -> bool:
+        return True
+
+    def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
+        logits = self.predictors[layer](hidden).float()  # [B, S, 2]: skim, keep
+        return logits[..., 1] - logits[..., 0]
+
+    def multiply_adds(self, layer: int, hidden_size: int) -> int:
+        return hidden_size * self.hidden + 2 * self.hidden
+
+
+class TopkPruner(Pruner):
+    """Keeps a fixed share of the alive tokens by attention received (cascade pruning as in SpAtten, Wang et al., 2021).
+
+    score = k - rank with k = ceil(rate * alive) and ranks from 1 (ties: the earlier token first), so that a token
+    stays iff it is among the k best.
+    """
+
+    def __init__(self, config: PrunerConfig) -> None:
+        super().__init__()
+        assert config.keep_rates is not None
+        self.rates = config.keep_rates
+
+    def decides(self, layer: int) -> bool:
+        return self.rates[layer] < 1
+
+    def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
+        assert mass is not None
+        ranked = torch.where(alive > 0, mass, torch.full_like(mass, -1.0))
+        mine, other = ranked[:, :, None], ranked[:, None, :]
+        index = torch.arange(mass.shape[1], device=mass.device)
+        earlier = index[None, None, :] < index[None, :, None]
+        rank = 1 + ((other > mine) | ((other == mine) & earlier)).to(torch.float32).sum(-1)
+        # The small term keeps ceil from adding a token when rate * alive is whole but not exactly representable.
+        allowed = torch.ceil(alive.to(torch.float32).sum(-1, keepdim=True) * self.rates[layer] - 1e-4)
+        return allowed - rank
+
+
+class ThresholdPruner(Pruner):
+    """Attention received relative to the sample's largest, against one constant per layer."""
+
+    def __init__(self, config: PrunerConfig) -> None:
+        super().__init__()
+        assert config.thresholds is not None
+        self.constants = config.thresholds
+
+    def decides(self, layer: int) -> bool:
+        return self.constants[layer] != 0
+
+    def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
+        assert mass is not None
+        return mass / mass.amax(-1, keepdim=True).clamp_min(LTP_FLOOR)
+
+    def threshold(self, layer: int) -> float:
+        return float(torch.tensor(self.constants[layer], dtype=torch.float32))
+
+
+def make_pruner(config: PrunerConfig, encoder: EncoderConfig) -> Pruner:
+    """The pruner of a checkpoint's configuration."""
+    match config.method:
+        case "ltp":
+            return LtpPruner(config, encoder)
+        case "transkimmer":
+            return TranskimmerPruner(config, encoder)
+        case "topk":
+            return TopkPruner(config)
+        case "threshold":
+            return ThresholdPruner(config)
+        case _:
+            return DensePruner()

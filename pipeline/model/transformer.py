@@ -1,0 +1,222 @@
+"""The reference: an encoder that walks one list of steps, masked or compacted.
+
+The same steps are what the graph package cuts into stages, so the reference and the engines run the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from engines.errors import InputError
+from pipeline.graph.operator import surviving, token_compact
+from pipeline.model.config import CheckpointConfig
+from pipeline.model.encoder import Attention, Embeddings, FeedForward
+from pipeline.model.heads import Head
+from pipeline.model.pruners import make_pruner
+
+Execution = Literal["masked", "compacted"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the encoder; `decide` is a decision point, where a stage may be cut."""
+
+    kind: Literal["attend", "decide", "feed"]
+    layer: int
+
+
+@dataclass
+class State:
+    """What flows from step to step.
+
+    hidden [B, S, D]; alive [B, S] int32; position [B, S] int32, each row's place in the original sequence;
+    mass [B, S] fp32, the attention mass of the last attention if a decision needs it; keep [B, S] fp32 in [0, 1],
+    only while training: the relaxation of `alive`.
+    """
+
+    hidden: Tensor
+    alive: Tensor
+    position: Tensor
+    mass: Tensor | None = None
+    keep: Tensor | None = None
+
+
+Decide = Callable[[int, Tensor, State], State]
+"""What happens at a decision point: (layer, score [B, S], state) to the state that goes on."""
+
+
+@dataclass
+class Output:
+    """logits [B, classes] or [B, S, classes]; last_hidden_state [B, S, D]; alive [layers, B, S] bool after each layer's
+    decision; score [layers, B, S] fp32, NaN where a layer does not score or the token was already dead; counts
+    [layers, B] int32, the rows that are carried on."""
+
+    logits: Tensor
+    last_hidden_state: Tensor
+    alive: Tensor
+    score: Tensor
+    counts: Tensor
+
+
+@dataclass
+class _Trace:
+    """Collects the per-layer records of a run, in the original order of the tokens."""
+
+    final: Tensor
+    alive: list[Tensor] = field(default_factory=list)
+    score: list[Tensor] = field(default_factory=list)
+
+    def write_states(self, state: State) -> None:
+        """Stores the rows that were just processed: the alive ones, and the first, which is always carried."""
+        live = state.alive > 0
+        live = torch.cat([torch.ones_like(live[:, :1]), live[:, 1:]], dim=1)
+        place = state.position.long()[:, :, None].expand_as(state.hidden)
+        # Rows that are not live write back what is stored at their place, which changes nothing.
+        rows = torch.where(live[:, :, None], state.hidden.to(self.final.dtype), self.final.gather(1, place))
+        self.final = self.final.scatter(1, place, rows)
+
+    def to_original(self, values: Tensor, state: State, fill: float) -> Tensor:
+        """values [B, s] to [B, S] at the rows' original places."""
+        full = torch.full(self.final.shape[:2], fill, dtype=values.dtype, device=values.device)
+        return full.scatter(1, state.position.long(), values)
+
+
+class PrunedTransformer(nn.Module):
+    """Encoder, pruner and head of a checkpoint. Built by `load_checkpoint`; runs in eval mode unless trained."""
+
+    def __init__(self, config: CheckpointConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config.encoder)
+        self.attention = nn.ModuleList(Attention(config.encoder) for _ in range(config.encoder.layers))
+        self.feed_forward = nn.ModuleList(FeedForward(config.encoder) for _ in range(config.encoder.layers))
+        self.pruner = make_pruner(config.pruner, config.encoder)
+        self.head = Head(config.head, config.encoder)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The whole walk, from behind the embeddings to before the head."""
+        steps: list[Step] = []
+        for layer in range(self.config.encoder.layers):
+            decide = [Step("decide", layer)] if self.pruner.decides(layer) else []
+            before = self.pruner.where == "before_attention"
+            steps += [*(decide if before else []), Step("attend", layer), *([] if before else decide)]
+            steps.append(Step("feed", layer))
+        return steps
+
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor, alive: Tensor) -> State:
+        """The state in front of the first step. Tokens must be packed to the left; `alive` [B, S] is 0 on padding."""
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :].expand_as(input_ids)
+        hidden = self.embeddings(input_ids, token_type_ids, place)
+        return State(hidden, alive.to(torch.int32), place.to(torch.int32))
+
+    def walk(self, state: State, steps: Sequence[Step], decide: Decide) -> State:
+        """Runs `steps` from `state`; `decide` is called at every decision point with the scores."""
+        for index, step in enumerate(steps):
+            if step.kind == "attend":
+                need_mass = Step("decide", step.layer) in steps[index + 1 : index + 2]
+                zero_dead = not self.config.pruner.protect_first
+                hidden, mass = self.attention[step.layer](state.hidden, state.alive, state.keep, need_mass, zero_dead)
+                state = replace(state, hidden=hidden, mass=mass)
+            elif step.kind == "feed":
+                state = replace(state, hidden=self.feed_forward[step.layer](state.hidden))
+            else:
+                score = self.pruner.score(step.layer, state.hidden, state.mass, state.alive)
+                state = replace(decide(step.layer, score, state), mass=None)
+        return state
+
+    def decide_masked(self, layer: int, score: Tensor, state: State) -> State:
+        """Dead tokens stay where they are and leave the softmax."""
+        keep = surviving(score, state.alive, self.pruner.threshold(layer), self.config.pruner.protect_first)
+        return replace(state, alive=keep.to(torch.int32))
+
+    def decide_compacted(self, layer: int, score: Tensor, state: State) -> State:
+        """Dead rows are removed; the batch is as long as its longest sample's survivors."""
+        threshold, protect = self.pruner.threshold(layer), self.config.pruner.protect_first
+        hidden, alive, position, count = token_compact(
+            state.hidden, score.float(), state.alive, state.position, threshold, 0, protect
+        )
+        longest = int(count.max())
+        return State(hidden[:, :longest], alive[:, :longest], position[:, :longest])
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        execution: Execution = "masked",
+    ) -> Output:
+        """input_ids [B, S]; attention_mask [B, S], 1 on real tokens, wherever they are; token_type_ids [B, S].
+
+        Raises InputError for an empty batch, a length that the position table does not cover, or ids out of range.
+        """
+        input_ids, mask, token_type_ids = self._checked(input_ids, attention_mask, token_type_ids)
+        order = None
+        if bool((mask[:, 1:] > mask[:, :-1]).any()):  # left padding or holes: bring the real tokens to the front
+            order = torch.argsort(1 - mask, dim=1, stable=True)
+            input_ids, token_type_ids, mask = (x.gather(1, order) for x in (input_ids, token_type_ids, mask))
+
+        state = self.embed(input_ids, token_type_ids, mask)
+        trace = _Trace(final=state.hidden)
+        decisions = {"masked": self.decide_masked, "compacted": self.decide_compacted}
+        if execution not in decisions:
+            raise InputError(f"execution is 'masked' or 'compacted', found {execution!r}")
+
+        def decide(layer: int, score: Tensor, before: State) -> State:
+            trace.write_states(before)
+            known = torch.where(before.alive > 0, score.float(), torch.nan)
+            trace.score[layer] = trace.to_original(known, before, torch.nan)
+            after = decisions[execution](layer, score, before)
+            for later in range(layer, len(trace.alive)):
+                trace.alive[later] = trace.to_original(after.alive, after, 0)
+            return after
+
+        layers = self.config.encoder.layers
+        trace.alive = [mask.to(torch.int32)] * layers
+        trace.score = [torch.full(mask.shape, torch.nan, device=mask.device)] * layers
+        state = self.walk(state, self.steps, decide)
+        trace.write_states(state)
+
+        alive = torch.stack(trace.alive) > 0
+        counts = alive.sum(-1, dtype=torch.int32) + (~alive[..., 0]).int()  # the first row is carried, dead or alive
+        result = Output(self.head(trace.final), trace.final, alive, torch.stack(trace.score), counts)
+        return result if order is None else self._unpacked(result, order)
+
+    def _checked(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        encoder, problems = self.config.encoder, []
+        if input_ids.dim() != 2 or 0 in input_ids.shape:
+            raise InputError(f"input_ids must be [batch, length] with at least one token, found {list(input_ids.shape)}")
+        if input_ids.shape[1] > encoder.longest_input:
+            problems.append(f"length {input_ids.shape[1]} exceeds the {encoder.longest_input} positions of the encoder")
+        low, high = int(input_ids.min()), int(input_ids.max())
+        if low < 0 or high >= encoder.vocab_size:
+            problems.append(f"input_ids must lie in [0, {encoder.vocab_size}), found [{low}, {high}]")
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        for name, value in (("attention_mask", mask), ("token_type_ids", types)):
+            if value.shape != input_ids.shape:
+                problems.append(f"{name} must have the shape {list(input_ids.shape)}, found {list(value.shape)}")
+        if int(types.min()) < 0 or int(types.max()) >= encoder.type_vocab_size:
+            problems.append(f"token_type_ids must lie in [0, {encoder.type_vocab_size}), found up to {int(types.max())}")
+        if problems:
+            raise InputError.listing("model input", problems)
+        return input_ids, (mask > 0).long(), types
+
+    @staticmethod
+    def _unpacked(result: Output, order: Tensor) -> Output:
+        """Puts everything that has a place per token back where the caller had it."""
+
+        def back(x: Tensor, at: int) -> Tensor:  # `at` is the batch dimension of x
+            index = order.view([1] * at + list(order.shape) + [1] * (x.dim() - at - 2)).expand_as(x)
+            return torch.empty_like(x).scatter(at + 1, index, x)
+
+        logits = back(result.logits, 0) if result.logits.dim() == 3 else result.logits
+        state = back(result.last_hidden_state, 0)
+        return Output(logits, state, back(result.alive, 1), back(result.score, 1), result.counts)

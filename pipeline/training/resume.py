@@ -1,0 +1,93 @@
+"""The state of an interrupted run: tensors in safetensors, numbers in JSON, written aside and renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.model.weights import read_weights, write_weights
+from pipeline.training.budget import FlopsBudget
+from pipeline.training.setup import Trainee
+
+_TENSORS, _NUMBERS, _BEST = "training_state.safetensors", "training_state.json", "training_best.safetensors"
+
+
+@dataclass
+class RunState:
+    """Where a run stands: after `step` batches of `phase`, with the best dev figure so far."""
+
+    phase: int
+    step: int
+    best: float
+    stale: int
+    history: list[dict]
+    accumulated: float
+    average: float
+
+    def write(self, out: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> None:
+        """Saves the model, AdamW's moments and the random state; a crash while writing leaves the previous state."""
+        tensors = {f"model.{name}": value for name, value in trainee.trained_tensors().items()}
+        for place, group in enumerate(_parameters(optimizer)):
+            for key, value in optimizer.state.get(group, {}).items():
+                tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+        tensors["random"] = torch.get_rng_state()
+        _replace(out / _TENSORS, lambda path: write_weights(path, tensors))
+        _replace(out / _NUMBERS, lambda path: path.write_text(json.dumps(asdict(self)), "utf-8"))
+
+    @staticmethod
+    def read(out: Path) -> RunState | None:
+        """The saved state of a directory, None if there is none."""
+        path = out / _NUMBERS
+        return RunState(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
+
+    def restore(
+        self,
+        trainee: Trainee,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LambdaLR,
+        budget: FlopsBudget,
+        out: Path,
+    ) -> None:
+        """Puts the saved tensors back."""
+        tensors = read_weights(out / _TENSORS)
+        torch.set_rng_state(tensors.pop("random").to(torch.uint8))
+        trainee.load_tensors({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
+        for place, parameter in enumerate(_parameters(optimizer)):
+            prefix = f"optimizer.{place}."
+            moments = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+            if moments:
+                optimizer.state[parameter] = moments
+        budget.accumulated, budget.average = self.accumulated, self.average
+        scheduler.last_epoch = self.step - 1
+        scheduler.step()
+
+    @staticmethod
+    def write_best(out: Path, trainee: Trainee) -> None:
+        """Keeps the tensors of the best state so far, from which the next phase starts."""
+        _replace(out / _BEST, lambda path: write_weights(path, trainee.trained_tensors()))
+
+    @staticmethod
+    def read_best(out: Path) -> dict[str, Tensor]:
+        """The tensors of the best state so far."""
+        return read_weights(out / _BEST)
+
+    @staticmethod
+    def remove(out: Path) -> None:
+        """A finished run leaves only its checkpoint."""
+        for name in (_NUMBERS, _TENSORS, _BEST):
+            (out / name).unlink(missing_ok=True)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _replace(path: Path, write) -> None:  # type: ignore[no-untyped-def]
+    aside = path.with_name(path.name + ".part")
+    write(aside)
+    os.replace(aside, path)

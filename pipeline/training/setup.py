@@ -1,0 +1,156 @@
+"""Makes the model that a run starts from: a backbone or a checkpoint, with a fresh pruner and, if asked, adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engines.errors import InputError
+from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, save_checkpoint, tokenizer_path
+from pipeline.model.config import AdapterConfig, BackboneReference, CheckpointConfig, HeadConfig, PrunerConfig
+from pipeline.model.config import parse_checkpoint_config as parse
+from pipeline.model.huggingface import locate_backbone, read_huggingface
+from pipeline.model.pruners import LtpPruner, TranskimmerPruner
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.model.weights import find_weights, read_weights, sha256
+from pipeline.training.config import TrainConfig
+
+_ADAPTED = r"(attention|feed_forward)\.\d+\.(query|key|value|output|up|down)"
+_LTP_START = 0.02
+"""First LTP threshold, in units of the uniform score: low enough to keep every token at the start."""
+_KEEP_START = 3.0
+"""First Transkimmer score of every token. The paper's 10 leaves no gradient for the first epoch."""
+
+
+@dataclass
+class Trainee:
+    """The model in training, its tokenizer, and how to write its checkpoint."""
+
+    model: PrunedTransformer
+    tokenizer: Path
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint stores: everything, or (with adapters) the adapters, the head and the pruner."""
+        state = self.model.state_dict()
+        if self.model.config.adapter is None:
+            return state
+        from peft import get_peft_model_state_dict
+
+        adapters = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        kept = {name: value for name, value in state.items() if name.startswith(("head.", "pruner."))}
+        return {**{name.removeprefix("base_model.model."): value for name, value in adapters.items()}, **kept}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Puts what `trained_tensors` gave back into the model."""
+        if self.model.config.adapter is None:
+            self.model.load_state_dict(tensors)
+            return
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.model, {name: v for name, v in tensors.items() if ".lora_" in name})
+        self.model.load_state_dict({n: v for n, v in tensors.items() if ".lora_" not in n}, strict=False)
+
+    def save(self, directory: Path) -> None:
+        """Writes a checkpoint that `load_checkpoint` reads; learned thresholds go into its checkpoint.json too."""
+        config = self.model.config
+        if isinstance(self.model.pruner, LtpPruner):
+            learned = self.model.pruner.thresholds.detach().clamp_min(0).tolist()
+            pruner = config.pruner.model_copy(update={"thresholds": learned})
+            config = self.model.config = config.model_copy(update={"pruner": pruner})
+        save_checkpoint(self.model, directory, self.tokenizer, self.trained_tensors())
+
+
+def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
+    """The model at the start of a run. `labels` None means regression. Raises InputError."""
+    torch.manual_seed(config.seed)
+    initial: dict[str, Tensor] = {}
+    if config.init is not None:
+        source = Path(config.init)
+        if not (source / CONFIG_NAME).is_file():
+            raise InputError(f"--init {source}: expected a checkpoint with a {CONFIG_NAME}, found none")
+        started = parse((source / CONFIG_NAME).read_text("utf-8"), source / CONFIG_NAME)
+        if labels is not None and started.head.labels != labels:
+            raise InputError(f"--init {source}: it predicts {started.head.labels}, the data has {labels}")
+        encoder, head, tokenizer = started.encoder, started.head, tokenizer_path(source)
+        backbone, adapter = started.backbone, started.adapter
+        if adapter is not None and adapter.rank != config.adapter_rank:
+            raise InputError(f"--init {source}: it has adapters of rank {adapter.rank}; pass --adapter-rank {adapter.rank}")
+        initial = read_weights(find_weights(source))
+    else:
+        assert config.backbone is not None
+        home = locate_backbone(config.backbone)
+        encoder, tokenizer = read_huggingface(home)[0].encoder, home / "tokenizer.json"
+        head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
+        adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
+        backbone = BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
+    model = PrunedTransformer(
+        CheckpointConfig(
+            encoder=encoder,
+            head=head,
+            pruner=_first_pruner(config, encoder.layers),
+            max_length=config.max_length,
+            backbone=backbone,
+            adapter=adapter,
+        )
+    )
+    _initialise_new_parts(model)
+    if backbone is not None:
+        _load_matching(model, read_huggingface(locate_backbone(backbone.name))[1])
+    elif config.backbone is not None:
+        _load_matching(model, read_huggingface(locate_backbone(config.backbone))[1])
+    trainee = Trainee(model, tokenizer)
+    if adapter is not None:
+        _inject_adapters(model, adapter)
+        _load_matching(model, {k: v for k, v in initial.items() if ".lora_" not in k and not k.startswith("pruner.")})
+        if initial:
+            adapters = {name: value for name, value in initial.items() if ".lora_" in name}
+            trainee.load_tensors(adapters)
+    elif initial:
+        whole = load_checkpoint(config.init).state_dict()  # type: ignore[arg-type]
+        _load_matching(model, {name: value for name, value in whole.items() if not name.startswith("pruner.")})
+    return trainee
+
+
+def _first_pruner(config: TrainConfig, layers: int) -> PrunerConfig:
+    common = {"method": config.method, "protect_first": config.protect_first}
+    match config.method:
+        case "ltp":
+            first = _LTP_START / config.max_length
+            return PrunerConfig(**common, thresholds=[first] * layers, reference_length=config.max_length)
+        case "transkimmer":
+            return PrunerConfig(**common, predictor_hidden=config.predictor_hidden)
+        case "topk":
+            return PrunerConfig(**common, keep_rates=[1.0] + [config.keep_rate] * (layers - 1))
+        case "threshold":
+            return PrunerConfig(**common, thresholds=[0.0] + [1 - config.keep_rate] * (layers - 1))
+        case _:
+            return PrunerConfig(**common)
+
+
+def _initialise_new_parts(model: PrunedTransformer) -> None:
+    for linear in [m for part in (model.head, model.pruner) for m in part.modules() if isinstance(m, nn.Linear)]:
+        nn.init.normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+    if isinstance(model.pruner, TranskimmerPruner):
+        for predictor in model.pruner.predictors:
+            predictor[-1].bias.data = torch.tensor([-_KEEP_START / 2, _KEEP_START / 2])
+
+
+def _load_matching(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    # strict=False only lets the new parts (head, pruner) and unused ones (another task's head) differ.
+    expected = model.state_dict()
+    fitting = {name: v for name, v in weights.items() if name in expected and v.shape == expected[name].shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def _inject_adapters(model: nn.Module, adapter: AdapterConfig) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=_ADAPTED), model)
+    for part in (model.head, model.pruner):
+        part.requires_grad_(True)

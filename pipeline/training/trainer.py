@@ -1,0 +1,240 @@
+"""The training loop: phases, distillation, the FLOPs budget, evaluation, early stop, and resuming."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.training.batches import Batch, TokenisedSet
+from pipeline.training.budget import FlopsBudget
+from pipeline.training.config import Phase, TrainConfig
+from pipeline.training.relaxation import Relaxation
+from pipeline.training.resume import RunState
+from pipeline.training.setup import Trainee
+
+_DISTIL_TEMPERATURE = 2.0
+
+
+@dataclass
+class Evaluation:
+    """On a whole set: the metric (accuracy, or minus the mean squared error), FLOPs ratio, rows carried per layer."""
+
+    metric: float
+    flops_ratio: float
+    keep: list[float]
+
+
+@dataclass
+class Result:
+    """What a run leaves behind besides its checkpoint."""
+
+    history: list[dict] = field(default_factory=list)
+    best: Evaluation | None = None
+
+
+@torch.no_grad()
+def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16: bool = False) -> Evaluation:
+    """Runs the compacted reference over a set, in eval mode."""
+    was_training = model.training
+    model.eval()
+    right = squared = ours = dense = 0.0
+    rows, lengths = torch.zeros(model.config.encoder.layers, dtype=torch.float64), 0
+    for batch in data.batches(max_tokens):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = model(batch.input_ids, batch.mask, batch.token_type_ids, execution="compacted")
+        real = batch.mask.sum(-1)
+        ours += float(count_flops(model.config, real, out.counts).total.sum())
+        dense += float(dense_flops(model.config, real).total.sum())
+        rows += out.counts.sum(1)
+        lengths += int(real.sum())
+        if model.config.head.kind == "regression":
+            squared += float((out.logits[:, 0].float() - batch.target).square().sum())
+        else:
+            right += float((out.logits.argmax(-1) == batch.target).sum())
+    model.train(was_training)
+    metric = -squared / len(data) if model.config.head.kind == "regression" else right / len(data)
+    return Evaluation(metric, dense / ours, [round(float(r) / lengths, 4) for r in rows])
+
+
+class Trainer:
+    """Runs the phases of a method over a training set and keeps the best checkpoint by the dev set."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        trainee: Trainee,
+        teacher: PrunedTransformer | None,
+        train: TokenisedSet,
+        dev: TokenisedSet,
+        out: Path,
+    ) -> None:
+        self.config, self.trainee, self.model = config, trainee, trainee.model
+        self.teacher, self.train_set, self.dev, self.out = teacher, train, dev, out
+        self.teacher_logits = torch.full((len(train), len(self.model.config.head.labels)), torch.nan)
+        self.result = Result()
+
+    def run(self, progress: Progress | None = None) -> Result:
+        """All phases; resumes where an interrupted run into the same directory stopped."""
+        self.model.train()
+        for number, phase in enumerate(self.config.phases):
+            saved = RunState.read(self.out)
+            if saved is not None and saved.phase > number:
+                continue
+            self._run_phase(number, phase, saved if saved and saved.phase == number else None, progress)
+        RunState.remove(self.out)
+        return self.result
+
+    def _run_phase(self, number: int, phase: Phase, saved: RunState | None, progress: Progress | None) -> None:
+        plan = self._batch_plan(phase)
+        optimizer = self._optimizer()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step, len(plan)))
+        relaxation = Relaxation(self.model, phase.name, phase.temperature)
+        budget = FlopsBudget(self.config.flops_ratio, self.config.ramp)
+        best, stale, first = float("-inf"), 0, 0
+        if saved is not None:
+            saved.restore(self.trainee, optimizer, scheduler, budget, self.out)
+            best, stale, first = saved.best, saved.stale, saved.step
+            self.result.history = saved.history
+        elif number > 0:
+            self.trainee.load_tensors(RunState.read_best(self.out))
+        every = max(1, len(plan) // self.config.evaluations)
+        task = progress.add_task(phase.name, total=len(plan), completed=first) if progress else None
+        losses: list[float] = []
+        started = time.monotonic()
+        for step in range(first, len(plan)):
+            done = step / len(plan)
+            # The sample's noise fades over the last third: inference decides without it.
+            relaxation.noise = min(1.0, 3 * (1 - done))
+            losses.append(self._step(self.train_set.collate(plan[step]), relaxation, budget, phase, done, optimizer))
+            scheduler.step()
+            if progress is not None and task is not None:
+                text = f"{phase.name} loss {sum(losses[-50:]) / len(losses[-50:]):.3f} cost {budget.average:.2f}"
+                progress.update(task, completed=step + 1, description=text)
+            if (step + 1) % every and step + 1 != len(plan):
+                continue
+            evaluation = evaluate(self.model, self.dev, self.config.batch_tokens * 2, self.config.bf16)
+            self.result.history.append(
+                {
+                    "phase": phase.name,
+                    "step": step + 1,
+                    "of": len(plan),
+                    "loss": round(sum(losses) / len(losses), 4),
+                    "dev_metric": round(evaluation.metric, 4),
+                    "dev_flops_ratio": round(evaluation.flops_ratio, 3),
+                    "dev_keep": evaluation.keep,
+                    "seconds": round(time.monotonic() - started, 1),
+                }
+            )
+            if progress is not None:
+                progress.console.print(json.dumps(self.result.history[-1]))
+            losses.clear()
+            # While the budget presses, a state that still computes too much is no candidate, however accurate.
+            reached = not phase.steer or evaluation.flops_ratio >= 0.97 * self.config.flops_ratio
+            candidate = evaluation.metric if reached else evaluation.flops_ratio - 1e3
+            if candidate > best:
+                best, stale = candidate, 0
+                self.trainee.save(self.out)
+                RunState.write_best(self.out, self.trainee)
+                self.result.best = evaluation
+            elif reached:
+                stale += 1
+            state = RunState(number, step + 1, best, stale, self.result.history, budget.accumulated, budget.average)
+            state.write(self.out, self.trainee, optimizer)
+            if stale >= self.config.patience:
+                break
+        RunState(number + 1, 0, 0.0, 0, self.result.history, 0.0, 1.0).write(self.out, self.trainee, optimizer)
+
+    def _batch_plan(self, phase: Phase) -> list[list[int]]:
+        """The indices of every batch of the phase; the same for the same seed, so that a resumed run goes on."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        plan: list[list[int]] = []
+        for _ in range(-int(-phase.epochs // 1)):
+            plan += self.train_set.grouped(self.config.batch_tokens, generator)
+        return plan[: max(1, round(len(plan) * phase.epochs / -int(-phase.epochs // 1)))]
+
+    def _step(
+        self,
+        batch: Batch,
+        relaxation: Relaxation,
+        budget: FlopsBudget,
+        phase: Phase,
+        done: float,
+        optimizer: torch.optim.Optimizer,
+    ) -> float:
+        relaxation.start(batch.mask)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
+            steps = self.model.steps if phase.name != "fine_tune" else [s for s in self.model.steps if s.kind != "decide"]
+            logits = self.model.head(self.model.walk(state, steps, relaxation).hidden).float()
+        loss = self._task_loss(logits, batch)
+        if phase.steer:
+            real = batch.mask.sum(-1)
+            ours = count_flops(self.model.config, real, torch.stack(relaxation.counts)).total.sum()
+            loss = loss + budget.loss(ours / dense_flops(self.model.config, real).total.sum(), done).float()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+        optimizer.step()
+        return float(loss.detach())
+
+    def _task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        if self.model.config.head.kind == "regression":
+            return F.mse_loss(logits[:, 0], batch.target)
+        loss = F.cross_entropy(logits, batch.target)
+        if self.teacher is None or self.config.distil == 0:
+            return loss
+        # Hinton et al. 2015: soft targets at a temperature, scaled by its square.
+        t = _DISTIL_TEMPERATURE
+        soft = F.kl_div(
+            F.log_softmax(logits / t, -1), F.log_softmax(self._taught(batch) / t, -1), log_target=True, reduction="batchmean"
+        )
+        return (1 - self.config.distil) * loss + self.config.distil * t**2 * soft
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> Tensor:
+        """The teacher's logits [B, classes], computed once per example."""
+        assert self.teacher is not None
+        if torch.isnan(self.teacher_logits[batch.index]).any():
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+                out = self.teacher(batch.input_ids, batch.mask, batch.token_type_ids)
+            self.teacher_logits[batch.index] = out.logits.float()
+        return self.teacher_logits[batch.index]
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        groups: dict[str, list] = {"pruner": [], "head": [], "encoder": []}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups[name.split(".")[0] if name.startswith(("pruner.", "head.")) else "encoder"].append(parameter)
+        rates = {"pruner": self._pruner_rate(), "head": self.config.head_lr, "encoder": self.config.lr}
+        decay = {"pruner": 0.0, "head": self.config.weight_decay, "encoder": self.config.weight_decay}
+        return torch.optim.AdamW(
+            [{"params": p, "lr": rates[n], "weight_decay": decay[n]} for n, p in groups.items() if p]
+        )
+
+    def _pruner_rate(self) -> float:
+        # LTP's thresholds are of the order of the uniform score 1 / reference_length, and so must their steps be.
+        return self.config.pruner_lr / (self.model.config.pruner.reference_length or 1)
+
+    def _rate(self, step: int, total: int) -> float:
+        rising = self.config.warm_up * total
+        return (step + 1) / rising if step < rising else max(0.0, (total - step) / (total - rising))
+
+
+def machine() -> dict[str, str]:
+    """What a run's record says about where it ran."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
+
+
+def make_progress() -> Progress:
+    """The live bar of a run."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
