@@ -5,7 +5,7 @@
 #include "token_compact/kernel.h"
 #include "token_compact/shapes.h"
 
-#include <new>
+#include <exception>
 
 using namespace nvinfer1;
 
