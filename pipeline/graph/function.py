@@ -1,0 +1,60 @@
+"""TokenCompact as an ONNX model-local function: what runs where no plugin of that name is registered."""
+
+from __future__ import annotations
+
+import onnx
+from onnxscript import FLOAT, INT32, script
+from onnxscript import opset20 as op
+from onnxscript.onnx_types import TensorType
+from onnxscript.values import Opset
+
+from pipeline.graph.operator import DOMAIN, NAME
+
+OPSET = 20
+VERSION = 1
+_EVERYTHING = 2**31 - 1  # an end behind every row: Slice stops at the last
+
+
+@script(Opset(DOMAIN, VERSION), default_opset=op)
+def TokenCompact(  # noqa: N802 (the operator's name)
+    hidden: TensorType,
+    score: FLOAT["B", "S"],  # noqa: F821
+    alive: INT32["B", "S"],  # noqa: F821
+    position: INT32["B", "S"],  # noqa: F821
+    threshold: float = 0.0,
+    capacity: int = 0,
+    protect_first: int = 1,
+):
+    """A running count gives every row its place; rows are then gathered, whole, from where they were."""
+    zero = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    length = op.Shape(score, start=1, end=2)
+    first = op.Range(op.Constant(value_int=0), op.Squeeze(length), op.Constant(value_int=1)) == zero  # [S]
+    protected = op.And(first, op.Constant(value_int=protect_first) != op.Constant(value_int=0))
+    passed = op.Or(score >= op.Constant(value_float=threshold), protected)
+    keep = op.And(alive > op.Constant(value=onnx.helper.make_tensor("none", onnx.TensorProto.INT32, [], [0])), passed)
+    carried = op.Cast(op.Or(keep, first), to=onnx.TensorProto.INT64)  # [B, S]
+    count = op.ReduceSum(carried, one, keepdims=1)  # [B, 1]
+    front = op.CumSum(carried, op.Constant(value_int=1)) - one
+    behind = op.CumSum(one - carried, op.Constant(value_int=1)) - one + count
+    place = op.Where(carried == one, front, behind)  # [B, S], where each row goes
+    source = op.Expand(
+        op.Range(op.Constant(value_int=0), op.Squeeze(length), op.Constant(value_int=1)), op.Shape(place)
+    )
+    order = op.ScatterElements(source, place, source, axis=1)  # [B, S], where each row comes from
+    limit = op.Constant(value_int=capacity)
+    everything = op.Constant(value_int=_EVERYTHING)
+    end = op.Where(limit == op.Constant(value_int=0), everything, limit)
+    order = op.Slice(order, zero, op.Unsqueeze(end, zero), one)  # [B, C]
+    packed = op.GatherND(hidden, op.Unsqueeze(order, op.Constant(value_ints=[-1])), batch_dims=1)
+    packed_alive = op.GatherElements(op.Cast(keep, to=onnx.TensorProto.INT32), order, axis=1)
+    packed_position = op.GatherElements(position, order, axis=1)
+    counted = op.Cast(op.Squeeze(count, one), to=onnx.TensorProto.INT32)
+    return packed, packed_alive, packed_position, counted
+
+
+def token_compact_function() -> onnx.FunctionProto:
+    """The function to append to a model that holds TokenCompact nodes (domain `skimrt`)."""
+    function = TokenCompact.to_function_proto()
+    assert function.name == NAME and function.domain == DOMAIN
+    return function
