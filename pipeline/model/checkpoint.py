@@ -38,15 +38,14 @@ def load_checkpoint(path: str | Path) -> PrunedTransformer:
     return model.eval()
 
 
-def save_checkpoint(model: PrunedTransformer, path: str | Path, tokenizer: Path, trained: dict | None = None) -> None:
-    """Writes a checkpoint directory. `trained` replaces the model's own tensors (adapters instead of whole weights)."""
+def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path) -> None:
+    """Writes a checkpoint directory; `weights` is a whole state dict, or adapters, head and pruner over a backbone."""
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
-    write_weights(directory / WEIGHTS_NAME, dict(model.state_dict()) if trained is None else trained)
+    write_weights(directory / WEIGHTS_NAME, weights)
     if tokenizer.resolve() != (directory / TOKENIZER_NAME).resolve():
         shutil.copyfile(tokenizer, directory / TOKENIZER_NAME)
-    text = model.config.model_dump_json(indent=2, exclude_none=True)
-    (directory / CONFIG_NAME).write_text(text + "\n", "utf-8")
+    (directory / CONFIG_NAME).write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
 
 
 def tokenizer_path(path: str | Path) -> Path:

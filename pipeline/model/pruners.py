@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,25 +52,32 @@ class LtpPruner(Pruner):
     """Learned Token Pruning (Kim et al., 2022): attention received, per head and reference length.
 
     score = mass / (heads * reference_length); threshold = max(1e-5, learned). A learned threshold of exactly 0
-    does not decide.
+    does not decide. Thresholds live in the checkpoint's JSON; `learn` turns them into a parameter while training.
     """
+
+    thresholds: nn.Parameter | None
 
     def __init__(self, config: PrunerConfig, encoder: EncoderConfig) -> None:
         super().__init__()
         assert config.thresholds is not None and config.reference_length is not None
         self.normaliser = encoder.heads * config.reference_length
-        self.thresholds = nn.Parameter(torch.tensor(config.thresholds, dtype=torch.float32))
-        self._decides = [value != 0 for value in config.thresholds]
+        self.constants = config.thresholds
+        self.register_parameter("thresholds", None)
+
+    def learn(self) -> None:
+        """Makes the thresholds trainable."""
+        self.thresholds = nn.Parameter(torch.tensor(self.constants, dtype=torch.float32))
 
     def decides(self, layer: int) -> bool:
-        return self._decides[layer]
+        return self.constants[layer] != 0
 
     def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
         assert mass is not None
         return mass / self.normaliser
 
     def threshold(self, layer: int) -> float:
-        return float(self.thresholds.detach()[layer].clamp_min(LTP_FLOOR))
+        value = self.constants[layer] if self.thresholds is None else float(self.thresholds.detach()[layer])
+        return as_float32(max(LTP_FLOOR, value))
 
 
 class TranskimmerPruner(Pruner):
@@ -146,7 +154,12 @@ class ThresholdPruner(Pruner):
         return mass / mass.amax(-1, keepdim=True).clamp_min(LTP_FLOOR)
 
     def threshold(self, layer: int) -> float:
-        return float(torch.tensor(self.constants[layer], dtype=torch.float32))
+        return as_float32(self.constants[layer])
+
+
+def as_float32(value: float) -> float:
+    """The nearest float32, as which thresholds are compared in every precision and runtime."""
+    return float(np.float32(value))
 
 
 def make_pruner(config: PrunerConfig, encoder: EncoderConfig) -> Pruner:

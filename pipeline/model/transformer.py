@@ -115,11 +115,15 @@ class PrunedTransformer(nn.Module):
         hidden = self.embeddings(input_ids, token_type_ids, place)
         return State(hidden, alive.to(torch.int32), place.to(torch.int32))
 
-    def walk(self, state: State, steps: Sequence[Step], decide: Decide) -> State:
-        """Runs `steps` from `state`; `decide` is called at every decision point with the scores."""
+    def walk(self, state: State, steps: Sequence[Step], decide: Decide, ends_at: Step | None = None) -> State:
+        """Runs `steps` from `state`; `decide` is called at every decision point with the scores.
+
+        `ends_at` is a decision that the caller takes behind the last step; the state then holds what it needs.
+        """
         for index, step in enumerate(steps):
             if step.kind == "attend":
-                need_mass = Step("decide", step.layer) in steps[index + 1 : index + 2]
+                following = steps[index + 1] if index + 1 < len(steps) else ends_at
+                need_mass = following == Step("decide", step.layer)
                 zero_dead = not self.config.pruner.protect_first
                 hidden, mass = self.attention[step.layer](state.hidden, state.alive, state.keep, need_mass, zero_dead)
                 state = replace(state, hidden=hidden, mass=mass)

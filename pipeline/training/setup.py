@@ -13,7 +13,7 @@ from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, save_checkpo
 from pipeline.model.config import AdapterConfig, BackboneReference, CheckpointConfig, HeadConfig, PrunerConfig
 from pipeline.model.config import parse_checkpoint_config as parse
 from pipeline.model.huggingface import locate_backbone, read_huggingface
-from pipeline.model.pruners import LtpPruner, TranskimmerPruner
+from pipeline.model.pruners import LTP_FLOOR, LtpPruner, TranskimmerPruner
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, read_weights, sha256
 from pipeline.training.config import TrainConfig
@@ -33,7 +33,7 @@ class Trainee:
     tokenizer: Path
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint stores: everything, or (with adapters) the adapters, the head and the pruner."""
+        """What is trained: everything, or (with adapters) the adapters, the head and the pruner."""
         state = self.model.state_dict()
         if self.model.config.adapter is None:
             return state
@@ -55,12 +55,12 @@ class Trainee:
 
     def save(self, directory: Path) -> None:
         """Writes a checkpoint that `load_checkpoint` reads; learned thresholds go into its checkpoint.json too."""
-        config = self.model.config
+        tensors, config = self.trained_tensors(), self.model.config
         if isinstance(self.model.pruner, LtpPruner):
-            learned = self.model.pruner.thresholds.detach().clamp_min(0).tolist()
+            learned = tensors.pop("pruner.thresholds").clamp_min(LTP_FLOOR).tolist()
             pruner = config.pruner.model_copy(update={"thresholds": learned})
-            config = self.model.config = config.model_copy(update={"pruner": pruner})
-        save_checkpoint(self.model, directory, self.tokenizer, self.trained_tensors())
+            config = config.model_copy(update={"pruner": pruner})
+        save_checkpoint(config, tensors, directory, self.tokenizer)
 
 
 def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
@@ -97,6 +97,8 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         )
     )
     _initialise_new_parts(model)
+    if isinstance(model.pruner, LtpPruner):
+        model.pruner.learn()
     if backbone is not None:
         _load_matching(model, read_huggingface(locate_backbone(backbone.name))[1])
     elif config.backbone is not None:

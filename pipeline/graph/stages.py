@@ -1,0 +1,132 @@
+"""Cuts a model into stages at its decision points. A stage is a module that PyTorch runs and the exporter traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engines.errors import InputError
+from pipeline.graph.operator import DOMAIN, NAME, token_compact
+from pipeline.model.transformer import PrunedTransformer, State, Step
+
+CUT_OUTPUTS = ("packed", "packed_alive", "packed_position", "count")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """The steps of one stage; all but the last end with the decision at which they are cut."""
+
+    index: int
+    steps: tuple[Step, ...]
+    last: bool
+
+    @property
+    def name(self) -> str:
+        """File stem of the stage's graph."""
+        return f"stage_{self.index}"
+
+    @property
+    def step_names(self) -> list[str]:
+        """Readable steps, such as "attend 2"."""
+        return [f"{step.kind} {step.layer}" for step in self.steps]
+
+
+def decision_layers(model: PrunedTransformer) -> list[int]:
+    """The layers that have a decision point, in order."""
+    return [step.layer for step in model.steps if step.kind == "decide"]
+
+
+def cut_stages(model: PrunedTransformer, cuts: Sequence[int]) -> list[StageSpec]:
+    """The stages when the model is cut at the decisions of these layers. Raises InputError for an impossible cut."""
+    possible = decision_layers(model)
+    wrong = sorted(set(cuts) - set(possible))
+    if wrong:
+        raise InputError(f"cuts {wrong}: this {model.config.pruner.method} model decides at layers {possible or 'none'}")
+    if model.config.head.token_level and sorted(set(cuts)) != possible:
+        raise InputError(
+            f"cuts {sorted(set(cuts))}: a {model.config.head.kind} head reads the state in which each token died, so the "
+            f"model must be cut at every decision: {possible}"
+        )
+    stages: list[list[Step]] = [[]]
+    for step in model.steps:
+        stages[-1].append(step)
+        if step.kind == "decide" and step.layer in cuts:
+            stages.append([])
+    return [StageSpec(i, tuple(steps), i == len(stages) - 1) for i, steps in enumerate(stages)]
+
+
+class Stage(nn.Module):
+    """One stage of a model.
+
+    The first takes input_ids, token_type_ids and alive, the others hidden, alive and position. A stage that ends at a
+    cut returns packed, packed_alive, packed_position and count; the last returns logits (final_hidden, for a token-level
+    head), final_alive and final_position. Decisions that are not cuts only mask.
+    """
+
+    def __init__(self, model: PrunedTransformer, spec: StageSpec) -> None:
+        super().__init__()
+        self.model, self.spec = model, spec
+        self.token_level = model.config.head.token_level
+
+    @property
+    def input_names(self) -> tuple[str, str, str]:
+        """Names of the three inputs, in order."""
+        return ("input_ids", "token_type_ids", "alive") if self.spec.index == 0 else ("hidden", "alive", "position")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        if not self.spec.last:
+            return CUT_OUTPUTS
+        return ("final_hidden" if self.token_level else "logits", "final_alive", "final_position")
+
+    def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
+        """Takes `input_names`, returns `output_names`."""
+        state = self.model.embed(first, second, third) if self.spec.index == 0 else State(first, second, third)
+        if not self.spec.last:
+            *inner, cut = self.spec.steps
+            state = self.model.walk(state, inner, self.model.decide_masked, ends_at=cut)
+            score = self.model.pruner.score(cut.layer, state.hidden, state.mass, state.alive).float()
+            return self._compact(cut.layer, score, state)
+        state = self.model.walk(state, self.spec.steps, self.model.decide_masked)
+        return (state.hidden if self.token_level else self.model.head(state.hidden), state.alive, state.position)
+
+    def _compact(self, layer: int, score: Tensor, state: State) -> tuple[Tensor, ...]:
+        threshold, protect = self.model.pruner.threshold(layer), self.model.config.pruner.protect_first
+        if not torch.compiler.is_exporting():
+            return token_compact(state.hidden, score, state.alive, state.position, threshold, 0, protect)
+        batch, length, width = state.hidden.shape
+        # TensorRT takes the plugin of this name for a node with these two attributes, other runtimes the function.
+        return tuple(
+            torch.onnx.ops.symbolic_multi_out(
+                f"{DOMAIN}::{NAME}",
+                (state.hidden, score, state.alive, state.position),
+                {
+                    "threshold": threshold,
+                    "capacity": 0,
+                    "protect_first": int(protect),
+                    "plugin_namespace": DOMAIN,
+                    "plugin_version": "1",
+                },
+                dtypes=(state.hidden.dtype, torch.int32, torch.int32, torch.int32),
+                shapes=((batch, length, width), (batch, length), (batch, length), (batch,)),
+                version=1,
+            )
+        )
+
+
+class HeadStage(nn.Module):
+    """The head of a token-level model, which runs on the restored rows of every token."""
+
+    input_names, output_names = ("hidden",), ("logits",)
+
+    def __init__(self, model: PrunedTransformer) -> None:
+        super().__init__()
+        self.head = model.head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, S, D] to [B, S, classes]."""
+        return self.head(hidden)
