@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
@@ -18,6 +19,9 @@ from pipeline.model.weights import write_weights
 
 # Kernels on tensors this small lose more to a second thread than they gain.
 torch.set_num_threads(1)
+# A busy machine must not fail a property by the clock.
+settings.register_profile("skimrt", deadline=None)
+settings.load_profile("skimrt")
 
 METHODS = ("dense", "ltp", "transkimmer", "topk", "threshold")
 WIDTH, LAYERS, HEADS, INNER, WORDS, LONGEST = 32, 4, 4, 64, 60, 32
@@ -77,7 +81,7 @@ def build_tiny_model(
 
 @pytest.fixture(scope="session")
 def tiny_model() -> TinyModel:
-    """build_tiny_model, cached: tiny_model(method, head, family, seed, **pruner fields); do not change the result."""
+    """build_tiny_model, cached: tiny_model(method, head, family, seed, **pruner fields). Shared: do not change it."""
 
     @lru_cache
     def cached(arguments: str) -> PrunedTransformer:
@@ -123,7 +127,9 @@ def tiny_checkpoint(
 
 
 @pytest.fixture(scope="session")
-def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel, tiny_tokenizer: Path) -> Path:
+def tiny_backbone(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel, tiny_tokenizer: Path
+) -> Path:
     """A Hugging Face directory of a BERT encoder without a head."""
     model, directory = tiny_model("dense"), tmp_path_factory.mktemp("backbone")
     encoder = model.config.encoder
