@@ -199,16 +199,16 @@ class PrunedTransformer(nn.Module):
             raise InputError(f"input_ids must be [batch, length] with at least one token, found {list(input_ids.shape)}")
         if input_ids.shape[1] > encoder.longest_input:
             problems.append(f"length {input_ids.shape[1]} exceeds the {encoder.longest_input} positions of the encoder")
-        low, high = int(input_ids.min()), int(input_ids.max())
-        if low < 0 or high >= encoder.vocab_size:
-            problems.append(f"input_ids must lie in [0, {encoder.vocab_size}), found [{low}, {high}]")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         for name, value in (("attention_mask", mask), ("token_type_ids", types)):
             if value.shape != input_ids.shape:
                 problems.append(f"{name} must have the shape {list(input_ids.shape)}, found {list(value.shape)}")
-        if int(types.min()) < 0 or int(types.max()) >= encoder.type_vocab_size:
-            problems.append(f"token_type_ids must lie in [0, {encoder.type_vocab_size}), found up to {int(types.max())}")
+        ranges = (("input_ids", input_ids, encoder.vocab_size), ("token_type_ids", types, encoder.type_vocab_size))
+        for name, value, end in ranges:
+            low, high = int(value.min()), int(value.max())
+            if low < 0 or high >= end:
+                problems.append(f"{name} must lie in [0, {end}), found [{low}, {high}]")
         if problems:
             raise InputError.listing("model input", problems)
         return input_ids, (mask > 0).long(), types
