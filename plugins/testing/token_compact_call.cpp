@@ -3,57 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 namespace skimrt::testing
 {
-namespace
-{
-
-constexpr std::byte kUnwritten{0xa5};
-constexpr int32_t kUnwrittenInt = -987654321;
-
-// Bytes from an alignment up to the end of the block: the requested size ends where the allocation ends.
-std::byte* allocate(size_t size)
-{
-    void* data = nullptr;
-    if (posix_memalign(&data, 16, std::max<size_t>(size, 1)) != 0)
-    {
-        throw std::bad_alloc();
-    }
-    return static_cast<std::byte*>(data);
-}
-
-int32_t element(int64_t row, int64_t column)
-{
-    return static_cast<int32_t>((131 * row + 7 * column) % 251 - 125);
-}
-
-}  // namespace
-
-Bytes::Bytes(size_t size, std::byte fill)
-    : mSize(size)
-    , mData(allocate(size), std::free)
-{
-    std::fill_n(mData.get(), size, fill);
-}
-
-std::byte* Bytes::data() const
-{
-    return mData.get();
-}
-
-size_t Bytes::size() const
-{
-    return mSize;
-}
-
-bool Bytes::operator==(Bytes const& other) const
-{
-    return mSize == other.mSize && std::memcmp(data(), other.data(), mSize) == 0;
-}
 
 bool operator==(TokenCompactOutputs const& left, TokenCompactOutputs const& right)
 {
@@ -81,14 +34,7 @@ TokenCompactCall fromCase(Case const& golden, int64_t elementBytes)
     int64_t const rows = static_cast<int64_t>(shape[0]) * shape[1];
     int64_t const width = shape[2];
     Bytes hidden(rows * width * elementBytes);
-    for (int64_t row = 0; row < rows; ++row)
-    {
-        for (int64_t column = 0; column < width; ++column)
-        {
-            int32_t const value = element(row, column);
-            std::memcpy(hidden.data() + (row * width + column) * elementBytes, &value, elementBytes);
-        }
-    }
+    fillRows(hidden, width, elementBytes);
     return {shape[0], shape[1], capacity == 0 ? shape[1] : capacity, width * elementBytes,
         golden.one<float>("threshold"), golden.one<int32_t>("protect_first") == 1, std::move(hidden),
         golden.get<float>("score"), golden.get<int32_t>("alive"), golden.get<int32_t>("position")};

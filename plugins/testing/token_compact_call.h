@@ -1,30 +1,15 @@
 // One call of TokenCompact on host memory: the tensors, filled from a golden case or at random, and what came out.
 #pragma once
 
+#include "testing/bytes.h"
 #include "testing/cases.h"
 #include "token_compact/operator.h"
 
-#include <cstddef>
-#include <memory>
 #include <random>
 #include <vector>
 
 namespace skimrt::testing
 {
-
-// A heap block of exactly the given size, so that AddressSanitizer sees the first byte beyond it; 16-byte aligned.
-class Bytes
-{
-public:
-    explicit Bytes(size_t size, std::byte fill = {});
-    std::byte* data() const;
-    size_t size() const;
-    bool operator==(Bytes const& other) const;
-
-private:
-    size_t mSize;
-    std::unique_ptr<std::byte, void (*)(void*)> mData;
-};
 
 struct TokenCompactOutputs
 {
