@@ -72,7 +72,8 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
             f"backbone {config.backbone.name!r}: expected weights with SHA-256 {config.backbone.sha256[:12]}…, found "
             f"{found[:12]}…; install the version that the checkpoint was trained on"
         )
-    weights = read_huggingface(home)[1]
+    # The checkpoint brings its own head: a backbone's pooler is not part of every head.
+    weights = {name: v for name, v in read_huggingface(home)[1].items() if not name.startswith("head.")}
     for name, value in trained.items():
         if ".lora_A." in name:
             if config.adapter is None:

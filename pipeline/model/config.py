@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Literal
@@ -144,14 +145,18 @@ class CheckpointConfig(_Strict):
 def parse_checkpoint_config(text: str, source: Path) -> CheckpointConfig:
     """Validates checkpoint.json; an InputError lists every wrong field at once."""
     try:
-        config = CheckpointConfig.model_validate_json(text)
+        version = json.loads(text).get("schema_version")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{source}: expected a JSON object, found {error}") from None
+    # Before anything else: a newer file may have fields that are not known here.
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(
+            f"{source}: made by a newer version: schema {version}, this one reads up to {SCHEMA_VERSION}; upgrade SkimRT"
+        )
+    try:
+        return CheckpointConfig.model_validate_json(text)
     except ValidationError as error:
         raise InputError.listing(str(source), validation_problems(error)) from None
-    if config.schema_version > SCHEMA_VERSION:
-        raise InputError(
-            f"{source}: made by a newer version: schema {config.schema_version}, this one reads up to {SCHEMA_VERSION}"
-        )
-    return config
 
 
 def validation_problems(error: ValidationError) -> list[str]:

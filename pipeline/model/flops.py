@@ -40,7 +40,9 @@ def count_flops(
     `padded` rounds row counts up to what an engine computes (a bucket's length, a batch's maximum); None counts real
     rows. Everything is differentiable in `counts`, which may be fractional.
     """
-    encoder, pruner = config.encoder, make_pruner(config.pruner, config.encoder)
+    encoder = config.encoder
+    with torch.device("meta"):  # no weights are needed, and none may be drawn from the random state
+        pruner = make_pruner(config.pruner, encoder)
     width, inner = encoder.hidden_size, encoder.intermediate_size
     rounded = padded or (lambda rows: rows)
     zero = torch.zeros(lengths.shape, dtype=torch.float64, device=lengths.device)

@@ -7,10 +7,11 @@ import json
 import re
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from engines.errors import InputError
-from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
+from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, validation_problems
 from pipeline.model.weights import find_weights, read_weights
 
 # Hugging Face's names to ours, tried in order on the name without its "bert." or "roberta.".
@@ -68,11 +69,18 @@ def read_huggingface(directory: Path) -> tuple[CheckpointConfig, dict[str, Tenso
         raw = json.loads(source.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: expected a JSON file, found {error}") from None
-    config = _translate(raw, source)
+    if not isinstance(raw, dict):
+        raise InputError(f"{source}: expected a JSON object, found a {type(raw).__name__}")
+    try:
+        config = _translate(raw, source)
+    except ValidationError as error:
+        raise InputError.listing(str(source), validation_problems(error)) from None
+    # Only BERT's sequence head has the pooler in it; in other files it is a leftover of pre-training.
+    leftover = "pooler." if config.encoder.family == "roberta" or config.head.token_level else None
     weights = {}
     for name, value in read_weights(find_weights(directory)).items():
         ours = rename(name)
-        if ours is not None:
+        if ours is not None and not (leftover and leftover in name):
             weights[ours] = value
     return config, weights
 
@@ -89,6 +97,7 @@ def _translate(raw: dict, source: Path) -> CheckpointConfig:
         problems.append(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, found {raw['hidden_act']!r}")
     if problems:
         raise InputError.listing(str(source), problems)
+    default_padding = 1 if family == "roberta" else 0  # what transformers assumes
     encoder = EncoderConfig(
         family=family,
         vocab_size=raw["vocab_size"],
@@ -99,7 +108,7 @@ def _translate(raw: dict, source: Path) -> CheckpointConfig:
         max_positions=raw["max_position_embeddings"],
         type_vocab_size=raw.get("type_vocab_size", 2),
         layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
-        pad_token_id=raw.get("pad_token_id", 0) or 0,
+        pad_token_id=default_padding if raw.get("pad_token_id") is None else raw["pad_token_id"],
         activation=_ACTIVATIONS[raw.get("hidden_act", "gelu")],  # type: ignore[arg-type]
     )
     return CheckpointConfig(encoder=encoder, head=_head(raw), max_length=encoder.longest_input)
