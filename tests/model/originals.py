@@ -16,10 +16,10 @@ from pipeline.model.weights import find_weights, read_weights
 
 
 def load_ltp(directory: Path, reference_length: int) -> PrunedTransformer:
-    """A checkpoint of kssteven418/LTP (absolute_threshold). `reference_length` is the padded length of its training.
+    """A checkpoint of kssteven418/LTP (absolute_threshold) that was trained at padded length `reference_length`.
 
-    The layer count, the final threshold and the learned deltas give threshold_l = final * l / layers + delta_l, where
-    exactly 0 does not decide and anything below the floor is the floor (prune_modules.py, AbsoluteThreshold).
+    Threshold of layer l = final * l / layers + delta_l; exactly 0 does not decide, and anything below the floor
+    is the floor (prune_modules.py, AbsoluteThresholdTokenPruner).
     """
     raw = json.loads((directory / "config.json").read_text("utf-8"))
     original = read_weights(find_weights(directory))
@@ -44,16 +44,20 @@ def load_ltp(directory: Path, reference_length: int) -> PrunedTransformer:
     pruner = PrunerConfig(
         method="ltp", thresholds=thresholds, reference_length=reference_length, protect_first=False
     )
-    head = HeadConfig(labels=list(raw["id2label"].values()))
-    config = CheckpointConfig(encoder=encoder, head=head, pruner=pruner, max_length=reference_length)
-    # I-BERT's quantisation buffers (act_scaling_factor, weight_integer, shift, ...) play no part with quant_mode off.
+    config = CheckpointConfig(
+        encoder=encoder,
+        head=HeadConfig(labels=list(raw["id2label"].values())),
+        pruner=pruner,
+        max_length=reference_length,
+    )
+    # I-BERT's quantisation buffers (weight_integer, shift, ...) play no part with quant_mode off.
     plain = {n.removeprefix("ibert."): v for n, v in original.items() if n.endswith((".weight", ".bias"))}
     weights = {ours: value for name, value in plain.items() if (ours := rename(name)) is not None}
     return _filled(config, weights)
 
 
 def load_transkimmer(directory: Path) -> PrunedTransformer:
-    """A BERT checkpoint of ChandlerGuan/Transkimmer, with `encoder.skim_predictors.N.predictor.M` per layer."""
+    """A BERT checkpoint of ChandlerGuan/Transkimmer: `encoder.skim_predictors.N.predictor.M` per layer."""
     dense, weights = read_huggingface(directory)
     prefix = "bert.encoder.skim_predictors."
     for name, value in read_weights(find_weights(directory)).items():

