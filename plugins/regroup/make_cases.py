@@ -1,7 +1,7 @@
 """Writes the golden cases of Regroup, cases.txt, with an oracle that moves row numbers instead of rows.
 
-    python -m plugins.regroup.make_cases           writes the file
-    python -m plugins.regroup.make_cases --check   exit 1 if the file is not what would be written
+python -m plugins.regroup.make_cases           writes the file
+python -m plugins.regroup.make_cases --check   exit 1 if the file is not what would be written
 """
 
 from __future__ import annotations

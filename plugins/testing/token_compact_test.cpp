@@ -41,12 +41,12 @@ void testAgainstReference()
         int64_t rowBytes;
     };
     constexpr Shape kShapes[] = {
-        {1, 31, 31, 16}, {2, 32, 8, 48}, {1, 64, 9, 32}, {3, 65, 64, 2048 + 16},  // 16 bytes at a time
-        {2, 40, 40, 12}, {1, 33, 33, 1028},                                       // 4
-        {2, 17, 16, 6}, {1, 48, 7, 514},                                          // 2
-        {2, 19, 19, 5},                                                           // 1
-        {1, kMaxLength, 24, 2},                                                   // a full table
-        {128, 70, 68, 16},                                                        // two rows to a warp
+        {1, 31, 31, 16}, {2, 32, 8, 768}, {1, 64, 9, 1536}, {2, 65, 64, 2064},  // 16 bytes at a time
+        {2, 40, 40, 12}, {1, 33, 33, 204},                                      // 4
+        {2, 17, 16, 6}, {1, 48, 7, 130},                                        // 2
+        {2, 19, 19, 5},                                                         // 1
+        {1, kMaxLength, 24, 2},                                                 // a full table
+        {64, 132, 128, 8},                                                      // two rows to a warp
     };
     std::mt19937 generator(1);
     for (Shape const& shape : kShapes)

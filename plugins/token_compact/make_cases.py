@@ -1,7 +1,7 @@
 """Writes the golden cases of TokenCompact, cases.txt, with an oracle that is a plain transcription of the contract.
 
-    python -m plugins.token_compact.make_cases           writes the file
-    python -m plugins.token_compact.make_cases --check   exit 1 if the file is not what would be written
+python -m plugins.token_compact.make_cases           writes the file
+python -m plugins.token_compact.make_cases --check   exit 1 if the file is not what would be written
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ def random_case(name: str, shape: tuple[int, int, int], keep: float, **attribute
     score = [[round(generator.random(), 3) for _ in range(length)] for _ in range(batch)]
     alive = [[int(generator.random() < 0.8) for _ in range(length)] for _ in range(batch)]
     position = [sorted(generator.sample(range(2 * length), length)) for _ in range(batch)]
-    return Case(
-        name, score, threshold=1 - keep, width=width, alive=alive, position=position, **attributes
-    )
+    return Case(name, score, threshold=1 - keep, width=width, alive=alive, position=position, **attributes)
 
 
 def cases() -> list[Case]:
@@ -129,7 +127,11 @@ def cases() -> list[Case]:
         Case("capacity_holds_some_dead", mixed, capacity=5),
         Case("capacity_overflows", mixed, capacity=2),
         Case("capacity_one", mixed, capacity=1),
-        Case("left_padding_and_holes", [[0.9] * 6, [0.9, 0.1] * 3], alive=[[0, 0, 1, 1, 0, 1], [1, 0, 1, 1, 1, 0]]),
+        Case(
+            "left_padding_and_holes",
+            [[0.9] * 6, [0.9, 0.1] * 3],
+            alive=[[0, 0, 1, 1, 0, 1], [1, 0, 1, 1, 1, 0]],
+        ),
         Case("all_padding_beside_full", [[0.0] * 4, [0.9] * 4], alive=[[0] * 4, [1] * 4]),
         random_case("word_boundary_32", (1, 32, 8), 0.5),
         random_case("word_boundary_33", (2, 33, 5), 0.5),

@@ -1,0 +1,1 @@
+"""Python beside the plugin: its golden cases and its binding."""
