@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class SkimError(Exception):
@@ -32,3 +37,16 @@ class TargetError(SkimError):
     """The target cannot run or build on this machine; the message names the package or driver that is missing."""
 
     exit_code = 4
+
+
+def validation_problems(error: ValidationError) -> list[str]:
+    """One readable line per wrong field of a pydantic error: where, what was expected, what was found."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "file"
+        found = item.get("input")
+        shown = (
+            "" if isinstance(found, dict) or (isinstance(found, float) and math.isnan(found)) else f", found {found!r}"
+        )
+        lines.append(f"{where}: {item['msg']}{shown if len(shown) < 120 else ''}")
+    return lines

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from engines.errors import InputError
 
@@ -31,22 +31,26 @@ class TextEncoder:
 
     def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2) -> None:
         try:
-            self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
+            # Two of them: what a truncating tokenizer cut off a pair cannot be counted afterwards.
+            self._whole, self._cut = (Tokenizer.from_file(str(tokenizer_json)) for _ in range(2))
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise InputError(f"{tokenizer_json}: expected a tokenizer.json, found {error}") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length)
-        self._segments = segments
+        for tokenizer in (self._whole, self._cut):
+            tokenizer.no_padding()
+        self._whole.no_truncation()
+        self._cut.enable_truncation(max_length)
+        self._max_length, self._segments = max_length, segments
 
     def __call__(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Tokens of every text, in order."""
-        encoded = []
-        for item in self._tokenizer.encode_batch(list(texts)):
-            lost = sum(len(part.ids) - _special(part) for part in item.overflowing)
-            types = item.type_ids if self._segments > 1 else [0] * len(item.ids)
-            encoded.append(Tokens(item.ids, types, len(item.ids) + lost))
-        return encoded
+        """Tokens of every text, in order. Raises InputError for text that is not valid Unicode."""
+        try:
+            whole = self._whole.encode_batch(list(texts))
+            long = [place for place, item in enumerate(whole) if len(item.ids) > self._max_length]
+            cut = dict(zip(long, self._cut.encode_batch([texts[place] for place in long]), strict=True))
+        except UnicodeEncodeError as error:
+            raise InputError(f"text: expected valid Unicode, found an unpaired surrogate ({error})") from None
+        return [self._tokens(cut.get(place, item), len(item.ids)) for place, item in enumerate(whole)]
 
-
-def _special(part) -> int:  # type: ignore[no-untyped-def]
-    return sum(part.special_tokens_mask)
+    def _tokens(self, item: Encoding, full_length: int) -> Tokens:
+        types = item.type_ids if self._segments > 1 else [0] * len(item.ids)
+        return Tokens(item.ids, types, full_length)

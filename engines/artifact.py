@@ -1,0 +1,269 @@
+"""The artifact: the directory that a build writes, described by manifest.json and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from engines.buckets import Bucket
+from engines.errors import InputError, validation_problems
+from engines.files import digest_tree, path_problem, sha256
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer/tokenizer.json"
+
+
+def _inside(path: str) -> str:
+    problem = path_problem(path)
+    if problem:
+        raise ValueError(problem)
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+"""A file inside the artifact, with forward slashes; never absolute, never upwards."""
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0)]
+Unit = int | Literal["head"]
+"""What an engine runs: the stage of that index, or the token-level head."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Head(_Strict):
+    """What the model predicts; `labels` are the names by index."""
+
+    kind: Literal["classification", "regression", "question_answering", "tagging"]
+    labels: list[str] = Field(min_length=1)
+
+    @property
+    def token_level(self) -> bool:
+        """Whether the head reads every token's state, not only the first one's."""
+        return self.kind in ("question_answering", "tagging")
+
+
+class Encoder(_Strict):
+    """The encoder's sizes, as far as a runner and a reader need them."""
+
+    family: str
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    vocab_size: Positive
+    type_vocab_size: Positive
+    pad_token_id: Annotated[int, Field(ge=0)]
+
+
+class Checkpoint(_Strict):
+    """Where the model came from."""
+
+    path: str
+    sha256: Digest
+
+
+class Data(_Strict):
+    """The examples that the gates used."""
+
+    name: str
+    count: Positive
+    sha256: Digest
+
+
+class StagePlan(_Strict):
+    """One stage: its graph, and its steps such as "attend 2"."""
+
+    graph: RelativePath
+    steps: list[str]
+
+
+class Plan(_Strict):
+    """The stages, and the buckets that every one of them is compiled for."""
+
+    kind: Literal["staged"]
+    stages: list[StagePlan] = Field(min_length=1)
+    head_graph: RelativePath | None = None
+    buckets: list[Bucket] = Field(min_length=1)
+
+
+class EngineRecord(_Strict):
+    """One compiled (stage, bucket, precision) for one target."""
+
+    stage: Unit
+    batch: Positive
+    length: Positive
+    target: str
+    precision: str
+    file: RelativePath
+
+    @property
+    def bucket(self) -> Bucket:
+        """The static shape that the engine was compiled for."""
+        return Bucket(batch=self.batch, length=self.length)
+
+
+class Gate(_Strict):
+    """What a gate of the build found. SKIPPED is a check that could not be made, and says why."""
+
+    name: str
+    status: Literal["PASSED", "FAILED", "SKIPPED"]
+    reason: str = ""
+    figures: dict[str, float | int | str] = {}
+
+
+class Manifest(_Strict):
+    """The whole of manifest.json."""
+
+    schema_version: Literal[1] = 1
+    skimrt_version: str
+    created: str
+    method: str
+    head: Head
+    max_length: Positive
+    encoder: Encoder
+    protect_first: bool
+    checkpoint: Checkpoint
+    data: Data | None = None
+    plan: Plan
+    engines: list[EngineRecord] = Field(min_length=1)
+    tools: dict[str, str] = {}
+    machine: dict[str, str] = {}
+    files: dict[RelativePath, Digest]
+    gates: list[Gate] = []
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Manifest:
+        plan, problems = self.plan, []
+        problems += [f"plan.buckets: {bucket} is listed twice" for bucket in _repeated(plan.buckets)]
+        longest = max(bucket.length for bucket in plan.buckets)
+        if longest < self.max_length:
+            problems.append(f"plan.buckets: the longest is {longest}, expected at least max_length {self.max_length}")
+        if (plan.head_graph is not None) != self.head.token_level:
+            problems.append(
+                f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
+            )
+        units: list[Unit] = [*range(len(plan.stages)), *(["head"] if self.head.token_level else [])]  # type: ignore[list-item]
+        keys = [(e.target, e.precision, e.stage, e.bucket) for e in self.engines]
+        problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b in _repeated(keys)]
+        problems += [
+            f"engines: stage {s} is not in the plan" for s in sorted({str(k[2]) for k in keys if k[2] not in units})
+        ]
+        for kind in sorted({(e.target, e.precision) for e in self.engines}):
+            missing = [(u, b) for u in units for b in plan.buckets if (*kind, u, b) not in set(keys)]
+            problems += [f"engines: {' '.join(kind)} lacks stage {unit} {bucket}" for unit, bucket in missing]
+        named = [stage.graph for stage in plan.stages] + [e.file for e in self.engines] + [TOKENIZER_NAME]
+        named += [plan.head_graph] if plan.head_graph else []
+        problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class Artifact:
+    """An artifact whose manifest is valid and, when verified, whose files are those that were built."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = True) -> Artifact:
+        """Reads and checks an artifact; nothing of it is deserialised but JSON. Raises InputError with all problems.
+
+        verify: also compare the SHA-256 of every file with the manifest. Without it the files must only exist.
+        """
+        directory = Path(path)
+        manifest = _read_manifest(directory)
+        problems = _file_problems(directory, manifest.files, verify)
+        if problems:
+            raise InputError.listing(
+                f"artifact {directory}",
+                [*problems, "the artifact is damaged: copy it again, or build it again with --force"],
+            )
+        return cls(directory, manifest)
+
+    def file(self, relative: str) -> Path:
+        """The path of a file that the manifest lists."""
+        if relative not in self.manifest.files:
+            raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
+        return self.path / relative
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Writes manifest.json, the last file of a build."""
+    (directory / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+
+
+def digest_files(directory: Path) -> dict[str, str]:
+    """What `Manifest.files` is filled with: relative path to SHA-256 of every file but the manifest itself."""
+    return digest_tree(directory, leave_out=(MANIFEST_NAME,))
+
+
+def _read_manifest(directory: Path) -> Manifest:
+    path = directory / MANIFEST_NAME
+    if not directory.is_dir():
+        raise InputError(f"artifact {directory}: expected a directory that pipeline.build wrote, found none")
+    if path.is_symlink() or not path.is_file():
+        found = "a symbolic link" if path.is_symlink() else "none"
+        raise InputError(
+            f"artifact {directory}: expected a file {MANIFEST_NAME}, found {found}; build the artifact again"
+        )
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(
+            f"{path}: expected JSON, found {error}; the file is damaged, build the artifact again"
+        ) from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise InputError(
+            f"{path}: expected schema_version {SCHEMA_VERSION}, found {version!r}; not a manifest of SkimRT"
+        )
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: made by a newer version of SkimRT: schema {version}, this one reads up to {SCHEMA_VERSION}; "
+            "update skimrt or build the artifact again"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise InputError.listing(str(path), validation_problems(error)) from None
+
+
+def _file_problems(directory: Path, files: dict[str, str], verify: bool) -> list[str]:
+    problems = []
+    root = directory.resolve()
+    for relative, expected in sorted(files.items()):
+        path = directory / relative
+        if not path.exists() and not path.is_symlink():
+            problems.append(f"{relative}: missing")
+        elif path.is_symlink() or not path.is_file() or path.resolve() != root / relative:
+            problems.append(f"{relative}: expected a regular file inside the artifact, found a link or a directory")
+        elif verify:
+            try:
+                found = sha256(path)
+            except OSError as error:
+                problems.append(f"{relative}: cannot be read: {error.strerror}")
+                continue
+            if found != expected:
+                problems.append(
+                    f"{relative}: expected SHA-256 {expected[:12]}…, found {found[:12]}…: not the built file"
+                )
+    return problems
+
+
+def _repeated(items: list) -> list:
+    seen: set = set()
+    return [item for item in items if item in seen or seen.add(item)]  # type: ignore[func-returns-value]

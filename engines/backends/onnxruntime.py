@@ -1,0 +1,71 @@
+"""The target `cpu` through ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.backends.base import Arrays, Backend, Engine
+from engines.backends.static_graph import write_static_graph
+from engines.buckets import Bucket
+from engines.errors import InputError
+
+
+class OnnxRuntimeBackend(Backend):
+    """One session per engine. Threads must not spin: the sessions of a staged run would fight for the cores."""
+
+    target, provider, precisions = "cpu", "onnxruntime", ("fp32",)
+
+    def available(self) -> str | None:
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "the package onnxruntime is not installed; pip install 'skimrt[cpu]'"
+        return None
+
+    def build(self, stage_graph: Path, bucket: Bucket, out: Path) -> None:
+        write_static_graph(stage_graph, bucket, out)
+
+    def load(self, engine_file: Path, threads: int | None) -> Engine:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(str(engine_file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class of their own
+            raise InputError(f"{engine_file}: ONNX Runtime cannot load it: {error}") from None
+        return _OnnxRuntimeEngine(session)
+
+
+class _OnnxRuntimeEngine(Engine):
+    """A session whose inputs and outputs are bound, once, to our arrays."""
+
+    def __init__(self, session: Any) -> None:
+        import onnxruntime
+
+        self._session, self._binding = session, session.io_binding()
+        self.inputs: dict[str, np.ndarray] = {}
+        self._outputs: dict[str, np.ndarray] = {}
+        # OrtValues borrow the memory of the arrays that they are made from; `inputs` and `_outputs` keep it alive.
+        for value in session.get_inputs():
+            self.inputs[value.name] = np.zeros(value.shape, dtype=_DTYPES[value.type])
+            self._binding.bind_ortvalue_input(
+                value.name, onnxruntime.OrtValue.ortvalue_from_numpy(self.inputs[value.name])
+            )
+        for value in session.get_outputs():
+            self._outputs[value.name] = np.zeros(value.shape, dtype=_DTYPES[value.type])
+            self._binding.bind_ortvalue_output(
+                value.name, onnxruntime.OrtValue.ortvalue_from_numpy(self._outputs[value.name])
+            )
+
+    def run(self) -> Arrays:
+        self._session.run_with_iobinding(self._binding)
+        return self._outputs
+
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}

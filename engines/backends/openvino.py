@@ -1,0 +1,81 @@
+"""The target `cpu` through OpenVINO."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.backends.base import Arrays, Backend, Engine
+from engines.backends.static_graph import write_static_graph
+from engines.buckets import Bucket
+from engines.errors import InputError
+from engines.stages import INPUT_NAMES, OUTPUT_NAMES
+
+
+class OpenVinoBackend(Backend):
+    """Compiles when it loads; all engines share OpenVINO's one thread pool."""
+
+    target, provider, precisions = "cpu", "openvino", ("fp32",)
+
+    def available(self) -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "the package openvino is not installed; pip install 'skimrt[cpu]'"
+        return None
+
+    def build(self, stage_graph: Path, bucket: Bucket, out: Path) -> None:
+        write_static_graph(stage_graph, bucket, out)
+
+    def load(self, engine_file: Path, threads: int | None) -> Engine:
+        # LATENCY: one stream that uses every thread for one call. fp32 even where the CPU would prefer bf16.
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = _core().compile_model(engine_file, "CPU", config)
+        except RuntimeError as error:
+            raise InputError(f"{engine_file}: OpenVINO cannot compile it: {error}") from None
+        return _OpenVinoEngine(compiled)
+
+
+class _OpenVinoEngine(Engine):
+    """One infer request whose input and output tensors are our arrays."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self.inputs: dict[str, np.ndarray] = {}
+        self._outputs: dict[str, np.ndarray] = {}
+        for ports, arrays in ((compiled.inputs, self.inputs), (compiled.outputs, self._outputs)):
+            for port in ports:
+                arrays[_name(port)] = array = np.zeros(tuple(port.shape), dtype=port.element_type.to_dtype())
+                self._request.set_tensor(port, _tensor(array))
+
+    def run(self) -> Arrays:
+        self._request.infer(share_outputs=True)
+        return self._outputs
+
+
+def _name(port: Any) -> str:
+    """The ONNX name of a port; an output that is an input passed through carries both names."""
+    wanted = INPUT_NAMES if port.node.get_type_name() == "Parameter" else OUTPUT_NAMES
+    return next(name for name in port.get_names() if name in wanted)
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import openvino
+
+    return openvino.Tensor(array, shared_memory=True)
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()

@@ -1,0 +1,76 @@
+"""Buckets: the static shapes that a stage is compiled for, and which of them a number of rows goes into."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from engines.errors import InputError
+
+SHORTEST = 16
+"""Shortest length of the default buckets: below it a stage's time hardly falls any more."""
+
+
+class Bucket(BaseModel):
+    """A static shape: `batch` samples of `length` rows. Written `8x128`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch: Annotated[int, Field(gt=0)]
+    length: Annotated[int, Field(gt=0)]
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.length}"
+
+    def __lt__(self, other: Bucket) -> bool:
+        return (self.batch, self.length) < (other.batch, other.length)
+
+
+def default_buckets(max_length: int, batches: Iterable[int] = (1, 8)) -> list[Bucket]:
+    """Powers of two and their midpoints from 16 up, and `max_length` itself, for every batch size.
+
+    Neighbouring lengths are at most a factor 1.5 apart, so that a sample computes at most half as much again as it
+    needs, and 1.2 times in the mean.
+    """
+    lengths, step = [], SHORTEST
+    while step < max_length:
+        lengths += [step, step * 3 // 2]
+        step *= 2
+    lengths = [length for length in lengths if length < max_length] + [max_length]
+    return [Bucket(batch=batch, length=length) for batch in sorted(set(batches)) for length in lengths]
+
+
+def parse_buckets(text: str) -> list[Bucket]:
+    """Buckets of `1x128,8x128` (batch x length), sorted. Raises InputError with every part that is wrong."""
+    buckets, problems = [], []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,5})\s*", part)
+        if match is None:
+            problems.append(f"expected batch x length such as 8x128, found {part.strip()!r}")
+            continue
+        bucket = Bucket(batch=int(match[1]), length=int(match[2]))
+        if bucket in buckets:
+            problems.append(f"{bucket} is given twice")
+        buckets.append(bucket)
+    if problems:
+        raise InputError.listing(f"buckets {text!r}", problems)
+    return sorted(buckets)
+
+
+def format_buckets(buckets: Iterable[Bucket]) -> str:
+    """The inverse of `parse_buckets`."""
+    return ",".join(str(bucket) for bucket in sorted(buckets))
+
+
+def smallest_holding(count: int, sizes: Sequence[int], what: str) -> int:
+    """The smallest of `sizes` (ascending) that holds `count`; InputError, naming `what`, when none does."""
+    place = bisect_left(sizes, count)
+    if place == len(sizes):
+        raise InputError(
+            f"{what}: {count} exceeds the largest bucket, {sizes[-1]}; build the artifact with a larger one"
+        )
+    return sizes[place]

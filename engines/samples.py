@@ -1,0 +1,44 @@
+"""A sample in flight between stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engines.prediction import SampleResult
+from engines.tokenization import Tokens
+
+
+@dataclass
+class Sample:
+    """What is known of one input while it passes through the stages.
+
+    unit:     the stage (or head) that it goes into next, and `rows` how many rows it has there.
+    hidden:   [rows, D], with `alive` and `position` [rows] int32; None in front of stage 0.
+    restored: [length, D], every token's last processed state at its original place; only for token-level heads.
+    logits:   [classes] or [length, classes] once it is done.
+    """
+
+    number: int
+    tokens: Tokens
+    unit: int = 0
+    hidden: np.ndarray | None = None
+    alive: np.ndarray | None = None
+    position: np.ndarray | None = None
+    restored: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    survivors: list[np.ndarray] = field(default_factory=list)
+    carried: list[int] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows that the next unit has to hold."""
+        if self.hidden is not None:
+            return len(self.hidden)
+        return len(self.tokens)
+
+    def result(self) -> SampleResult:
+        """What the sample gave; it must be done."""
+        assert self.logits is not None
+        return SampleResult(len(self.tokens), self.logits, self.survivors, self.carried)

@@ -1,0 +1,19 @@
+"""Names of the tensors that a stage graph takes and returns: the contract between the exporter and every runner."""
+
+from __future__ import annotations
+
+FIRST_INPUTS = ("input_ids", "token_type_ids", "alive")
+"""Of stage 0, each [B, S] int32. `alive` is 1 on real tokens, which are packed to the left, and 0 on padding."""
+LATER_INPUTS = ("hidden", "alive", "position")
+"""Of the others: [B, S, D] float, [B, S] int32, [B, S] int32 (index in the original sequence)."""
+CUT_OUTPUTS = ("packed", "packed_alive", "packed_position", "count")
+"""Of a stage that ends at a cut: [B, S, D], [B, S] int32, [B, S] int32, [B] int32, as of the operator TokenCompact."""
+LAST_OUTPUTS = ("logits", "final_alive", "final_position")
+"""Of the last stage: [B, classes] fp32, [B, S] int32, [B, S] int32."""
+LAST_OUTPUTS_TOKEN_LEVEL = ("final_hidden", "final_alive", "final_position")
+"""Of the last stage in front of a token-level head: [B, S, D], [B, S] int32, [B, S] int32."""
+HEAD_INPUTS, HEAD_OUTPUTS = ("hidden",), ("logits",)
+"""Of the token-level head: [B, S, D] in the original order, [B, S, classes]."""
+
+INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS})
+OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS})
