@@ -20,3 +20,7 @@ foreach(operator token_compact regroup)
   add_test(NAME ${operator}.device COMMAND ${operator}_device ${${operator}_cases})
   set_tests_properties(${operator}.device PROPERTIES SKIP_RETURN_CODE 77 LABELS gpu)
 endforeach()
+
+device_objects(token_compact_benchmark_objects token_compact_benchmark.cpp)
+program(token_compact_benchmark token_compact_benchmark_objects device kernels)
+set_target_properties(token_compact_benchmark PROPERTIES LINKER_LANGUAGE CUDA)

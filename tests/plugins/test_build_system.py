@@ -1,0 +1,80 @@
+"""CMake: installing, building without CUDA, and what it says when TensorRT's headers are not where they should be."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from plugins.library import FILE_NAME, open_library
+
+from .native import BUILD
+
+SOURCE = BUILD.parent
+HEADERS = BUILD / "tensorrt_headers" / "kernel_lens" / "include" / "tensorrt"
+
+
+def cmake(*arguments: object) -> subprocess.CompletedProcess[str]:
+    if shutil.which("cmake") is None or shutil.which("ninja") is None:
+        pytest.skip("cmake and ninja are not installed")
+    return subprocess.run(["cmake", *map(str, arguments)], capture_output=True, text=True, timeout=600)
+
+
+def configure(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return cmake("-S", SOURCE, "-B", folder, "-G", "Ninja", *options)
+
+
+def test_installs_what_a_deployment_needs(plugin_library, tmp_path) -> None:
+    result = cmake("--install", BUILD, "--prefix", tmp_path)
+    assert result.returncode == 0, result.stderr
+    installed = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert installed == {
+        FILE_NAME,
+        "libtensorrt_rtx.so",
+        "contract.yaml",
+        "cases.txt",
+        "operator.h",
+        "kernel.h",
+    }
+    (library,) = tmp_path.rglob(FILE_NAME)
+    assert open_library(library)
+
+
+def test_configures_without_cuda(tmp_path) -> None:
+    if not HEADERS.is_dir():
+        pytest.skip("build/ was configured with a TENSORRT_ROOT of its own")
+    result = configure(tmp_path, "-DSKIMRT_WITH_CUDA=OFF", f"-DTENSORRT_ROOT={HEADERS}")
+    assert result.returncode == 0, result.stderr
+    assert "the plugin library is not built and its tests are skipped" in result.stdout
+    targets = cmake("--build", tmp_path, "--target", "help").stdout
+    assert "token_compact_address" in targets and "skimrt_plugins" not in targets
+
+
+@pytest.mark.slow
+def test_builds_and_tests_without_cuda(tmp_path) -> None:
+    assert configure(tmp_path, "-DSKIMRT_WITH_CUDA=OFF").returncode == 0
+    built = cmake("--build", tmp_path)
+    assert built.returncode == 0, built.stdout
+    tested = subprocess.run(["ctest", "--test-dir", tmp_path], capture_output=True, text=True, timeout=600)
+    assert tested.returncode == 0, tested.stdout
+    assert "device (Skipped)" in tested.stdout
+
+
+def test_says_where_it_looked_for_headers(tmp_path) -> None:
+    result = configure(tmp_path / "build", "-DSKIMRT_WITH_CUDA=OFF", f"-DTENSORRT_ROOT={tmp_path}")
+    assert result.returncode != 0
+    # CMake breaks lines where it likes.
+    assert f"expected NvInfer.h in {tmp_path}/include" in " ".join(result.stderr.split())
+
+
+def test_refuses_headers_that_are_too_old(tmp_path) -> None:
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "NvInfer.h").touch()
+    (tmp_path / "include" / "NvInferVersion.h").write_text(
+        "#define TRT_MAJOR_ENTERPRISE 10\n#define TRT_MINOR_ENTERPRISE 3\n"
+    )
+    result = configure(tmp_path / "build", "-DSKIMRT_WITH_CUDA=OFF", f"-DTENSORRT_ROOT={tmp_path}")
+    assert result.returncode != 0
+    assert "expected 10.14 or newer, found 10.3" in " ".join(result.stderr.split())
