@@ -1,4 +1,4 @@
-"""What a deployment needs and nothing else: the artifact, the buckets, the scheduler, the runner and its backends."""
+"""What a deployment needs and nothing else: artifact, buckets, scheduler, runner, backends."""
 
 from engines.prediction import Prediction
 from engines.runner import Runner

@@ -1,4 +1,4 @@
-"""The artifact: the directory that a build writes, described by manifest.json and checked before anything is loaded."""
+"""The artifact: what a build writes, described by manifest.json and checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -130,6 +130,7 @@ class Manifest(_Strict):
     schema_version: Literal[1] = 1
     skimrt_version: str
     created: str
+    build_key: Digest
     method: str
     head: Head
     max_length: Positive
@@ -150,7 +151,9 @@ class Manifest(_Strict):
         problems += [f"plan.buckets: {bucket} is listed twice" for bucket in _repeated(plan.buckets)]
         longest = max(bucket.length for bucket in plan.buckets)
         if longest < self.max_length:
-            problems.append(f"plan.buckets: the longest is {longest}, expected at least max_length {self.max_length}")
+            problems.append(
+                f"plan.buckets: the longest is {longest}, expected at least max_length {self.max_length}"
+            )
         if (plan.head_graph is not None) != self.head.token_level:
             problems.append(
                 f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
@@ -159,14 +162,17 @@ class Manifest(_Strict):
         keys = [(e.target, e.precision, e.stage, e.bucket) for e in self.engines]
         problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b in _repeated(keys)]
         problems += [
-            f"engines: stage {s} is not in the plan" for s in sorted({str(k[2]) for k in keys if k[2] not in units})
+            f"engines: stage {s} is not in the plan"
+            for s in sorted({str(k[2]) for k in keys if k[2] not in units})
         ]
         for kind in sorted({(e.target, e.precision) for e in self.engines}):
             missing = [(u, b) for u in units for b in plan.buckets if (*kind, u, b) not in set(keys)]
             problems += [f"engines: {' '.join(kind)} lacks stage {unit} {bucket}" for unit, bucket in missing]
         named = [stage.graph for stage in plan.stages] + [e.file for e in self.engines] + [TOKENIZER_NAME]
         named += [plan.head_graph] if plan.head_graph else []
-        problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
+        problems += [
+            f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -180,9 +186,9 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Artifact:
-        """Reads and checks an artifact; nothing of it is deserialised but JSON. Raises InputError with all problems.
+        """Reads and checks an artifact; only JSON is deserialised. Raises InputError with all problems.
 
-        verify: also compare the SHA-256 of every file with the manifest. Without it the files must only exist.
+        verify: also compare the SHA-256 of every file with the manifest; otherwise they must only exist.
         """
         directory = Path(path)
         manifest = _read_manifest(directory)
@@ -197,7 +203,9 @@ class Artifact:
     def file(self, relative: str) -> Path:
         """The path of a file that the manifest lists."""
         if relative not in self.manifest.files:
-            raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
+            raise InputError(
+                f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read"
+            )
         return self.path / relative
 
 
@@ -207,7 +215,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def digest_files(directory: Path) -> dict[str, str]:
-    """What `Manifest.files` is filled with: relative path to SHA-256 of every file but the manifest itself."""
+    """What `Manifest.files` is filled with: path to SHA-256 of every file but the manifest itself."""
     return digest_tree(directory, leave_out=(MANIFEST_NAME,))
 
 
@@ -233,8 +241,8 @@ def _read_manifest(directory: Path) -> Manifest:
         )
     if version > SCHEMA_VERSION:
         raise InputError(
-            f"{path}: made by a newer version of SkimRT: schema {version}, this one reads up to {SCHEMA_VERSION}; "
-            "update skimrt or build the artifact again"
+            f"{path}: made by a newer version of SkimRT: schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}; update skimrt or build the artifact again"
         )
     try:
         return Manifest.model_validate(content)
@@ -250,7 +258,9 @@ def _file_problems(directory: Path, files: dict[str, str], verify: bool) -> list
         if not path.exists() and not path.is_symlink():
             problems.append(f"{relative}: missing")
         elif path.is_symlink() or not path.is_file() or path.resolve() != root / relative:
-            problems.append(f"{relative}: expected a regular file inside the artifact, found a link or a directory")
+            problems.append(
+                f"{relative}: expected a regular file inside the artifact, found a link or a directory"
+            )
         elif verify:
             try:
                 found = sha256(path)

@@ -33,8 +33,8 @@ class Bucket(BaseModel):
 def default_buckets(max_length: int, batches: Iterable[int] = (1, 8)) -> list[Bucket]:
     """Powers of two and their midpoints from 16 up, and `max_length` itself, for every batch size.
 
-    Neighbouring lengths are at most a factor 1.5 apart, so that a sample computes at most half as much again as it
-    needs, and 1.2 times in the mean.
+    Neighbouring lengths are at most a factor 1.5 apart, so that a sample computes at most half as much again
+    as it needs, and 1.2 times in the mean.
     """
     lengths, step = [], SHORTEST
     while step < max_length:

@@ -34,7 +34,7 @@ class GateError(SkimError):
 
 
 class TargetError(SkimError):
-    """The target cannot run or build on this machine; the message names the package or driver that is missing."""
+    """The target cannot run or build on this machine; the message names the missing package or driver."""
 
     exit_code = 4
 
@@ -46,7 +46,9 @@ def validation_problems(error: ValidationError) -> list[str]:
         where = ".".join(str(part) for part in item["loc"]) or "file"
         found = item.get("input")
         shown = (
-            "" if isinstance(found, dict) or (isinstance(found, float) and math.isnan(found)) else f", found {found!r}"
+            ""
+            if isinstance(found, dict) or (isinstance(found, float) and math.isnan(found))
+            else f", found {found!r}"
         )
         lines.append(f"{where}: {item['msg']}{shown if len(shown) < 120 else ''}")
     return lines

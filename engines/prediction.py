@@ -29,8 +29,8 @@ class SampleResult:
 class Prediction:
     """The answer for one text.
 
-    label:       name of the most probable class; None for regression; one name per token for tagging; for question
-                 answering the most probable answer as (first token, last token).
+    label:       name of the most probable class; None for regression; one name per token for tagging; for
+                 question answering the most probable answer as (first token, last token).
     probability: of the label; None for regression; one per token for tagging.
     logits:      [classes] (regression: the value), or [tokens][classes] for a token-level head.
     tokens:      real tokens of the text.
@@ -72,7 +72,7 @@ def _softmax(logits: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _best_span(logits: np.ndarray) -> tuple[int, int, float]:
-    """The span start <= end with the largest product of the start's and the end's probability; logits [length, 2]."""
+    """The span start <= end with the largest product of both probabilities; logits [length, 2]."""
     start, end = _softmax(logits, axis=0).T
     # The best start for every end is the running maximum of the starts up to it.
     best_start = np.maximum.accumulate(start)

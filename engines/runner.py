@@ -7,7 +7,6 @@ for prediction in runner.stream(lines): ...
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from engines.artifact import TOKENIZER_NAME, Artifact
 from engines.backends import choose_backend
+from engines.buckets import format_buckets
 from engines.errors import InputError
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
@@ -59,17 +59,16 @@ class Runner:
         self.buckets = [b for b in manifest.plan.buckets if max_batch is None or b.batch <= max_batch]
         if not self.buckets or max(b.length for b in self.buckets) < manifest.max_length:
             raise InputError(
-                f"max_batch {max_batch}: the artifact has buckets {', '.join(map(str, sorted(manifest.plan.buckets)))}"
+                f"max_batch {max_batch}: the artifact's buckets are {format_buckets(manifest.plan.buckets)}"
             )
         self._stages = StageRunner(self.artifact, self.backend, threads)
         self._encode = TextEncoder(
             self.artifact.file(TOKENIZER_NAME), manifest.max_length, manifest.encoder.type_vocab_size
         )
         self._window, self._truncate = window, truncate
-        self._tokenizing = threading.Lock()
 
     def __call__(self, texts: Sequence[Text]) -> list[Prediction]:
-        """One prediction per text, in order. Raises InputError for an empty or too long text, by its number from 1."""
+        """One prediction per text, in order. Raises InputError for an empty or too long text."""
         return list(self.stream(texts))
 
     def stream(self, texts: Iterable[Text]) -> Iterator[Prediction]:
@@ -77,7 +76,7 @@ class Runner:
         return (predict(result, self.manifest.head) for result in self._run(self._tokens(texts)))
 
     def run_tokens(self, samples: Iterable[Tokens]) -> list[SampleResult]:
-        """What every sample gave, with the tokens that were alive after every stage. Raises InputError for bad ids."""
+        """What every sample gave, with the tokens alive after every stage. Raises InputError for bad ids."""
         return list(self._run(samples))
 
     def warm_up(self) -> None:
@@ -130,7 +129,9 @@ class Runner:
                 f"expected ids and as many segment ids, found {len(tokens)} and {len(tokens.token_type_ids)}"
             )
         elif tokens.full_length > limit and not self._truncate:
-            problems.append(f"{tokens.full_length} tokens, the model takes {limit}; shorten it or ask for truncation")
+            problems.append(
+                f"{tokens.full_length} tokens, the model takes {limit}; shorten it or ask for truncation"
+            )
         elif len(tokens) > limit:
             problems.append(f"{len(tokens)} tokens, the model takes {limit}")
         else:

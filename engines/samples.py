@@ -16,7 +16,7 @@ class Sample:
 
     unit:     the stage (or head) that it goes into next, and `rows` how many rows it has there.
     hidden:   [rows, D], with `alive` and `position` [rows] int32; None in front of stage 0.
-    restored: [length, D], every token's last processed state at its original place; only for token-level heads.
+    restored: [length, D], every token's last processed state at its original place; token-level heads only.
     logits:   [classes] or [length, classes] once it is done.
     """
 

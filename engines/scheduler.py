@@ -1,8 +1,8 @@
 """Continuous batching between stages: which waiting samples run next, and in which bucket.
 
-Pure policy over numbers. A sample waits for a unit (a stage, or the token-level head) with so many rows. Samples of
-different requests that wait for the same unit and fit the same bucket run together, so that a batch pays for what its
-samples need. With batches of one nothing ever waits.
+Pure policy over numbers. A sample waits for a unit (a stage, or the token-level head) with so many rows.
+Samples of different requests that wait for the same unit and fit the same bucket run together, so that a
+batch pays for what its samples need. With batches of one nothing ever waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import islice
 from engines.buckets import Bucket, smallest_holding
 
 CALL_OVERHEAD = 4
-"""What calling an engine costs beside its rows, in rows: some 0.1 ms, against 0.03 ms a row in a small stage."""
+"""What calling an engine costs beside its rows, in rows: some 0.1 ms against 0.03 ms a row."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Scheduler:
         by_length = {n: sorted(b.batch for b in buckets if b.length == n) for n in self._lengths}
         self._buckets = {(b.batch, b.length): b for b in buckets}
         self._batches = by_length
-        self._queues: list[dict[int, deque[int]]] = [{n: deque() for n in self._lengths} for _ in range(units)]
+        self._queues: list[dict[int, deque[int]]] = [
+            {n: deque() for n in self._lengths} for _ in range(units)
+        ]
         self.waiting = 0
 
     def add(self, sample: int, unit: int, rows: int) -> None:
@@ -50,8 +52,8 @@ class Scheduler:
     def next(self, flush: bool) -> Work | None:
         """The next call: a full batch if there is one, deepest unit first, since that frees memory soonest.
 
-        Otherwise None, or with `flush` (nothing more arrives, or nothing more may) the batch with the oldest sample:
-        whoever waited longest is never passed over for a better filled bucket, so nobody starves.
+        Otherwise None, or with `flush` (nothing more arrives, or nothing more may) the batch with the oldest
+        sample: whoever waited longest is never passed over for a better filled bucket, so nobody starves.
         """
         for unit in range(len(self._queues) - 1, -1, -1):
             full = [n for n, queue in self._queues[unit].items() if len(queue) >= self._batches[n][-1]]
@@ -67,10 +69,13 @@ class Scheduler:
     def _partial(self) -> Work:
         """The call that serves the oldest sample and wastes the smallest share of what it computes.
 
-        Candidates are all buckets of the sample's unit that hold it; places that the sample's own queue leaves empty
-        are filled from the unit's other queues. A call's use is the rows of its samples' own buckets.
+        Candidates are all buckets of the sample's unit that hold it; places that the sample's own queue
+        leaves empty are filled from the unit's other queues. A call's use is the rows of its samples' own
+        buckets.
         """
-        _, unit, own = min((q[0], unit, n) for unit, qs in enumerate(self._queues) for n, q in qs.items() if q)
+        _, unit, own = min(
+            (q[0], unit, n) for unit, qs in enumerate(self._queues) for n, q in qs.items() if q
+        )
         best: tuple[float, int, int, list[tuple[int, int]]] | None = None
         for length in self._lengths[self._lengths.index(own) :]:
             # The longest samples gain most from a place, the own queue's first stands in front of all.

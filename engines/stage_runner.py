@@ -1,4 +1,4 @@
-"""Runs one unit (a stage, or the token-level head) on a batch of samples: rows in, rows out, dead rows kept."""
+"""Runs one unit (a stage, or the token-level head) on a batch of samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StageRunner:
             if record.target == backend.target
         }
         self._engines: dict[tuple[int, Bucket], Engine] = {}
-        # Held from filling an engine's buffers to reading its outputs: one set of buffers, one call at a time.
+        # Held from filling an engine's buffers to reading its outputs: it has one set of buffers.
         self._turn = threading.Lock()
 
     @property
@@ -70,7 +70,8 @@ class StageRunner:
         before, count = sample.rows, int(outputs["count"][place])
         if not 1 <= count <= before:
             raise SkimError(
-                f"stage {sample.unit}: expected 1 to {before} carried rows for text {sample.number + 1}, found {count}"
+                f"stage {sample.unit}: expected 1 to {before} carried rows for text {sample.number + 1}, "
+                f"found {count}"
             )
         packed, position = outputs["packed"][place], outputs["packed_position"][place]
         if self._token_level:
@@ -111,7 +112,7 @@ class StageRunner:
 
 
 def _fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], head: bool) -> None:
-    """Writes the samples' rows to the front of the buffers; what is behind them, and unused places, is dead."""
+    """Writes the samples' rows to the front of the buffers; what is behind them, or unused, is dead."""
     if unit == 0:
         inputs["alive"][...] = 0
         for place, sample in enumerate(samples):

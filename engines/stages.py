@@ -1,13 +1,13 @@
-"""Names of the tensors that a stage graph takes and returns: the contract between the exporter and every runner."""
+"""Names of the tensors that a stage graph takes and returns: what exporter and runners agree on."""
 
 from __future__ import annotations
 
 FIRST_INPUTS = ("input_ids", "token_type_ids", "alive")
-"""Of stage 0, each [B, S] int32. `alive` is 1 on real tokens, which are packed to the left, and 0 on padding."""
+"""Of stage 0, each [B, S] int32. `alive` is 1 on real tokens, which come first, and 0 on padding."""
 LATER_INPUTS = ("hidden", "alive", "position")
 """Of the others: [B, S, D] float, [B, S] int32, [B, S] int32 (index in the original sequence)."""
 CUT_OUTPUTS = ("packed", "packed_alive", "packed_position", "count")
-"""Of a stage that ends at a cut: [B, S, D], [B, S] int32, [B, S] int32, [B] int32, as of the operator TokenCompact."""
+"""Of a stage that ends at a cut, those of TokenCompact: [B, S, D], [B, S] int32, [B, S] int32, [B] int32."""
 LAST_OUTPUTS = ("logits", "final_alive", "final_position")
 """Of the last stage: [B, classes] fp32, [B, S] int32, [B, S] int32."""
 LAST_OUTPUTS_TOKEN_LEVEL = ("final_hidden", "final_alive", "final_position")

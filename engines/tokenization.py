@@ -27,7 +27,7 @@ class Tokens:
 
 
 class TextEncoder:
-    """Tokenises without padding; longer inputs than `max_length` tokens are cut there, and `full_length` tells."""
+    """Tokenises without padding; inputs are cut at `max_length` tokens, and `full_length` tells."""
 
     def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2) -> None:
         try:

@@ -20,7 +20,9 @@ def targets() -> list[str]:
     return list(dict.fromkeys(backend.target for backend in BACKENDS))
 
 
-def choose_backend(target: str = "auto", provider: str | None = None, built: Iterable[str] | None = None) -> Backend:
+def choose_backend(
+    target: str = "auto", provider: str | None = None, built: Iterable[str] | None = None
+) -> Backend:
     """The preferred backend that this machine can run.
 
     target:   "auto" or one of `targets()`.
@@ -48,4 +50,6 @@ def choose_backend(target: str = "auto", provider: str | None = None, built: Ite
             if reason is None:
                 return backend
             reasons.append(f"{backend.target} through {backend.provider}: {reason}")
-    raise TargetError("no engine can run on this machine:\n" + "\n".join(f"  - {reason}" for reason in reasons))
+    raise TargetError(
+        "no engine can run on this machine:\n" + "\n".join(f"  - {reason}" for reason in reasons)
+    )

@@ -24,13 +24,15 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self) -> Arrays:
-        """Runs on what `inputs` hold. The arrays returned are the engine's own and valid until the next run."""
+        """Runs on what `inputs` hold. The arrays returned are the engine's own, valid until the next run."""
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Copies arrays of exactly the static shapes in, runs, and returns copies of the outputs."""
         for name, buffer in self.inputs.items():
             if inputs[name].shape != buffer.shape:
-                raise ValueError(f"input {name!r}: expected {list(buffer.shape)}, found {list(inputs[name].shape)}")
+                raise ValueError(
+                    f"input {name!r}: expected {list(buffer.shape)}, found {list(inputs[name].shape)}"
+                )
             buffer[...] = inputs[name]
         return {name: value.copy() for name, value in self.run().items()}
 
@@ -51,14 +53,14 @@ class Backend(ABC):
 
     @abstractmethod
     def build(self, stage_graph: Path, bucket: Bucket, out: Path) -> None:
-        """Compiles a stage graph (symbolic batch and length) for a bucket into `out`, with its weights beside it.
+        """Compiles a stage graph (symbolic batch and length) for a bucket into `out`, its weights beside it.
 
         Raises InputError for a graph that it cannot read.
         """
 
     @abstractmethod
     def load(self, engine_file: Path, threads: int | None) -> Engine:
-        """Loads an engine; `threads` None leaves the number to the provider. Raises InputError, TargetError."""
+        """Loads an engine; `threads` None leaves the number to the provider. Raises InputError."""
 
     def engine_name(self, unit: int | str, bucket: Bucket) -> str:
         """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx."""

@@ -15,7 +15,7 @@ from engines.errors import InputError
 
 
 class OnnxRuntimeBackend(Backend):
-    """One session per engine. Threads must not spin: the sessions of a staged run would fight for the cores."""
+    """One session per engine. Threads must not spin: a staged run's sessions would fight for the cores."""
 
     target, provider, precisions = "cpu", "onnxruntime", ("fp32",)
 
@@ -36,7 +36,9 @@ class OnnxRuntimeBackend(Backend):
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(str(engine_file), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                str(engine_file), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its exceptions share no base class of their own
             raise InputError(f"{engine_file}: ONNX Runtime cannot load it: {error}") from None
         return _OnnxRuntimeEngine(session)
@@ -51,7 +53,7 @@ class _OnnxRuntimeEngine(Engine):
         self._session, self._binding = session, session.io_binding()
         self.inputs: dict[str, np.ndarray] = {}
         self._outputs: dict[str, np.ndarray] = {}
-        # OrtValues borrow the memory of the arrays that they are made from; `inputs` and `_outputs` keep it alive.
+        # OrtValues borrow the memory of the arrays that they are made from, which `self` keeps alive.
         for value in session.get_inputs():
             self.inputs[value.name] = np.zeros(value.shape, dtype=_DTYPES[value.type])
             self._binding.bind_ortvalue_input(

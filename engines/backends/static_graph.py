@@ -1,4 +1,4 @@
-"""The engine file of the target `cpu`: a stage graph made static for one bucket, with its weights shared beside it."""
+"""The engine file of the target `cpu`: a stage graph made static for one bucket, its weights shared."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     import onnx
 
 _SHARED_FROM = 1024
-"""Initializers of at least this many bytes live in the shared weights file; smaller ones stay in the graph."""
+"""Initializers of at least so many bytes live in the shared weights file, smaller ones in the graph."""
 _ALIGNMENT = 4096
 """Offsets in the weights file are multiples of a page, so that providers map them instead of copying."""
 
 
 def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path) -> None:
-    """Writes `stage_graph` for the shape of `bucket` to `out`: functions inlined, shapes static, constants folded.
+    """Writes `stage_graph` for the shape of `bucket`: functions inlined, shapes static, constants folded.
 
-    The weights go to one file in the same folder that is named by their digest, so that all buckets of a stage (and
-    stages of equal weights) share it. Raises InputError for a file that is not such a graph.
+    The weights go to one file beside `out` that is named by their digest, so that all buckets of a stage
+    share it. Raises InputError for a file that is not such a graph.
     """
     import onnx
     import onnx.inliner
@@ -42,7 +42,7 @@ def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path) -> None:
 
 
 def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:
-    """Sets batch and length, the first two dimensions of every input, and forgets all shapes that follow from them."""
+    """Sets batch and length, the first two dimensions of every input, and forgets what followed from them."""
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if len(dims) < 2 or any(not dim.dim_value for dim in dims[2:]):
@@ -50,7 +50,9 @@ def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:
             raise InputError(f"{source}: input {value.name!r}: expected [batch, length, ...], found {found}")
         for dim, size in zip(dims, (bucket.batch, bucket.length), strict=False):
             if dim.dim_value not in (0, size):
-                raise InputError(f"{source}: input {value.name!r}: expected a symbolic shape, found {dim.dim_value}")
+                raise InputError(
+                    f"{source}: input {value.name!r}: expected a symbolic shape, found {dim.dim_value}"
+                )
             dim.dim_value = size
     del model.graph.value_info[:]
     for value in model.graph.output:
@@ -67,11 +69,13 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _share_weights(model: onnx.ModelProto, names: set[str], folder: Path, stem: str) -> None:
-    """Moves the initializers called `names` to the shared weights file; later buckets of the stage find it there."""
+    """Moves the initializers called `names` to the shared file; later buckets of the stage find it there."""
     from onnx import TensorProto, numpy_helper
 
     shared = [t for t in model.graph.initializer if t.name in names]
-    blocks = {t.name: t.raw_data or numpy_helper.to_array(t).tobytes() for t in sorted(shared, key=lambda t: t.name)}
+    blocks = {
+        t.name: t.raw_data or numpy_helper.to_array(t).tobytes() for t in sorted(shared, key=lambda t: t.name)
+    }
     content, places = bytearray(), {}
     for name, block in blocks.items():
         if len(block) >= _SHARED_FROM:
