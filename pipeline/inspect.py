@@ -1,0 +1,115 @@
+"""python -m pipeline.inspect: what is in an artifact, from its manifest alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from engines.artifact import Artifact, Manifest
+from engines.buckets import format_buckets
+from pipeline.cli import main_of
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.inspect",
+        description="Shows what is in an artifact that pipeline.build wrote: the model, its stages, the "
+        "shapes that they are compiled for, and what the checks of the build found. Compares every file with "
+        "its digest and loads no engine.",
+        epilog="exit codes: 0 the artifact is whole, 2 it is not (or is no artifact)",
+    )
+    p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote")
+    p.add_argument("--json", action="store_true", help="print the manifest and file sizes as JSON")
+    p.add_argument("--no-verify", action="store_true", help="skip the digests of the files (faster)")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints and returns 0."""
+    artifact = Artifact.open(args.artifact, verify=not args.no_verify)
+    manifest = artifact.manifest
+    sizes = {name: artifact.file(name).stat().st_size for name in manifest.files}
+    if args.json:
+        print(json.dumps({**manifest.model_dump(), "sizes": sizes}, indent=1))
+        return 0
+    console = Console(highlight=False)
+    console.print(_model(artifact, sum(sizes.values()), verified=not args.no_verify))
+    console.print(_stages(manifest))
+    console.print(_engines(manifest, sizes))
+    if manifest.gates:
+        console.print(_gates(manifest))
+    return 0
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=bool(columns), box=None)
+    for column in columns or ("", ""):
+        table.add_column(column, overflow="fold", header_style="dim")
+    return table
+
+
+def _model(artifact: Artifact, size: int, verified: bool) -> Table:
+    m, encoder = artifact.manifest, artifact.manifest.encoder
+    table = _table(str(artifact.path))
+    labels = ", ".join(m.head.labels[:8]) + (", ..." if len(m.head.labels) > 8 else "")
+    rows = {
+        "method": m.method + ("" if m.protect_first else ", the first token may die"),
+        "predicts": f"{m.head.kind}: {labels}",
+        "encoder": f"{encoder.family}, {encoder.layers} x {encoder.hidden_size}, {encoder.heads} heads",
+        "max length": f"{m.max_length} tokens",
+        "checkpoint": f"{m.checkpoint.path} ({m.checkpoint.sha256[:12]}…)",
+        "built": f"{m.created} by skimrt {m.skimrt_version}",
+        "with": ", ".join(f"{name} {version}" for name, version in m.tools.items()),
+        "on": ", ".join(f"{name} {value}" for name, value in m.machine.items()),
+        "files": f"{len(m.files)}, {_megabytes(size)}, "
+        + ("digests match" if verified else "digests not checked"),
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    return table
+
+
+def _stages(manifest: Manifest) -> Table:
+    table = _table("\nstages", "stage", "graph", "steps")
+    for number, stage in enumerate(manifest.plan.stages):
+        table.add_row(str(number), stage.graph, ", ".join(stage.steps))
+    if manifest.plan.head_graph is not None:
+        table.add_row("head", manifest.plan.head_graph, "every token, in its place")
+    return table
+
+
+def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
+    table = _table("\nengines", "target", "precision", "engines", "size", "buckets (batch x length)")
+    for (target, precision), count in Counter((e.target, e.precision) for e in manifest.engines).items():
+        folders = {
+            Path(e.file).parent for e in manifest.engines if (e.target, e.precision) == (target, precision)
+        }
+        size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
+        table.add_row(target, precision, str(count), _megabytes(size), format_buckets(manifest.plan.buckets))
+    return table
+
+
+def _gates(manifest: Manifest) -> Table:
+    table = _table("\ngates", "gate", "status", "figures", "reason")
+    colours = {"PASSED": "green", "FAILED": "red", "SKIPPED": "yellow"}
+    for gate in manifest.gates:
+        figures = ", ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items()
+        )
+        table.add_row(gate.name, f"[{colours[gate.status]}]{gate.status}", figures, gate.reason)
+    return table
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    main_of(parser, run)
