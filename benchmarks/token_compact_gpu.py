@@ -2,8 +2,8 @@
 
     python benchmarks/token_compact_gpu.py [--json FILE]
 
-Needs a CUDA device and the build (cmake --build build). The ratio is the kernel's bandwidth over that of a copy of the
-same rows, both cold in the level-2 cache; 1.0 would be a compaction that costs no more than moving its bytes.
+Needs a CUDA device and the build (cmake --build build). The ratio is the kernel's bandwidth over that of a copy
+of the same rows, both cold in the level-2 cache; 1.0 would be a compaction that costs no more than moving its bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def table(entries: list[dict]) -> str:
         lines.append(
             f"{entry['batch']:4} {entry['length']:5} {entry['capacity']:5} {entry['width']:5} "
             f"{entry['bytes_that_must_move'] / 1e6:8.2f} MB {entry['microseconds']:7.2f} us "
-            f"{entry['gigabytes_per_second']:7.0f} GB/s {entry['copy_gigabytes_per_second']:6.0f} GB/s {ratio:7.2f}"
+            f"{entry['gigabytes_per_second']:7.0f} GB/s "
+            f"{entry['copy_gigabytes_per_second']:6.0f} GB/s {ratio:7.2f}"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Finding the plugin library and handing it to TensorRT, with every way in which that goes wrong told apart."""
+"""Finds the plugin library and hands it to TensorRT, telling apart every way in which that goes wrong."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ENTRY_POINTS = (
     "skimrt_error_string",
 )
 
-# The oldest release of each flavour that takes an IPluginV3 from this library: headers of 10.14, and the parser of
-# TensorRT-RTX reads plugin nodes from 1.7 on.
+# The oldest release of each flavour that takes the plugin: the headers are of 10.14, and TensorRT-RTX's parser reads
+# plugin nodes from 1.7 on.
 OLDEST = {"tensorrt_rtx": (1, 7)}
 OLDEST_STANDARD = (10, 14)
 
@@ -66,15 +66,16 @@ def open_library(path: Path | None = None) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise PluginError(
-            f"plugin library {path}: expected a library that loads, found: {error}. Build it again on this machine."
+            f"plugin library {path}: expected a library that loads, found: {error}. "
+            "Build it again on this machine."
         ) from error
     missing = [name for name in ENTRY_POINTS if not hasattr(library, name)]
     found = "no such version" if missing else f"version {library.skimrt_abi_version()}"
     if missing or library.skimrt_abi_version() != ABI_VERSION:
         lacking = f", without {', '.join(missing)}" if missing else ""
         raise PluginError(
-            f"plugin library {path}: expected ABI version {ABI_VERSION}, found {found}{lacking}. Build it again from "
-            "the sources of this release."
+            f"plugin library {path}: expected ABI version {ABI_VERSION}, found {found}{lacking}. "
+            "Build it again from the sources of this release."
         )
     return library
 
@@ -86,7 +87,8 @@ def _check_machine(path: Path) -> None:
             header = file.read(20)
     except OSError as error:
         raise PluginError(
-            f"plugin library {path}: expected a file, found: {error.strerror}. Build it or set {ENVIRONMENT_VARIABLE}."
+            f"plugin library {path}: expected a file, found: {error.strerror}. "
+            f"Build it or set {ENVIRONMENT_VARIABLE}."
         ) from error
     if len(header) < 20 or header[:4] != b"\x7fELF":
         raise PluginError(
@@ -102,11 +104,11 @@ def _check_machine(path: Path) -> None:
 
 
 def load_into(trt: ModuleType, path: Path | None = None) -> Any:
-    """Registers the plugins with `trt`, the module tensorrt, tensorrt_rtx or tensorrt_lean_bindings, and returns the
-    creator of TokenCompact. A second call with the same library changes nothing.
+    """Registers the plugins with `trt`, one of the modules tensorrt, tensorrt_rtx and tensorrt_lean_bindings.
 
-    Raises PluginError when the library cannot be used, when TensorRT is too old for it, or when another library has
-    registered a plugin of the same name.
+    Returns the creator of TokenCompact. A second call with the same library changes nothing. Raises PluginError when
+    the library cannot be used, when TensorRT is too old for it, or when another library has registered a plugin of
+    the same name.
     """
     path = (path or library_path()).resolve()
     oldest = OLDEST.get(trt.__name__, OLDEST_STANDARD)
@@ -122,8 +124,9 @@ def load_into(trt: ModuleType, path: Path | None = None) -> Any:
         if _loaded.get(trt.__name__) == path:
             return _find_creators(registry)[0]
         raise PluginError(
-            f"plugin library {path}: expected to be the first to register {NAMESPACE}::{NAME} version {VERSION} with "
-            f"{trt.__name__}, found it registered from {_loaded.get(trt.__name__, 'another library')}. Load only one."
+            f"plugin library {path}: expected to be the first to register {NAMESPACE}::{NAME} version {VERSION} "
+            f"with {trt.__name__}, found it registered from {_loaded.get(trt.__name__, 'another library')}. "
+            "Load only one."
         )
     if trt.__name__ == "tensorrt_rtx":
         _provide_parser_library(path)
@@ -131,8 +134,8 @@ def load_into(trt: ModuleType, path: Path | None = None) -> Any:
     creators = _find_creators(registry)
     if handle is None or len(creators) != 1:
         raise PluginError(
-            f"plugin library {path}: expected {trt.__name__} {trt.__version__} to register {NAMESPACE}::{NAME}, found "
-            f"{len(creators)} of that name. Its log says why."
+            f"plugin library {path}: expected {trt.__name__} {trt.__version__} to register {NAMESPACE}::{NAME}, "
+            f"found {len(creators)} of that name. Its log says why."
         )
     _loaded[trt.__name__] = path
     return creators[0]
@@ -151,15 +154,15 @@ def _find_creators(registry: Any) -> list[Any]:
 
 
 def _provide_parser_library(path: Path) -> None:
-    """Loads the stand-in for libtensorrt_rtx.so (see rtx_alias/CMakeLists.txt), without which the ONNX parser of the
-    TensorRT-RTX wheel ends the process at the first plugin node."""
+    """Loads the stand-in for libtensorrt_rtx.so, without which the ONNX parser of the TensorRT-RTX wheel ends the
+    process at the first plugin node; rtx_alias/CMakeLists.txt says why."""
     alias = path.with_name("libtensorrt_rtx.so")
     try:
         ctypes.CDLL(str(alias), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise PluginError(
-            f"plugin library {path}: expected {alias.name} beside it, which TensorRT-RTX's parser needs, found: {error}. "
-            "Install both libraries of the build into one folder."
+            f"plugin library {path}: expected {alias.name}, which TensorRT-RTX's parser needs, beside it, "
+            f"found: {error}. Install both libraries of the build into one folder."
         ) from error
 
 
@@ -172,7 +175,7 @@ def require_plugin_layers(trt: ModuleType, network: Any, expected: int) -> None:
     found = kinds.count(trt.LayerType.PLUGIN_V3)
     if found != expected:
         raise PluginError(
-            f"network {network.name!r}: expected {expected} plugin layers for {NAMESPACE}::{NAME}, found {found} among "
-            f"{len(kinds)} layers. Load the plugin library before parsing (plugins.library.load_into), and give every "
-            f'node the attributes plugin_namespace="{NAMESPACE}" and plugin_version="{VERSION}".'
+            f"network {network.name!r}: expected {expected} plugin layers for {NAMESPACE}::{NAME}, found {found} "
+            f"among {len(kinds)} layers. Load the plugin library before parsing (plugins.library.load_into), and give "
+            f'every node the attributes plugin_namespace="{NAMESPACE}" and plugin_version="{VERSION}".'
         )

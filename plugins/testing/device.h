@@ -48,8 +48,8 @@ private:
     void* mData{};
 };
 
-// Runs `work` on a stream twice: as it is, and after `between` once more as the replay of a CUDA graph that captured it.
-// Returns the status of `work`; a refused call is not captured.
+// Runs `work` on a stream twice: as it is, and after `between` once more as the replay of a CUDA graph that captured
+// it. Returns the status of `work`; a refused call is not captured.
 cudaError_t runAndReplay(std::function<cudaError_t(cudaStream_t)> const& work, std::function<void()> const& between);
 
 }  // namespace skimrt::testing

@@ -1,5 +1,6 @@
-// Arbitrary fields, types and shapes through the plugin. libFuzzer's entry point; fuzz_driver.cpp calls it where there is
-// no libFuzzer. Besides what the sanitizers find: whatever is accepted can be stored and read back, and leads to shapes.
+// Arbitrary fields, types and shapes through the plugin. libFuzzer's entry point; fuzz_driver.cpp calls it where there
+// is no libFuzzer. Besides what the sanitizers find: whatever is refused has a reason in the log, and whatever is
+// accepted can be stored and read back, and leads to shapes.
 #include "testing/fake_tensorrt.h"
 #include "testing/fuzz_target.h"
 

@@ -1,7 +1,7 @@
 // Bytes that TokenCompact moves, against the least that its definition allows: every input byte that reaches an output
 // loaded once, every score and alive bit looked at once, every output stored once. Loads are counted while the kernel
-// runs on the host. Stores are the size of the outputs: each is written (kernel tests), and no two threads write the same
-// address (ThreadSanitizer).
+// runs on the host. Stores are the size of the outputs: each is written (kernel tests), and no two threads write the
+// same address (ThreadSanitizer).
 #include "testing/check.h"
 #include "testing/token_compact_call.h"
 #include "token_compact/kernel.h"

@@ -1,4 +1,4 @@
-"""Writes the golden cases of TokenCompact, cases.txt, with an oracle that is a plain transcription of the contract.
+"""Writes the golden cases of TokenCompact, cases.txt; the oracle is a plain transcription of the contract.
 
 python -m plugins.token_compact.make_cases           writes the file
 python -m plugins.token_compact.make_cases --check   exit 1 if the file is not what would be written
@@ -18,9 +18,9 @@ PATH = Path(__file__).with_name("cases.txt")
 
 HEADER = """\
 # Golden cases of skimrt::TokenCompact, written by make_cases.py: edit that file, not this one.
-# case NAME, then shape B S D, the attributes, the inputs [B, S], and what must come out: source [B, C] is the row of the
-# sample that lies in each output row (packed = hidden[source]), then packed_alive and packed_position [B, C], count [B].
-# hidden is not listed: element (b, s, d) is (131 * (b * S + s) + 7 * d) mod 251 - 125, exact in every type.
+# case NAME, then shape B S D, the attributes, the inputs [B, S], and what must come out: source [B, C] is the row
+# of the sample that lies in each output row (packed = hidden[source]), then packed_alive and packed_position [B, C],
+# count [B]. hidden is not listed: element (b, s, d) is (131 * (b * S + s) + 7 * d) mod 251 - 125, exact in every type.
 """
 
 
@@ -92,7 +92,7 @@ class Case:
 
 
 def random_case(name: str, shape: tuple[int, int, int], keep: float, **attributes: int) -> Case:
-    """Scores below and above the threshold, some rows dead on arrival, positions as after an earlier compaction."""
+    """Scores below and above the threshold, some rows dead on arrival, positions as after a compaction."""
     generator = random.Random(name)
     batch, length, width = shape
     score = [[round(generator.random(), 3) for _ in range(length)] for _ in range(batch)]

@@ -37,7 +37,7 @@ std::string checkNumbers(int32_t nbInputs, int32_t nbOutputs)
     {
         return {};
     }
-    return "takes 4 inputs and gives 4 outputs, found " + std::to_string(nbInputs) + " and " + std::to_string(nbOutputs);
+    return "expected 4 inputs and 4 outputs, found " + std::to_string(nbInputs) + " and " + std::to_string(nbOutputs);
 }
 
 int64_t elementBytes(DataType type)

@@ -1,5 +1,5 @@
-// The shapes that TokenCompact takes: one check for what is known while a network is built (symbolic dimensions count as
-// unknown) and for what arrives at run time.
+// The shapes that TokenCompact takes: one check for what is known while a network is built (symbolic dimensions count
+// as unknown) and for what arrives at run time.
 #pragma once
 
 #include <NvInferRuntime.h>

@@ -13,7 +13,7 @@ from plugins.token_compact.make_cases import PATH
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """Inputs [B, S], attributes, and what must come out [B, C]; `source` is the row of the sample in each output row."""
+    """Inputs [B, S], attributes, and what must come out [B, C]; `source` is the input row of each output row."""
 
     name: str
     width: int

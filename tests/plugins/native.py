@@ -45,8 +45,9 @@ def token_compact(
     capacity: int,
     protect_first: bool,
 ) -> Outputs:
-    """`implementation`: "reference" or "kernel", which is the CUDA kernel run on the host. Shapes as the operator's;
-    capacity 0 means S. Raises ValueError for a call that the implementation refuses.
+    """`implementation`: "reference" or "kernel", which is the CUDA kernel run on the host.
+
+    Shapes as the operator's; capacity 0 means S. Raises ValueError for a call that the implementation refuses.
     """
     function = getattr(ctypes.CDLL(str(HOST_LIBRARY)), f"skimrt_token_compact_by_{implementation}")
     function.restype = ctypes.c_bool

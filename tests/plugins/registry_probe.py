@@ -14,23 +14,34 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from plugins.library import NAME, NAMESPACE, VERSION, PluginError, load_into
+from plugins.token_compact.make_cases import PATH as CASES
 
-GOOD = {"threshold": 0.25, "capacity": 64, "protect_first": 1}
+CONTRACT = yaml.safe_load(CASES.with_name("contract.yaml").read_text(encoding="utf-8"))
+ATTRIBUTES = CONTRACT["attributes"]
 
-# A value is a number, in the type that the contract wants, or (array, type name).
+# Values by attribute: a number, in the type that the contract wants, or (numbers, type name).
+GOOD: dict = {"threshold": 0.25, "capacity": 64, "protect_first": 1}
+AT_THE_EDGE = {
+    f"{name}={spec[edge]}": {**GOOD, name: spec[edge]}
+    for name, spec in ATTRIBUTES.items()
+    for edge in ("min", "max")
+}
 BAD: dict[str, dict] = {
+    f"{name}={value}": {**GOOD, name: value}
+    for name, spec in ATTRIBUTES.items()
+    if spec["type"] == "int32"
+    for value in (spec["min"] - 1, spec["max"] + 1)
+} | {
     "no_threshold": {"capacity": 64, "protect_first": 1},
     "nan_threshold": {**GOOD, "threshold": np.nan},
-    "double_threshold": {**GOOD, "threshold": (np.float64([0.25]), "FLOAT64")},
-    "integer_threshold": {**GOOD, "threshold": (np.int32([1]), "INT32")},
-    "two_thresholds": {**GOOD, "threshold": (np.float32([0.25, 0.5]), "FLOAT32")},
-    "negative_capacity": {**GOOD, "capacity": -1},
-    "huge_capacity": {**GOOD, "capacity": 4097},
-    "wide_capacity": {**GOOD, "capacity": (np.int64([64]), "INT64")},
-    "protect_first_is_two": {**GOOD, "protect_first": 2},
-    "unknown_field": {**GOOD, "treshold": (np.float32([0.25]), "FLOAT32")},
+    "double_threshold": {**GOOD, "threshold": ([0.25], "FLOAT64")},
+    "integer_threshold": {**GOOD, "threshold": ([1], "INT32")},
+    "two_thresholds": {**GOOD, "threshold": ([0.25, 0.5], "FLOAT32")},
+    "wide_capacity": {**GOOD, "capacity": ([64], "INT64")},
+    "unknown_field": {**GOOD, "treshold": 0.25},
 }
 
 
@@ -40,10 +51,10 @@ def probe(trt, library: Path, folder: Path) -> dict:
     def fields(values: dict):
         entries = []
         for name, value in values.items():
-            if not isinstance(value, tuple):
-                wanted = (np.float32, "FLOAT32") if name == "threshold" else (np.int32, "INT32")
-                value = (wanted[0]([value]), wanted[1])
-            entries.append(trt.PluginField(name, value[0], getattr(trt.PluginFieldType, value[1])))
+            wanted = ATTRIBUTES.get(name, ATTRIBUTES["threshold"])["type"].upper()
+            numbers, kind = value if isinstance(value, tuple) else ([value], wanted)
+            array = np.array(numbers, dtype=kind.lower())
+            entries.append(trt.PluginField(name, array, getattr(trt.PluginFieldType, kind)))
         return trt.PluginFieldCollection(entries)
 
     def create(values: dict, phase):
@@ -63,6 +74,9 @@ def probe(trt, library: Path, folder: Path) -> dict:
         "good_at_runtime": capabilities(create(GOOD, phases.RUNTIME)),
         "threshold_alone_at_build": create({"threshold": 0.25}, phases.BUILD) is not None,
         "threshold_alone_at_runtime": create({"threshold": 0.25}, phases.RUNTIME) is not None,
+        "refused_edges": [
+            name for name, values in AT_THE_EDGE.items() if create(values, phases.BUILD) is None
+        ],
         "accepted_bad": [name for name, values in BAD.items() if create(values, phases.BUILD) is not None],
         "second_load": load_into(trt, library).name,
         "second_registration": registry.load_library(str(library)) is not None,

@@ -1,4 +1,4 @@
-"""CMake: installing, building without CUDA, and what it says when TensorRT's headers are not where they should be."""
+"""CMake: installing, building without CUDA, and what it says when TensorRT's headers are not to be had."""
 
 from __future__ import annotations
 

@@ -127,7 +127,8 @@ try:
 except PluginError as found:
     error = str(found)
 engine = builder.build_serialized_network(network, builder.create_builder_config())
-print(json.dumps({"parsed": parsed, "layers": network.num_layers, "error": error, "built": engine is not None}))
+built = engine is not None
+print(json.dumps({"parsed": parsed, "layers": network.num_layers, "error": error, "built": built}))
 """
 
 

@@ -1,4 +1,4 @@
-"""The kernels, the plugin in an engine and the Python binding on a CUDA device; skipped, one by one, without it."""
+"""The kernels, the plugin in an engine and the Python binding on a CUDA device; skipped without one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from plugins.library import load_into, require_plugin_layers
+from plugins.library import load_into, open_library, require_plugin_layers
 from plugins.regroup.binding import NO_POSITION, Regroup, Source, Target
 
 from .conftest import require_package
@@ -59,7 +59,7 @@ def test_regroup_through_the_binding(plugin_library, cuda: torch.device) -> None
         out.data_ptr(), out_alive.data_ptr(), out_position.data_ptr(), batch=2, length=5, row_bytes=12
     )
     torch.cuda.synchronize()
-    Regroup()([source, Source()], target, torch.cuda.current_stream().cuda_stream)
+    Regroup(open_library(plugin_library))([source, Source()], target, torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
     assert torch.equal(out[0, :4], hidden[2]) and not out[0, 4].any() and not out[1].any()
     assert out_alive.tolist() == [[1, 1, 1, 1, 0], [0] * 5]

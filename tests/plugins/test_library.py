@@ -103,5 +103,5 @@ def test_network_without_plugin_layers_is_refused() -> None:
     layer = types.SimpleNamespace(type="gather")
     network = types.SimpleNamespace(name="stage_0", num_layers=3, get_layer=lambda index: layer)
     trt = types.SimpleNamespace(LayerType=kinds)
-    with pytest.raises(PluginError, match="'stage_0': expected 2 plugin layers .* found 0 among 3 layers"):
+    with pytest.raises(PluginError, match=r"'stage_0': expected 2 plugin layers .* found 0 among 3 layers"):
         require_plugin_layers(trt, network, expected=2)  # type: ignore[arg-type]

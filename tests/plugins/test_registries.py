@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import require_package
-from .registry_probe import BAD
+from .registry_probe import ATTRIBUTES, BAD
 
 PACKAGES = {"tensorrt_rtx": "tensorrt-rtx-cu13", "tensorrt_lean_bindings": "tensorrt-lean-cu13-bindings"}
 
@@ -46,8 +46,8 @@ def test_the_creator_is_registered_once(found: dict) -> None:
     assert found["registered"] == 1 and found["can_be_got"]
 
 
-def test_advertises_its_fields(found: dict) -> None:
-    assert found["field_names"] == {"threshold": "FLOAT32", "capacity": "INT32", "protect_first": "INT32"}
+def test_advertises_the_attributes_of_the_contract(found: dict) -> None:
+    assert found["field_names"] == {name: spec["type"].upper() for name, spec in ATTRIBUTES.items()}
 
 
 @pytest.mark.parametrize("phase", ["build", "runtime"])
@@ -57,6 +57,10 @@ def test_good_fields_make_a_plugin(found: dict, phase: str) -> None:
 
 def test_defaults_hold_at_build_time_only(found: dict) -> None:
     assert found["threshold_alone_at_build"] and not found["threshold_alone_at_runtime"]
+
+
+def test_the_edges_of_the_contract_are_accepted(found: dict) -> None:
+    assert found["refused_edges"] == []
 
 
 def test_every_bad_field_is_refused(found: dict) -> None:
