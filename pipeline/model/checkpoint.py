@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -13,7 +14,8 @@ from engines.errors import InputError
 from pipeline.model.config import CheckpointConfig, parse_checkpoint_config
 from pipeline.model.huggingface import locate_backbone, read_huggingface
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.model.weights import find_weights, read_weights, sha256, unusual_values, write_weights
+from engines.files import sha256
+from pipeline.model.weights import find_weights, read_weights, unusual_values, write_weights
 
 log = logging.getLogger(__name__)
 CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "checkpoint.json", "model.safetensors", "tokenizer.json"
@@ -23,7 +25,9 @@ def load_checkpoint(path: str | Path) -> PrunedTransformer:
     """The model of a checkpoint or of a Hugging Face directory, in eval mode. Raises InputError."""
     directory = Path(path)
     if (directory / CONFIG_NAME).is_file():
-        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
+        config = parse_checkpoint_config(
+            (directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME
+        )
         weights = read_weights(find_weights(directory))
         if config.backbone is not None:
             weights = _over_backbone(config, weights)
@@ -38,7 +42,9 @@ def load_checkpoint(path: str | Path) -> PrunedTransformer:
     return model.eval()
 
 
-def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path) -> None:
+def save_checkpoint(
+    config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path
+) -> None:
     """Writes a checkpoint directory; `weights` is a whole state dict, or adapters, head and pruner over a backbone."""
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
@@ -53,13 +59,17 @@ def tokenizer_path(path: str | Path) -> Path:
     directory = Path(path)
     candidates = [directory / TOKENIZER_NAME]
     if (directory / CONFIG_NAME).is_file():
-        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
+        config = parse_checkpoint_config(
+            (directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME
+        )
         if config.backbone is not None:
             candidates.append(locate_backbone(config.backbone.name) / TOKENIZER_NAME)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise InputError(f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save")
+    raise InputError(
+        f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save"
+    )
 
 
 def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,12 +87,18 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
     for name, value in trained.items():
         if ".lora_A." in name:
             if config.adapter is None:
-                raise InputError("the checkpoint holds adapter weights but its checkpoint.json has no 'adapter'")
+                raise InputError(
+                    "the checkpoint holds adapter weights but its checkpoint.json has no 'adapter'"
+                )
             target = name.replace(".lora_A.", ".")
             if target not in weights or name.replace("lora_A", "lora_B") not in trained:
-                raise InputError(f"adapter {name}: expected a weight {target} to adapt and its lora_B, found neither")
+                raise InputError(
+                    f"adapter {name}: expected a weight {target} to adapt and its lora_B, found neither"
+                )
             up = trained[name.replace("lora_A", "lora_B")].float()
-            weights[target] = weights[target] + config.adapter.alpha / config.adapter.rank * (up @ value.float())
+            weights[target] = weights[target] + config.adapter.alpha / config.adapter.rank * (
+                up @ value.float()
+            )
         elif ".lora_B." not in name:
             weights[name] = value
     return weights
@@ -91,7 +107,11 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
 def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) -> None:
     expected = model.state_dict()
     problems = [f"{name}: missing" for name in expected if name not in weights]
-    problems += [f"{name}: not a weight of a {model.config.pruner.method} model" for name in weights if name not in expected]
+    problems += [
+        f"{name}: not a weight of a {model.config.pruner.method} model"
+        for name in weights
+        if name not in expected
+    ]
     problems += [
         f"{name}: expected shape {list(expected[name].shape)}, found {list(value.shape)}"
         for name, value in weights.items()
@@ -100,3 +120,11 @@ def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) ->
     if problems:
         raise InputError.listing(str(source), problems)
     model.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
+
+
+def checkpoint_digest(path: str | Path) -> str:
+    """SHA-256 over a checkpoint's configuration and weights; the backbone's digest is part of the configuration."""
+    directory = Path(path)
+    config = directory / (CONFIG_NAME if (directory / CONFIG_NAME).is_file() else "config.json")
+    parts = [sha256(config), sha256(find_weights(directory))]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -25,7 +25,9 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position: Tensor) -> Tensor:
-        embedded = self.word(input_ids) + self.token_type(token_type_ids) + self.position(position + self.offset)
+        embedded = (
+            self.word(input_ids) + self.token_type(token_type_ids) + self.position(position + self.offset)
+        )
         return self.norm(embedded)
 
 
@@ -65,12 +67,12 @@ class Attention(nn.Module):
             weighted = probabilities * keep[:, None, None, :]
             probabilities = weighted / weighted.sum(-1, keepdim=True).clamp_min(1e-9)
         context = (probabilities.to(value.dtype) @ value).transpose(1, 2).reshape(batch, length, width)
+        weight = alive if keep is None else alive * keep
         if zero_dead:
-            context = context * alive[:, :, None].to(context.dtype)
+            context = context * weight[:, :, None].to(context.dtype)
         mass = None
         if need_mass:
-            queries = (alive if keep is None else alive * keep).float()[:, None, None, :]  # [B, 1, 1, S]
-            mass = (queries @ probabilities.float()).sum(dim=(1, 2))
+            mass = (weight.float()[:, None, None, :] @ probabilities.float()).sum(dim=(1, 2))
         return self.norm(hidden + self.output(context)), mass
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,16 +19,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        size = path.stat().st_size if path.exists() else 0
-        raise InputError(
-            f"{path}: expected a safetensors file, found {size} bytes that are not one ({error}); "
-            "copy or download the file again"
-        ) from None
+        raise _not_safetensors(path, error) from None
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes tensors as safetensors."""
-    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path)
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file; InputError for anything that is not one."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _not_safetensors(path, error) from None
+
+
+def _not_safetensors(path: Path, error: Exception) -> InputError:
+    size = path.stat().st_size if path.exists() else 0
+    return InputError(
+        f"{path}: expected a safetensors file, found {size} bytes that are not one ({error}); copy or download the file again"
+    )
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors as safetensors, with `metadata` in its header."""
+    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path, metadata)
 
 
 def find_weights(directory: Path) -> Path:
@@ -39,7 +50,9 @@ def find_weights(directory: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"{directory}: expected one safetensors file, found {', '.join(f.name for f in found)}")
+        raise InputError(
+            f"{directory}: expected one safetensors file, found {', '.join(f.name for f in found)}"
+        )
     pickles = [file.name for pattern in _PICKLES for file in sorted(directory.glob(pattern))]
     if pickles:
         raise InputError(
@@ -48,19 +61,6 @@ def find_weights(directory: Path) -> Path:
             "'model.safetensors')"
         )
     raise InputError(f"{directory}: expected model.safetensors, found no weight file")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
-
-
-def _slow(file) -> str:  # type: ignore[no-untyped-def]  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def unusual_values(tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from calib.data import Example
+from engines.errors import InputError
 from engines.tokenization import TextEncoder, Tokens
 
 
@@ -27,16 +28,18 @@ class TokenisedSet:
     """Examples, tokenised once, with their targets."""
 
     def __init__(
-        self, examples: Sequence[Example], encoder: TextEncoder, labels: Sequence[str] | None, pad_token_id: int
+        self,
+        examples: Sequence[Example],
+        encoder: TextEncoder,
+        labels: Sequence[str] | None,
+        pad_token_id: int,
     ) -> None:
         """`labels` are the class names; None means regression, with the label text read as a number."""
-        self.tokens: list[Tokens] = encoder([e.text if e.text_b is None else (e.text, e.text_b) for e in examples])
+        self.tokens: list[Tokens] = encoder(
+            [e.text if e.text_b is None else (e.text, e.text_b) for e in examples]
+        )
         self.pad_token_id = pad_token_id
-        if labels is None:
-            self.targets = torch.tensor([float(e.label) for e in examples])
-        else:
-            place = {name: index for index, name in enumerate(labels)}
-            self.targets = torch.tensor([place[e.label] for e in examples])
+        self.targets = torch.tensor(_targets([e.label for e in examples], labels))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -65,7 +68,9 @@ class TokenisedSet:
     def grouped(self, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
         """The indices of every batch, as `batches` makes them."""
         # A random jitter of a few tokens keeps lengths similar within a batch and batches different between epochs.
-        jitter = torch.zeros(len(self)) if generator is None else torch.rand(len(self), generator=generator) * 8
+        jitter = (
+            torch.zeros(len(self)) if generator is None else torch.rand(len(self), generator=generator) * 8
+        )
         order = sorted(range(len(self)), key=lambda i: len(self.tokens[i]) + float(jitter[i]))
         groups: list[list[int]] = [[]]
         for index in order:
@@ -76,3 +81,16 @@ class TokenisedSet:
         if generator is not None:
             groups = [groups[i] for i in torch.randperm(len(groups), generator=generator)]
         return [group for group in groups if group]
+
+
+def _targets(found: Sequence[str], labels: Sequence[str] | None) -> list[float] | list[int]:
+    if labels is None:
+        try:
+            return [float(label) for label in found]
+        except ValueError as error:
+            raise InputError(f"labels: expected numbers, found one that is none ({error})") from None
+    place = {name: index for index, name in enumerate(labels)}
+    unknown = sorted(set(found) - place.keys())
+    if unknown:
+        raise InputError(f"labels: expected only {', '.join(place)}, found also {', '.join(unknown[:20])}")
+    return [place[label] for label in found]

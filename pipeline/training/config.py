@@ -57,9 +57,13 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _starts_somewhere(self) -> TrainConfig:
         if (self.backbone is None) == (self.init is None):
-            raise ValueError("give exactly one of --backbone (a pretrained encoder) and --init (a trained checkpoint)")
+            raise ValueError(
+                "give exactly one of --backbone (a pretrained encoder) and --init (a trained checkpoint)"
+            )
         if len(self.epochs) > len(self.phases):
-            raise ValueError(f"epochs has {len(self.epochs)} values, the method has {len(self.phases)} phase(s)")
+            raise ValueError(
+                f"epochs has {len(self.epochs)} values, the method has {len(self.phases)} phase(s)"
+            )
         return self
 
     @property

@@ -49,7 +49,9 @@ class Relaxation:
 
     def _hard(self, layer: int, score: Tensor, state: State) -> State:
         """Removes the dead rows for real: what inference does, with gradients through the survivors."""
-        keep = surviving(score, state.alive, self.model.pruner.threshold(layer), self.model.config.pruner.protect_first)
+        keep = surviving(
+            score, state.alive, self.model.pruner.threshold(layer), self.model.config.pruner.protect_first
+        )
         carried = keep.clone()
         carried[:, 0] = True
         longest = int(carried.sum(-1).max())

@@ -1,4 +1,4 @@
-"""The state of an interrupted run: tensors in safetensors, numbers in JSON, written aside and renamed."""
+"""The state of an interrupted run: one safetensors file with its numbers in the header, written aside and renamed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.model.weights import read_weights, write_weights
+from pipeline.model.weights import read_metadata, read_weights, write_weights
 from pipeline.training.budget import FlopsBudget
 from pipeline.training.setup import Trainee
 
-_TENSORS, _NUMBERS, _BEST = "training_state.safetensors", "training_state.json", "training_best.safetensors"
+_STATE, _BEST = "training_state.safetensors", "training_best.safetensors"
 
 
 @dataclass
 class RunState:
-    """Where a run stands: after `step` batches of `phase`, with the best dev figure so far."""
+    """Where a run of these `settings` stands: after `step` batches of `phase`, with the best dev figure so far."""
 
+    settings: dict
     phase: int
     step: int
     best: float
@@ -29,21 +30,25 @@ class RunState:
     accumulated: float
     average: float
 
-    def write(self, out: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> None:
-        """Saves the model, AdamW's moments and the random state; a crash while writing leaves the previous state."""
+    def write(self, out: Path, trainee: Trainee, optimizer: torch.optim.Optimizer | None) -> None:
+        """Saves the model, AdamW's moments and the random state; a crash while writing leaves the previous state.
+
+        No optimizer: the phase has not begun.
+        """
         tensors = {f"model.{name}": value for name, value in trainee.trained_tensors().items()}
-        for place, group in enumerate(_parameters(optimizer)):
-            for key, value in optimizer.state.get(group, {}).items():
-                tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+        if optimizer is not None:
+            for place, parameter in enumerate(_parameters(optimizer)):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
         tensors["random"] = torch.get_rng_state()
-        _replace(out / _TENSORS, lambda path: write_weights(path, tensors))
-        _replace(out / _NUMBERS, lambda path: path.write_text(json.dumps(asdict(self)), "utf-8"))
+        # One file, so that the numbers and the tensors are always of the same step.
+        _replace(out / _STATE, lambda path: write_weights(path, tensors, {"state": json.dumps(asdict(self))}))
 
     @staticmethod
     def read(out: Path) -> RunState | None:
         """The saved state of a directory, None if there is none."""
-        path = out / _NUMBERS
-        return RunState(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
+        path = out / _STATE
+        return RunState(**json.loads(read_metadata(path)["state"])) if path.is_file() else None
 
     def restore(
         self,
@@ -54,17 +59,21 @@ class RunState:
         out: Path,
     ) -> None:
         """Puts the saved tensors back."""
-        tensors = read_weights(out / _TENSORS)
+        tensors = read_weights(out / _STATE)
         torch.set_rng_state(tensors.pop("random").to(torch.uint8))
-        trainee.load_tensors({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
+        trainee.load_tensors(
+            {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
+        )
         for place, parameter in enumerate(_parameters(optimizer)):
             prefix = f"optimizer.{place}."
             moments = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
             if moments:
                 optimizer.state[parameter] = moments
         budget.accumulated, budget.average = self.accumulated, self.average
-        scheduler.last_epoch = self.step - 1
-        scheduler.step()
+        scheduler.last_epoch = self.step
+        rates = zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, rate, factor in rates:
+            group["lr"] = rate * factor(self.step)
 
     @staticmethod
     def write_best(out: Path, trainee: Trainee) -> None:
@@ -79,7 +88,7 @@ class RunState:
     @staticmethod
     def remove(out: Path) -> None:
         """A finished run leaves only its checkpoint."""
-        for name in (_NUMBERS, _TENSORS, _BEST):
+        for name in (_STATE, _BEST):
             (out / name).unlink(missing_ok=True)
 
 

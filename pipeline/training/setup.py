@@ -6,16 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from engines.errors import InputError
+from engines.files import sha256
 from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, save_checkpoint, tokenizer_path
-from pipeline.model.config import AdapterConfig, BackboneReference, CheckpointConfig, HeadConfig, PrunerConfig
+from pipeline.model.config import (
+    AdapterConfig,
+    BackboneReference,
+    CheckpointConfig,
+    HeadConfig,
+    PrunerConfig,
+    validation_problems,
+)
 from pipeline.model.config import parse_checkpoint_config as parse
 from pipeline.model.huggingface import locate_backbone, read_huggingface
 from pipeline.model.pruners import LTP_FLOOR, LtpPruner, TranskimmerPruner
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.model.weights import find_weights, read_weights, sha256
+from pipeline.model.weights import find_weights, read_weights
 from pipeline.training.config import TrainConfig
 
 _ADAPTED = r"(attention|feed_forward)\.\d+\.(query|key|value|output|up|down)"
@@ -72,22 +81,35 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         if not (source / CONFIG_NAME).is_file():
             raise InputError(f"--init {source}: expected a checkpoint with a {CONFIG_NAME}, found none")
         started = parse((source / CONFIG_NAME).read_text("utf-8"), source / CONFIG_NAME)
-        if labels is not None and started.head.labels != labels:
-            raise InputError(f"--init {source}: it predicts {started.head.labels}, the data has {labels}")
+        wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
+        if (started.head.kind, started.head.labels) != wanted:
+            raise InputError(
+                f"--init {source}: its head is a {started.head.kind} of {started.head.labels}, the data is a "
+                f"{wanted[0]}{'' if labels is None else f' of {labels}'}; start from a checkpoint of this task"
+            )
         encoder, head, tokenizer = started.encoder, started.head, tokenizer_path(source)
         backbone, adapter = started.backbone, started.adapter
-        if adapter is not None and adapter.rank != config.adapter_rank:
-            raise InputError(f"--init {source}: it has adapters of rank {adapter.rank}; pass --adapter-rank {adapter.rank}")
+        rank = adapter.rank if adapter else 0
+        if rank != config.adapter_rank:
+            raise InputError(f"--init {source}: it has adapters of rank {rank}; pass --adapter-rank {rank}")
         initial = read_weights(find_weights(source))
     else:
         assert config.backbone is not None
         home = locate_backbone(config.backbone)
         encoder, tokenizer = read_huggingface(home)[0].encoder, home / "tokenizer.json"
-        head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
-        adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
-        backbone = BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
-    model = PrunedTransformer(
-        CheckpointConfig(
+        head = (
+            HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
+        )
+        adapter = (
+            AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank)
+            if config.adapter_rank
+            else None
+        )
+        backbone = (
+            BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
+        )
+    try:
+        described = CheckpointConfig(
             encoder=encoder,
             head=head,
             pruner=_first_pruner(config, encoder.layers),
@@ -95,24 +117,29 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
             backbone=backbone,
             adapter=adapter,
         )
-    )
+    except ValidationError as error:
+        raise InputError.listing("arguments", validation_problems(error)) from None
+    model = PrunedTransformer(described)
     _initialise_new_parts(model)
     if isinstance(model.pruner, LtpPruner):
         model.pruner.learn()
-    if backbone is not None:
-        _load_matching(model, read_huggingface(locate_backbone(backbone.name))[1])
-    elif config.backbone is not None:
-        _load_matching(model, read_huggingface(locate_backbone(config.backbone))[1])
+    pretrained = backbone.name if backbone is not None else config.backbone
+    if pretrained is not None:
+        _load_encoder(model, read_huggingface(locate_backbone(pretrained))[1], pretrained)
     trainee = Trainee(model, tokenizer)
     if adapter is not None:
         _inject_adapters(model, adapter)
-        _load_matching(model, {k: v for k, v in initial.items() if ".lora_" not in k and not k.startswith("pruner.")})
+        _load_matching(
+            model, {k: v for k, v in initial.items() if ".lora_" not in k and not k.startswith("pruner.")}
+        )
         if initial:
             adapters = {name: value for name, value in initial.items() if ".lora_" in name}
             trainee.load_tensors(adapters)
     elif initial:
         whole = load_checkpoint(config.init).state_dict()  # type: ignore[arg-type]
-        _load_matching(model, {name: value for name, value in whole.items() if not name.startswith("pruner.")})
+        _load_matching(
+            model, {name: value for name, value in whole.items() if not name.startswith("pruner.")}
+        )
     return trainee
 
 
@@ -133,12 +160,29 @@ def _first_pruner(config: TrainConfig, layers: int) -> PrunerConfig:
 
 
 def _initialise_new_parts(model: PrunedTransformer) -> None:
-    for linear in [m for part in (model.head, model.pruner) for m in part.modules() if isinstance(m, nn.Linear)]:
+    for linear in [
+        m for part in (model.head, model.pruner) for m in part.modules() if isinstance(m, nn.Linear)
+    ]:
         nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(linear.bias)
     if isinstance(model.pruner, TranskimmerPruner):
         for predictor in model.pruner.predictors:
             predictor[-1].bias.data = torch.tensor([-_KEEP_START / 2, _KEEP_START / 2])
+
+
+def _load_encoder(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    expected = {
+        name: v for name, v in model.state_dict().items() if not name.startswith(("head.", "pruner."))
+    }
+    problems = [f"{name}: missing" for name in expected if name not in weights]
+    problems += [
+        f"{name}: expected shape {list(v.shape)}, found {list(weights[name].shape)}"
+        for name, v in expected.items()
+        if name in weights and weights[name].shape != v.shape
+    ]
+    if problems:
+        raise InputError.listing(f"backbone {source}", problems)
+    _load_matching(model, weights)
 
 
 def _load_matching(model: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -153,6 +197,8 @@ def _inject_adapters(model: nn.Module, adapter: AdapterConfig) -> None:
 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=_ADAPTED), model)
+    inject_adapter_in_model(
+        LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=_ADAPTED), model
+    )
     for part in (model.head, model.pruner):
         part.requires_grad_(True)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional as F
 
+from engines.errors import InputError
 from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import Batch, TokenisedSet
@@ -86,15 +87,32 @@ class Trainer:
     def run(self, progress: Progress | None = None) -> Result:
         """All phases; resumes where an interrupted run into the same directory stopped."""
         self.model.train()
+        saved = self._interrupted()
+        if saved is not None:
+            self.result.history = saved.history
         for number, phase in enumerate(self.config.phases):
-            saved = RunState.read(self.out)
-            if saved is not None and saved.phase > number:
-                continue
-            self._run_phase(number, phase, saved if saved and saved.phase == number else None, progress)
+            if saved is None or saved.phase <= number:
+                self._run_phase(number, phase, saved if saved and saved.phase == number else None, progress)
         RunState.remove(self.out)
         return self.result
 
-    def _run_phase(self, number: int, phase: Phase, saved: RunState | None, progress: Progress | None) -> None:
+    def _settings(self) -> dict:
+        return self.config.model_dump(mode="json", exclude={"threads"})
+
+    def _interrupted(self) -> RunState | None:
+        """The state to go on from, if there is one; a state of other settings is refused."""
+        saved = RunState.read(self.out)
+        if saved is not None and saved.settings != self._settings():
+            names = [n for n, value in self._settings().items() if saved.settings.get(n) != value]
+            raise InputError(
+                f"{self.out}: it holds an interrupted run with another {', '.join(names)}; go on with the same settings, "
+                "choose another directory or remove this one"
+            )
+        return saved
+
+    def _run_phase(
+        self, number: int, phase: Phase, saved: RunState | None, progress: Progress | None
+    ) -> None:
         plan = self._batch_plan(phase)
         optimizer = self._optimizer()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step, len(plan)))
@@ -104,21 +122,24 @@ class Trainer:
         if saved is not None:
             saved.restore(self.trainee, optimizer, scheduler, budget, self.out)
             best, stale, first = saved.best, saved.stale, saved.step
-            self.result.history = saved.history
-        elif number > 0:
-            self.trainee.load_tensors(RunState.read_best(self.out))
         every = max(1, len(plan) // self.config.evaluations)
         task = progress.add_task(phase.name, total=len(plan), completed=first) if progress else None
         losses: list[float] = []
         started = time.monotonic()
         for step in range(first, len(plan)):
+            if stale >= self.config.patience:
+                break
             done = step / len(plan)
             # The sample's noise fades over the last third: inference decides without it.
             relaxation.noise = min(1.0, 3 * (1 - done))
-            losses.append(self._step(self.train_set.collate(plan[step]), relaxation, budget, phase, done, optimizer))
+            losses.append(
+                self._step(self.train_set.collate(plan[step]), relaxation, budget, phase, done, optimizer)
+            )
             scheduler.step()
             if progress is not None and task is not None:
-                text = f"{phase.name} loss {sum(losses[-50:]) / len(losses[-50:]):.3f} cost {budget.average:.2f}"
+                text = (
+                    f"{phase.name} loss {sum(losses[-50:]) / len(losses[-50:]):.3f} cost {budget.average:.2f}"
+                )
                 progress.update(task, completed=step + 1, description=text)
             if (step + 1) % every and step + 1 != len(plan):
                 continue
@@ -148,11 +169,15 @@ class Trainer:
                 self.result.best = evaluation
             elif reached:
                 stale += 1
-            state = RunState(number, step + 1, best, stale, self.result.history, budget.accumulated, budget.average)
+            history = self.result.history
+            state = RunState(
+                self._settings(), number, step + 1, best, stale, history, budget.accumulated, budget.average
+            )
             state.write(self.out, self.trainee, optimizer)
-            if stale >= self.config.patience:
-                break
-        RunState(number + 1, 0, 0.0, 0, self.result.history, 0.0, 1.0).write(self.out, self.trainee, optimizer)
+        # The next phase starts from the best state of this one, with a fresh optimizer and budget.
+        self.trainee.load_tensors(RunState.read_best(self.out))
+        fresh = RunState(self._settings(), number + 1, 0, float("-inf"), 0, self.result.history, 0.0, 1.0)
+        fresh.write(self.out, self.trainee, None)
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
         """The indices of every batch of the phase; the same for the same seed, so that a resumed run goes on."""
@@ -174,7 +199,11 @@ class Trainer:
         relaxation.start(batch.mask)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
-            steps = self.model.steps if phase.name != "fine_tune" else [s for s in self.model.steps if s.kind != "decide"]
+            steps = (
+                self.model.steps
+                if phase.name != "fine_tune"
+                else [s for s in self.model.steps if s.kind != "decide"]
+            )
             logits = self.model.head(self.model.walk(state, steps, relaxation).hidden).float()
         loss = self._task_loss(logits, batch)
         if phase.steer:
@@ -196,7 +225,10 @@ class Trainer:
         # Hinton et al. 2015: soft targets at a temperature, scaled by its square.
         t = _DISTIL_TEMPERATURE
         soft = F.kl_div(
-            F.log_softmax(logits / t, -1), F.log_softmax(self._taught(batch) / t, -1), log_target=True, reduction="batchmean"
+            F.log_softmax(logits / t, -1),
+            F.log_softmax(self._taught(batch) / t, -1),
+            log_target=True,
+            reduction="batchmean",
         )
         return (1 - self.config.distil) * loss + self.config.distil * t**2 * soft
 
@@ -214,7 +246,9 @@ class Trainer:
         groups: dict[str, list] = {"pruner": [], "head": [], "encoder": []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                groups[name.split(".")[0] if name.startswith(("pruner.", "head.")) else "encoder"].append(parameter)
+                groups[name.split(".")[0] if name.startswith(("pruner.", "head.")) else "encoder"].append(
+                    parameter
+                )
         rates = {"pruner": self._pruner_rate(), "head": self.config.head_lr, "encoder": self.config.lr}
         decay = {"pruner": 0.0, "head": self.config.weight_decay, "encoder": self.config.weight_decay}
         return torch.optim.AdamW(
@@ -237,4 +271,9 @@ def machine() -> dict[str, str]:
 
 def make_progress() -> Progress:
     """The live bar of a run."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
