@@ -81,7 +81,7 @@ def build_tiny_model(
 
 @pytest.fixture(scope="session")
 def tiny_model() -> TinyModel:
-    """build_tiny_model, cached: tiny_model(method, head, family, seed, **pruner fields). Shared: do not change it."""
+    """build_tiny_model, cached: tiny_model(method, head, family, seed, **pruner fields). Do not change it."""
 
     @lru_cache
     def cached(arguments: str) -> PrunedTransformer:

@@ -52,7 +52,7 @@ def test_any_prefix_is_a_fair_sample(reviews: list[Example]) -> None:
 
 
 def test_splits_do_not_change_between_versions() -> None:
-    """Checkpoints say which split they were trained on: moving a text would leak it. Texts at every boundary."""
+    """Checkpoints were trained on one split: moving a text would leak it. Texts at every boundary."""
     texts = {"test": (856, 426), "dev": (168, 45), "train": (1740, 1537)}
     for name, numbers in texts.items():
         assert [split_of(f"text {number}") for number in numbers] == [name, name]

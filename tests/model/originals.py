@@ -16,10 +16,10 @@ from pipeline.model.weights import find_weights, read_weights
 
 
 def load_ltp(directory: Path, reference_length: int) -> PrunedTransformer:
-    """A checkpoint of kssteven418/LTP (absolute_threshold) that was trained at padded length `reference_length`.
+    """A checkpoint of kssteven418/LTP, absolute_threshold, trained at padded length `reference_length`.
 
-    Threshold of layer l = final * l / layers + delta_l; exactly 0 does not decide, and anything below the floor
-    is the floor (prune_modules.py, AbsoluteThresholdTokenPruner).
+    Threshold of layer l = final * l / layers + delta_l; exactly 0 does not decide, anything below the floor is
+    the floor (prune_modules.py, AbsoluteThresholdTokenPruner).
     """
     raw = json.loads((directory / "config.json").read_text("utf-8"))
     original = read_weights(find_weights(directory))

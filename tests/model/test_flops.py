@@ -32,7 +32,7 @@ def config(method: str, head: str = "classification") -> CheckpointConfig:
 
 
 def block(attended: int, fed: int) -> tuple[int, int, int]:
-    """A layer with `attended` rows in its attention and `fed` in its feed-forward, a multiply-add being two FLOPs."""
+    """A layer's parts with `attended` rows in its attention and `fed` in its feed-forward."""
     projections = 2 * 4 * D * D * attended  # query, key, value, output
     attention = 2 * 2 * D * attended * attended  # logits, context
     return projections, attention, 2 * 2 * D * F * fed
