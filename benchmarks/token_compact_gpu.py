@@ -2,8 +2,9 @@
 
     python benchmarks/token_compact_gpu.py [--json FILE]
 
-Needs a CUDA device and the build (cmake --build build). The ratio is the kernel's bandwidth over that of a copy
-of the same rows, both cold in the level-2 cache; 1.0 would be a compaction that costs no more than moving its bytes.
+Needs a CUDA device and the build (cmake --build build). The ratio is the kernel's bandwidth over that of a
+copy of the same rows, both cold in the level-2 cache; 1.0 would be a compaction that costs no more than
+moving its bytes.
 """
 
 from __future__ import annotations

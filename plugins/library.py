@@ -24,8 +24,8 @@ ENTRY_POINTS = (
     "skimrt_error_string",
 )
 
-# The oldest release of each flavour that takes the plugin: the headers are of 10.14, and TensorRT-RTX's parser reads
-# plugin nodes from 1.7 on.
+# The oldest release of each flavour that takes the plugin: the headers are of 10.14, and the parser of
+# TensorRT-RTX reads plugin nodes from 1.7 on.
 OLDEST = {"tensorrt_rtx": (1, 7)}
 OLDEST_STANDARD = (10, 14)
 
@@ -106,9 +106,9 @@ def _check_machine(path: Path) -> None:
 def load_into(trt: ModuleType, path: Path | None = None) -> Any:
     """Registers the plugins with `trt`, one of the modules tensorrt, tensorrt_rtx and tensorrt_lean_bindings.
 
-    Returns the creator of TokenCompact. A second call with the same library changes nothing. Raises PluginError when
-    the library cannot be used, when TensorRT is too old for it, or when another library has registered a plugin of
-    the same name.
+    Returns the creator of TokenCompact. A second call with the same library changes nothing.
+    Raises PluginError when the library cannot be used, when TensorRT is too old for it, or when another library
+    has registered a plugin of the same name.
     """
     path = (path or library_path()).resolve()
     oldest = OLDEST.get(trt.__name__, OLDEST_STANDARD)
@@ -124,9 +124,9 @@ def load_into(trt: ModuleType, path: Path | None = None) -> Any:
         if _loaded.get(trt.__name__) == path:
             return _find_creators(registry)[0]
         raise PluginError(
-            f"plugin library {path}: expected to be the first to register {NAMESPACE}::{NAME} version {VERSION} "
-            f"with {trt.__name__}, found it registered from {_loaded.get(trt.__name__, 'another library')}. "
-            "Load only one."
+            f"plugin library {path}: expected to be the first to register {NAMESPACE}::{NAME} version "
+            f"{VERSION} with {trt.__name__}, found it registered from "
+            f"{_loaded.get(trt.__name__, 'another library')}. Load only one."
         )
     if trt.__name__ == "tensorrt_rtx":
         _provide_parser_library(path)
@@ -134,8 +134,8 @@ def load_into(trt: ModuleType, path: Path | None = None) -> Any:
     creators = _find_creators(registry)
     if handle is None or len(creators) != 1:
         raise PluginError(
-            f"plugin library {path}: expected {trt.__name__} {trt.__version__} to register {NAMESPACE}::{NAME}, "
-            f"found {len(creators)} of that name. Its log says why."
+            f"plugin library {path}: expected {trt.__name__} {trt.__version__} to register "
+            f"{NAMESPACE}::{NAME}, found {len(creators)} of that name. Its log says why."
         )
     _loaded[trt.__name__] = path
     return creators[0]
@@ -154,8 +154,8 @@ def _find_creators(registry: Any) -> list[Any]:
 
 
 def _provide_parser_library(path: Path) -> None:
-    """Loads the stand-in for libtensorrt_rtx.so, without which the ONNX parser of the TensorRT-RTX wheel ends the
-    process at the first plugin node; rtx_alias/CMakeLists.txt says why."""
+    """Loads the stand-in for libtensorrt_rtx.so, without which the ONNX parser of the TensorRT-RTX wheel ends
+    the process at the first plugin node; rtx_alias/CMakeLists.txt says why."""
     alias = path.with_name("libtensorrt_rtx.so")
     try:
         ctypes.CDLL(str(alias), mode=ctypes.RTLD_GLOBAL)
@@ -175,7 +175,8 @@ def require_plugin_layers(trt: ModuleType, network: Any, expected: int) -> None:
     found = kinds.count(trt.LayerType.PLUGIN_V3)
     if found != expected:
         raise PluginError(
-            f"network {network.name!r}: expected {expected} plugin layers for {NAMESPACE}::{NAME}, found {found} "
-            f"among {len(kinds)} layers. Load the plugin library before parsing (plugins.library.load_into), and give "
-            f'every node the attributes plugin_namespace="{NAMESPACE}" and plugin_version="{VERSION}".'
+            f"network {network.name!r}: expected {expected} plugin layers for {NAMESPACE}::{NAME}, "
+            f"found {found} among {len(kinds)} layers. Load the plugin library before parsing "
+            "(plugins.library.load_into), and give every node the attributes "
+            f'plugin_namespace="{NAMESPACE}" and plugin_version="{VERSION}".'
         )

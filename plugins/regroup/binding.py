@@ -11,10 +11,10 @@ NO_POSITION = -1
 
 
 class Source(ctypes.Structure):
-    """Where one sample comes from; SkimrtRegroupSource of operator.h. `Source()` is a free place: it is cleared.
+    """Where one sample comes from; SkimrtRegroupSource of operator.h. `Source()` is a free place.
 
-    hidden, alive, position: addresses of [samples, length(, D)] arrays; sample: index in them; length: rows to a
-    sample.
+    hidden, alive, position: addresses of [samples, length(, D)] arrays; sample: index in them; length: rows
+    to a sample.
     """
 
     _fields_ = (
@@ -57,8 +57,8 @@ class Regroup:
     def __call__(self, sources: Sequence[Source], target: Target, stream: int) -> None:
         """Puts the copies on the CUDA stream with address `stream` and returns without waiting.
 
-        Raises ValueError when the number of sources is not the target's batch, RuntimeError with CUDA's reason
-        when the call was refused or could not be launched.
+        Raises ValueError when the number of sources is not the target's batch, RuntimeError with CUDA's
+        reason when the call was refused or could not be launched.
         """
         if len(sources) != target.batch:
             raise ValueError(

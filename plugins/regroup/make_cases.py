@@ -16,8 +16,8 @@ PATH = Path(__file__).with_name("cases.txt")
 HEADER = """\
 # Golden cases of Regroup, written by make_cases.py: edit that file, not this one.
 # case NAME, width D, target B S; buffers: samples and length of each source buffer; sources: for each target
-# sample the buffer and the sample in it, -1 -1 for none; rows [B, S] is what must come out: the number of the row,
-# counted through all buffers, or -1 where the row is cleared. Row g of the sources has hidden
+# sample the buffer and the sample in it, -1 -1 for none; rows [B, S] is what must come out: the number of the
+# row, counted through all buffers, or -1 where the row is cleared. Row g of the sources has hidden
 # (131 * g + 7 * d) mod 251 - 125, alive (g mod 3 != 0) and position 2 * g + 1.
 """
 
@@ -26,7 +26,7 @@ NONE = (-1, -1)
 
 @dataclass
 class Case:
-    """One call: `buffers` are (samples, length), `sources` (buffer, sample); target samples have `length` rows."""
+    """One call: `buffers` are (samples, length), `sources` (buffer, sample); a target sample has `length`."""
 
     name: str
     buffers: list[tuple[int, int]]

@@ -127,8 +127,8 @@ void measure(Shape const& shape, cudaDeviceProp const& device)
         });
     int64_t const bytes = leastBytes(sets.front().problem);
     std::printf("{\"device\": \"%s\", \"batch\": %d, \"length\": %d, \"capacity\": %d, \"width\": %d, "
-                "\"dtype\": \"fp16\", \"bytes_that_must_move\": %lld, \"microseconds\": %.2f, \"gigabytes_per_second\": %.1f, "
-                "\"copy_gigabytes_per_second\": %.1f}\n",
+                "\"dtype\": \"fp16\", \"bytes_that_must_move\": %lld, \"microseconds\": %.2f, "
+                "\"gigabytes_per_second\": %.1f, \"copy_gigabytes_per_second\": %.1f}\n",
         device.name, shape.batch, shape.length, shape.capacity, shape.width, static_cast<long long>(bytes),
         compaction * 1e6, static_cast<double>(bytes) / compaction / 1e9,
         2.0 * static_cast<double>(copied) / copy / 1e9);

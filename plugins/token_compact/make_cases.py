@@ -18,9 +18,10 @@ PATH = Path(__file__).with_name("cases.txt")
 
 HEADER = """\
 # Golden cases of skimrt::TokenCompact, written by make_cases.py: edit that file, not this one.
-# case NAME, then shape B S D, the attributes, the inputs [B, S], and what must come out: source [B, C] is the row
-# of the sample that lies in each output row (packed = hidden[source]), then packed_alive and packed_position [B, C],
-# count [B]. hidden is not listed: element (b, s, d) is (131 * (b * S + s) + 7 * d) mod 251 - 125, exact in every type.
+# case NAME, then shape B S D, the attributes, the inputs [B, S], and what must come out: source [B, C] is the
+# row of the sample that lies in each output row (packed = hidden[source]), then packed_alive, packed_position
+# [B, C] and count [B]. hidden is not listed: element (b, s, d) is (131 * (b * S + s) + 7 * d) mod 251 - 125,
+# exact in every type.
 """
 
 

@@ -13,7 +13,7 @@ from plugins.token_compact.make_cases import PATH
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """Inputs [B, S], attributes, and what must come out [B, C]; `source` is the input row of each output row."""
+    """Inputs [B, S], attributes, and what must come out [B, C]; `source` is each output row's input row."""
 
     name: str
     width: int

@@ -47,7 +47,7 @@ def token_compact(
 ) -> Outputs:
     """`implementation`: "reference" or "kernel", which is the CUDA kernel run on the host.
 
-    Shapes as the operator's; capacity 0 means S. Raises ValueError for a call that the implementation refuses.
+    Shapes as the operator's; capacity 0 means S. Raises ValueError for a call that is refused.
     """
     function = getattr(ctypes.CDLL(str(HOST_LIBRARY)), f"skimrt_token_compact_by_{implementation}")
     function.restype = ctypes.c_bool

@@ -1,4 +1,4 @@
-"""One file of golden cases, four implementations: PyTorch, ONNX Runtime, C++ reference, kernel on the host."""
+"""One file of golden cases, four implementations: PyTorch, ONNX Runtime, C++ reference, host-run kernel."""
 
 from __future__ import annotations
 
