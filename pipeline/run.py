@@ -23,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m pipeline.run",
-        description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
-        "in the order of the texts: label, probability, logits, tokens (of the text) and retention (tokens "
+        description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per "
+        "text, in the order of the texts: label, probability, logits, tokens (of the text) and retention (tokens "
         "still worked on at the end of every stage of the model). Files of any size are streamed.",
         epilog="""\
 examples:
@@ -35,7 +35,7 @@ examples:
 
 input formats (by the file's ending, or --format):
   .jsonl  a line is {"text": "..."} or {"text": "...", "text_b": "..."}, other keys are ignored, or just "..."
-  .tsv    label<TAB>text or label<TAB>text<TAB>second text, as the build's --data takes it; the label is ignored
+  .tsv    label<TAB>text or label<TAB>text<TAB>second text, as a build's --data; the label is ignored
   .txt    a line is a text
 
 exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 130 interrupted""",

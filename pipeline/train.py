@@ -11,11 +11,10 @@ import torch
 from pydantic import ValidationError
 
 from calib.data import NAMED_SETS, examples_digest, label_names, read_examples
-from engines.errors import InputError
+from engines.errors import InputError, validation_problems
 from engines.tokenization import TextEncoder
 from pipeline.cli import main_of
 from pipeline.model import load_checkpoint
-from pipeline.model.config import validation_problems
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import make_trainee
@@ -37,20 +36,31 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", help=text if shown is None else f"{text} (default {shown})", **more)
 
     p.add_argument("--method", required=True, choices=["dense", "ltp", "transkimmer", "topk", "threshold"])
-    p.add_argument("--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file")
+    p.add_argument(
+        "--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file"
+    )
     p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
     p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
     p.add_argument("--init", help="trained checkpoint to start from")
     p.add_argument("--teacher", help="checkpoint to distil from (default: --init, for a pruned method)")
-    flag("epochs", "epochs of each phase: fine-tune, then soft and hard (ltp) or straight-through", type=float, nargs="+")
+    flag(
+        "epochs",
+        "epochs of each phase: fine-tune, then soft and hard (ltp) or straight-through",
+        type=float,
+        nargs="+",
+    )
     flag("max-length", "tokens per input", type=int)
     flag("limit", "use only so many training examples", type=int)
     flag("dev-limit", "use only so many dev examples", type=int)
     flag("batch-tokens", "padded tokens per batch", type=int)
     flag("lr", "learning rate of the encoder or its adapters", type=float)
     flag("head-lr", "learning rate of the head", type=float)
-    flag("pruner-lr", "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length", type=float)
+    flag(
+        "pruner-lr",
+        "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
+        type=float,
+    )
     flag("weight-decay", "AdamW's weight decay", type=float)
     flag("warm-up", "share of the steps with a rising learning rate", type=float)
     flag("adapter-rank", "rank of low-rank adapters; 0 trains all weights", type=int)
@@ -58,11 +68,15 @@ def parser() -> argparse.ArgumentParser:
     flag("ramp", "share of the run over which the ratio rises", type=float)
     flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
     flag("predictor-hidden", "width of Transkimmer's predictors", type=int)
-    p.add_argument("--no-protect-first", dest="protect_first", action="store_false", help="let the first token die")
+    p.add_argument(
+        "--no-protect-first", dest="protect_first", action="store_false", help="let the first token die"
+    )
     flag("distil", "weight of the teacher in the loss", type=float)
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after so many evaluations without gain", type=int)
-    p.add_argument("--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)")
+    p.add_argument(
+        "--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)"
+    )
     flag("threads", "CPU threads", type=int)
     flag("seed", "seed of everything random", type=int)
     return p
@@ -79,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     if (out / "run.json").is_file():
-        raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
+        raise InputError(
+            f"--out {out}: it already holds a finished run; choose another directory or remove it"
+        )
     out.mkdir(parents=True, exist_ok=True)
 
     train, dev = _examples(config)
@@ -110,14 +126,18 @@ def run(args: argparse.Namespace) -> int:
 def _examples(config: TrainConfig) -> tuple[list, list]:
     train = read_examples(config.data, "train")
     if config.data not in NAMED_SETS and config.dev_data is None:
-        raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
+        raise InputError(
+            "--dev-data is needed with a local file: early stopping must not look at training data"
+        )
     dev = read_examples(config.dev_data or config.data, "dev")
     return train[: config.limit], dev[: config.dev_limit]
 
 
 def _is_regression(config: TrainConfig, train: list) -> bool:
     """Labels that are numbers with a fraction are a quantity, not classes."""
-    return any("." in e.label for e in train) and all(e.label.replace(".", "", 1).lstrip("-").isdigit() for e in train)
+    return any("." in e.label for e in train) and all(
+        e.label.replace(".", "", 1).lstrip("-").isdigit() for e in train
+    )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ _EVERYTHING = 2**31 - 1  # an end behind every row: Slice stops at the last
 
 
 @script(Opset(DOMAIN, VERSION), default_opset=op)
-def TokenCompact(  # noqa: N802 (the operator's name)
+def TokenCompact(
     hidden: TensorType,
-    score: FLOAT["B", "S"],  # noqa: F821
-    alive: INT32["B", "S"],  # noqa: F821
-    position: INT32["B", "S"],  # noqa: F821
+    score: FLOAT[B, S],  # noqa: F821
+    alive: INT32[B, S],  # noqa: F821
+    position: INT32[B, S],  # noqa: F821
     threshold: float = 0.0,
     capacity: int = 0,
     protect_first: int = 1,
@@ -32,7 +32,9 @@ def TokenCompact(  # noqa: N802 (the operator's name)
     first = op.Range(op.Constant(value_int=0), op.Squeeze(length), op.Constant(value_int=1)) == zero  # [S]
     protected = op.And(first, op.Constant(value_int=protect_first) != op.Constant(value_int=0))
     passed = op.Or(score >= op.Constant(value_float=threshold), protected)
-    keep = op.And(alive > op.Constant(value=onnx.helper.make_tensor("none", onnx.TensorProto.INT32, [], [0])), passed)
+    keep = op.And(
+        alive > op.Constant(value=onnx.helper.make_tensor("none", onnx.TensorProto.INT32, [], [0])), passed
+    )
     carried = op.Cast(op.Or(keep, first), to=onnx.TensorProto.INT64)  # [B, S]
     count = op.ReduceSum(carried, one, keepdims=1)  # [B, 1]
     front = op.CumSum(carried, op.Constant(value_int=1)) - one

@@ -44,7 +44,9 @@ def cut_stages(model: PrunedTransformer, cuts: Sequence[int]) -> list[StageSpec]
     possible = decision_layers(model)
     wrong = sorted(set(cuts) - set(possible))
     if wrong:
-        raise InputError(f"cuts {wrong}: this {model.config.pruner.method} model decides at layers {possible or 'none'}")
+        raise InputError(
+            f"cuts {wrong}: this {model.config.pruner.method} model decides at layers {possible or 'none'}"
+        )
     if model.config.head.token_level and sorted(set(cuts)) != possible:
         raise InputError(
             f"cuts {sorted(set(cuts))}: a {model.config.head.kind} head reads the state in which each token died, so the "
@@ -74,7 +76,11 @@ class Stage(nn.Module):
     @property
     def input_names(self) -> tuple[str, str, str]:
         """Names of the three inputs, in order."""
-        return ("input_ids", "token_type_ids", "alive") if self.spec.index == 0 else ("hidden", "alive", "position")
+        return (
+            ("input_ids", "token_type_ids", "alive")
+            if self.spec.index == 0
+            else ("hidden", "alive", "position")
+        )
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -85,14 +91,20 @@ class Stage(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
         """Takes `input_names`, returns `output_names`."""
-        state = self.model.embed(first, second, third) if self.spec.index == 0 else State(first, second, third)
+        state = (
+            self.model.embed(first, second, third) if self.spec.index == 0 else State(first, second, third)
+        )
         if not self.spec.last:
             *inner, cut = self.spec.steps
             state = self.model.walk(state, inner, self.model.decide_masked, ends_at=cut)
             score = self.model.pruner.score(cut.layer, state.hidden, state.mass, state.alive).float()
             return self._compact(cut.layer, score, state)
         state = self.model.walk(state, self.spec.steps, self.model.decide_masked)
-        return (state.hidden if self.token_level else self.model.head(state.hidden), state.alive, state.position)
+        return (
+            state.hidden if self.token_level else self.model.head(state.hidden),
+            state.alive,
+            state.position,
+        )
 
     def _compact(self, layer: int, score: Tensor, state: State) -> tuple[Tensor, ...]:
         threshold, protect = self.model.pruner.threshold(layer), self.model.config.pruner.protect_first

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from engines.errors import InputError
+from engines.files import sha256
 from pipeline.model.config import CheckpointConfig, parse_checkpoint_config
 from pipeline.model.huggingface import locate_backbone, read_huggingface
 from pipeline.model.transformer import PrunedTransformer
-from engines.files import sha256
 from pipeline.model.weights import find_weights, read_weights, unusual_values, write_weights
 
 log = logging.getLogger(__name__)

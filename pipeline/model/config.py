@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from engines.errors import InputError
+from engines.errors import InputError, validation_problems
 
 SCHEMA_VERSION = 1
 Method = Literal["dense", "ltp", "transkimmer", "topk", "threshold"]
@@ -163,18 +162,3 @@ def parse_checkpoint_config(text: str, source: Path) -> CheckpointConfig:
         return CheckpointConfig.model_validate_json(text)
     except ValidationError as error:
         raise InputError.listing(str(source), validation_problems(error)) from None
-
-
-def validation_problems(error: ValidationError) -> list[str]:
-    """One readable line per wrong field: where, what was expected, what was found."""
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "file"
-        found = item.get("input")
-        shown = (
-            ""
-            if isinstance(found, dict) or (isinstance(found, float) and math.isnan(found))
-            else f", found {found!r}"
-        )
-        lines.append(f"{where}: {item['msg']}{shown if len(shown) < 120 else ''}")
-    return lines

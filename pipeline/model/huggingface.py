@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from engines.errors import InputError
-from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, validation_problems
+from engines.errors import InputError, validation_problems
+from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
 from pipeline.model.weights import find_weights, read_weights
 
 # Hugging Face's names to ours, tried in order on the name without its "bert." or "roberta.".

@@ -104,7 +104,9 @@ class TranskimmerPruner(Pruner):
         return True
 
     def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
-        logits = self.predictors[layer](hidden).float()  # [B, S, 2]: skim, keep
+        # While training, the encoder learns from the task alone: the straight-through gradient is too noisy for it.
+        source = hidden.detach() if self.training else hidden
+        logits = self.predictors[layer](source).float()  # [B, S, 2]: skim, keep
         return logits[..., 1] - logits[..., 0]
 
     def multiply_adds(self, layer: int, hidden_size: int) -> int:

@@ -32,7 +32,7 @@ class TrainConfig(BaseModel):
     init: str | None = None
     teacher: str | None = None
     max_length: int = Field(256, gt=1)
-    epochs: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0])
+    epochs: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0], min_length=1)
     limit: int | None = Field(None, gt=0)
     dev_limit: int | None = Field(None, gt=0)
     batch_tokens: int = Field(4096, gt=0)
@@ -60,23 +60,28 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "give exactly one of --backbone (a pretrained encoder) and --init (a trained checkpoint)"
             )
-        if len(self.epochs) > len(self.phases):
+        phases = self._phase_names()
+        if len(self.epochs) > len(phases):
             raise ValueError(
-                f"epochs has {len(self.epochs)} values, the method has {len(self.phases)} phase(s)"
+                f"epochs has {len(self.epochs)} values, the method has {len(phases)} phase(s): {', '.join(phases)}"
             )
         return self
 
-    @property
-    def phases(self) -> list[Phase]:
-        """The phases in order. From a backbone, every pruned method fine-tunes the dense model first."""
+    def _phase_names(self) -> list[str]:
+        """From a backbone, every pruned method fine-tunes the dense model first."""
         first = [] if self.init else ["fine_tune"]
-        names = {
+        return {
             "dense": first or ["fine_tune"],
             "ltp": [*first, "soft", "hard"],
             "transkimmer": [*first, "straight_through"],
             "topk": [*first, "hard"],
             "threshold": [*first, "hard"],
         }[self.method]
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases in order; the last of `epochs` is that of all further phases."""
+        names = self._phase_names()
         epochs = self.epochs + [self.epochs[-1]] * (len(names) - len(self.epochs))
         temperature = {"soft": 0.1, "straight_through": 1.0}
         return [

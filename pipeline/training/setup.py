@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from engines.errors import InputError
+from engines.errors import InputError, validation_problems
 from engines.files import sha256
 from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, save_checkpoint, tokenizer_path
 from pipeline.model.config import (
@@ -18,7 +18,6 @@ from pipeline.model.config import (
     CheckpointConfig,
     HeadConfig,
     PrunerConfig,
-    validation_problems,
 )
 from pipeline.model.config import parse_checkpoint_config as parse
 from pipeline.model.huggingface import locate_backbone, read_huggingface
@@ -30,7 +29,7 @@ from pipeline.training.config import TrainConfig
 _ADAPTED = r"(attention|feed_forward)\.\d+\.(query|key|value|output|up|down)"
 _LTP_START = 0.02
 """First LTP threshold, in units of the uniform score: low enough to keep every token at the start."""
-_KEEP_START = 3.0
+_KEEP_START = 4.0
 """First Transkimmer score of every token. The paper's 10 leaves no gradient for the first epoch."""
 
 

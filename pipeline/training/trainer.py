@@ -130,8 +130,8 @@ class Trainer:
             if stale >= self.config.patience:
                 break
             done = step / len(plan)
-            # The sample's noise fades over the last third: inference decides without it.
-            relaxation.noise = min(1.0, 3 * (1 - done))
+            # The sample's noise fades over the run: inference decides without it.
+            relaxation.noise = 1 - done
             losses.append(
                 self._step(self.train_set.collate(plan[step]), relaxation, budget, phase, done, optimizer)
             )
@@ -212,7 +212,8 @@ class Trainer:
             loss = loss + budget.loss(ours / dense_flops(self.model.config, real).total.sum(), done).float()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+        for group in optimizer.param_groups:  # apart: a pruner's gradient is noisy and would drown the encoder's
+            torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
         optimizer.step()
         return float(loss.detach())
 

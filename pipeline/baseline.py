@@ -1,0 +1,45 @@
+"""The fair baseline: the dense model, built by the same pipeline with the same buckets and regrouping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from engines.artifact import Artifact
+from engines.errors import InputError
+from pipeline.builder import Subject, build, build_key, chosen_buckets
+from pipeline.config import BuildConfig
+
+
+def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
+    """Builds an artifact and, where a dense checkpoint is known, times it against that model's own artifact."""
+    baseline = None if config.dense_checkpoint is None else dense_artifact(config, console)
+    return build(config, console, baseline)
+
+
+def dense_artifact(config: BuildConfig, console: Console) -> Path:
+    """Path of the dense model's artifact for a configuration, beside `out`; built unless it is there already."""
+    out = config.out.with_name(f"{config.out.name}-dense")
+    dense = config.model_copy(
+        update={
+            "checkpoint": config.dense_checkpoint,
+            "dense": None,
+            "stages": "auto",
+            "out": out,
+            "force": True,
+        }
+    )
+    if not _is_current(dense):
+        console.print(f"the dense model to compare with, {out}:")
+        build(dense, console)
+    return out
+
+
+def _is_current(config: BuildConfig) -> bool:
+    try:
+        manifest = Artifact.open(config.out).manifest
+    except InputError:
+        return False
+    subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
+    return manifest.build_key == build_key(config, subject, chosen_buckets(config, subject.model))

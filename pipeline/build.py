@@ -1,0 +1,110 @@
+"""python -m pipeline.build: turns a checkpoint that learned to skip tokens into engines that really skip them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from engines.artifact import Artifact
+from pipeline.baseline import build_against_dense
+from pipeline.cli import main_of, print_gates
+from pipeline.config import BuildConfig, read_build_config
+from pipeline.measure import Timing, speedups
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every flag is a field of BuildConfig and a key of the TOML file."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.build",
+        description="Builds an artifact: cuts the model where it drops tokens, compiles every stage for every bucket "
+        "(a static batch x length), checks the result against PyTorch and publishes it only if the gates pass. Without "
+        "arguments it builds the shipped demo for the CPU.",
+        epilog="examples: python -m pipeline.build --checkpoint runs/ltp --dense runs/dense --out artifact-ltp\n"
+        "          python -m pipeline.build build.toml --force",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = BuildConfig()
+    p.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings; flags override them"
+    )
+    p.add_argument("--checkpoint", help="directory of the trained model (default: the shipped LTP demo)")
+    p.add_argument("--dense", help="dense checkpoint that accuracy and speed are compared with")
+    p.add_argument(
+        "--target", choices=["cpu", "tensorrt", "tensorrt-rtx"], help="what runs the engines (default cpu)"
+    )
+    p.add_argument("--precision", choices=["fp32", "fp16", "int8"], help="number format (default fp32)")
+    p.add_argument(
+        "--buckets",
+        help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths 16 to "
+        "the model's, in powers of two and their midpoints)",
+    )
+    p.add_argument(
+        "--stages",
+        help="auto (cut where enough tokens die), a number of stages, or the layers to cut at, "
+        "such as 1,3 (default auto)",
+    )
+    p.add_argument("--data", help=f"texts for the gates: a named set or a file (default {default.data})")
+    p.add_argument(
+        "--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})"
+    )
+    p.add_argument(
+        "--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})"
+    )
+    p.add_argument(
+        "--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})"
+    )
+    p.add_argument("--calibration", help="texts for INT8 ranges: a named set or a file")
+    p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    p.add_argument("--out", help=f"directory to publish (default {default.out})")
+    p.add_argument("--force", action="store_const", const=True, help="replace an artifact that is there")
+    p.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="go on with an interrupted build of the same inputs (default)",
+    )
+    p.add_argument("--json", action="store_true", help="print the result as JSON")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds and says what came out."""
+    flags = {name: value for name, value in vars(args).items() if name not in ("config", "json")}
+    config = read_build_config(args.config, flags)
+    console = Console(stderr=args.json)
+    artifact = build_against_dense(config, console)
+    bench = _bench(artifact)
+    if args.json:
+        gates = [gate.model_dump() for gate in artifact.manifest.gates]
+        print(json.dumps({"artifact": str(config.out), "gates": gates, "bench": bench}))
+        return 0
+    console.print(
+        f"\nartifact   {config.out}  ({len(artifact.manifest.engines)} engines, "
+        f"{len(artifact.manifest.plan.stages)} stages)"
+    )
+    print_gates(artifact.manifest.gates, console)
+    if bench is not None:
+        timings = [Timing(**timing) for timing in bench["timings"]]
+        for batch, ratio in speedups(timings, "pruned", "dense").items():
+            console.print(
+                f"speed      batch {batch}: {ratio:.2f} times the dense model's with the same buckets; "
+                f"{bench['flops_ratio']:.2f} times fewer FLOPs",
+                highlight=False,
+            )
+    console.print(
+        f"next       {Path(sys.executable).name} -m pipeline.run {config.out} --text 'A film to remember.'"
+    )
+    return 0
+
+
+def _bench(artifact: Artifact) -> dict | None:
+    path = artifact.path / "bench.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+if __name__ == "__main__":
+    main_of(parser, run)

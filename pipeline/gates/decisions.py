@@ -1,0 +1,75 @@
+"""Gate 3: running free, the engines keep the tokens that the reference keeps, and give its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from engines.artifact import Gate
+from engines.prediction import SampleResult
+from pipeline.gates.reference import Reference
+from pipeline.graph.stages import StageSpec
+from pipeline.model.transformer import PrunedTransformer
+
+
+def decision_parity(
+    model: PrunedTransformer,
+    specs: Sequence[StageSpec],
+    reference: Reference,
+    results: Sequence[SampleResult],
+) -> Gate:
+    """Compares alive sets at every cut, sample by sample.
+
+    A token whose alive bit differs is a flip. A flip is excused if its score lies within rounding of the threshold;
+    from there on the sample's states differ, so its later flips are counted but not judged. Any other flip fails.
+    """
+    tokens = flips = near = agreeing = 0
+    failed: list[str] = []
+    for index, result in enumerate(results):
+        agreeing += _same_answer(model, reference.logits[index], torch.from_numpy(result.logits))
+        blurred = False
+        for spec, survivors in zip(specs, result.survivors, strict=True):
+            layers = [step.layer for step in spec.steps if step.kind == "decide"]
+            alive = reference.alive[index][layers[-1] if layers else -1]
+            ours = torch.zeros_like(alive)
+            ours[torch.from_numpy(survivors).long()] = True
+            different = torch.nonzero(ours != alive).flatten().tolist()
+            tokens += alive.numel()
+            flips += len(different)
+            excused = [token for token in different if _is_near(model, reference, index, layers, token)]
+            near += len(excused)
+            if different and not blurred and len(excused) < len(different):
+                failed.append(
+                    f"stage_{spec.index}, sample {index}: token {(set(different) - set(excused)).pop()}"
+                )
+            blurred = blurred or bool(different)
+    figures: dict[str, float | int | str] = {
+        "samples": len(results),
+        "decisions": tokens,
+        "flips": flips,
+        "flip_rate": flips / max(1, tokens),
+        "flips_within_rounding_of_threshold": near,
+        "label_agreement": agreeing / max(1, len(results)),
+    }
+    if failed:
+        reason = f"{len(failed)} sample(s) flip away from the threshold: {'; '.join(failed[:3])}"
+        return Gate(name="decisions", status="FAILED", reason=reason, figures=figures)
+    return Gate(name="decisions", status="PASSED", figures=figures)
+
+
+def _is_near(
+    model: PrunedTransformer, reference: Reference, index: int, layers: Sequence[int], token: int
+) -> bool:
+    """Whether the token's score was within rounding of the threshold at any decision of the stage."""
+    for layer in layers:
+        distance = abs(float(reference.score[index][layer][token]) - model.pruner.threshold(layer))
+        if distance <= reference.rounding(layer):
+            return True
+    return False
+
+
+def _same_answer(model: PrunedTransformer, expected: torch.Tensor, found: torch.Tensor) -> bool:
+    if model.config.head.kind == "regression":
+        return bool((expected - found).abs().max() <= 1e-3 * max(1.0, float(expected.abs().max())))
+    return torch.equal(expected.argmax(-1), found.argmax(-1))

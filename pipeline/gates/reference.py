@@ -1,0 +1,124 @@
+"""What PyTorch computes for a set of texts, and gate 1: its masked simulation equals its compacted execution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engines.artifact import Gate
+from engines.tokenization import Tokens
+from pipeline.graph.stages import decision_layers
+from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.transformer import Execution, Output, PrunedTransformer
+
+EXECUTIONS_TOLERANCE = 1e-5
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference's results, one entry per sample in the order of the texts.
+
+    logits [classes] or [length, classes]; alive [layers, length] bool; score [layers, length]; counts [layers].
+    """
+
+    samples: Sequence[Tokens]
+    logits: list[Tensor]
+    alive: list[Tensor]
+    score: list[Tensor]
+    counts: list[Tensor]
+
+    @classmethod
+    def of(
+        cls, model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution = "compacted"
+    ) -> Reference:
+        """Runs the model over the samples, in batches of similar length."""
+        results: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        order = sorted(range(len(samples)), key=lambda index: len(samples[index]))
+        for start in range(0, len(order), _BATCH):
+            chosen = order[start : start + _BATCH]
+            out = run_batch(model, [samples[index] for index in chosen], execution)
+            for place, index in enumerate(chosen):
+                n = len(samples[index])
+                logits = out.logits[place, :n] if out.logits.dim() == 3 else out.logits[place]
+                results[index] = (
+                    logits,
+                    out.alive[:, place, :n],
+                    out.score[:, place, :n],
+                    out.counts[:, place],
+                )
+        columns = zip(*(results[index] for index in range(len(samples))), strict=True)
+        return cls(samples, *(list(column) for column in columns))
+
+    def first(self, count: int) -> Reference:
+        """The results of the first `count` samples."""
+        lists = (self.samples, self.logits, self.alive, self.score, self.counts)
+        return Reference(*(values[:count] for values in lists))  # type: ignore[arg-type]
+
+    def mean_rows(self) -> list[float]:
+        """Mean rows per sample: the real length, then what each layer's decision carries on."""
+        lengths = sum(len(item) for item in self.samples) / len(self.samples)
+        return [lengths, *torch.stack(self.counts).double().mean(0).tolist()]
+
+    def flops_ratio(self, model: PrunedTransformer) -> float:
+        """Dense FLOPs over pruned FLOPs of all samples together, padding not counted."""
+        lengths = torch.tensor([len(item) for item in self.samples])
+        ours = count_flops(model.config, lengths, torch.stack(self.counts, dim=1)).total.sum()
+        return float(dense_flops(model.config, lengths).total.sum() / ours)
+
+    def rounding(self, layer: int) -> float:
+        """How near to the threshold a score must be for its decision to be a matter of rounding: 1e-4 of the median
+        distance between scores and threshold would be too tight for chains of layers, so 1e-3 of the score's scale."""
+        values = torch.cat([score[layer][~torch.isnan(score[layer])] for score in self.score])
+        return 1e-3 * float(values.abs().median()) if len(values) else 0.0
+
+
+@torch.no_grad()
+def run_batch(model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution) -> Output:
+    """The model on a padded batch."""
+    length = max(len(item) for item in samples)
+    ids = torch.full((len(samples), length), model.config.encoder.pad_token_id)
+    types, mask = torch.zeros_like(ids), torch.zeros_like(ids)
+    for place, item in enumerate(samples):
+        ids[place, : len(item)] = torch.tensor(item.input_ids)
+        types[place, : len(item)] = torch.tensor(item.token_type_ids)
+        mask[place, : len(item)] = 1
+    return model(ids, mask, types, execution=execution)
+
+
+def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], reference: Reference) -> Gate:
+    """Gate 1. `reference` is the compacted run; the masked one must agree to 1e-5 in fp32 and keep the same tokens.
+
+    A sample with a score within rounding of its threshold may decide either way and is counted apart.
+    """
+    masked = Reference.of(model, samples, "masked")
+    worst, undecided, failed = 0.0, 0, []
+    for index in range(len(samples)):
+        if near_threshold(model, reference, index):
+            undecided += 1
+            continue
+        difference = float((masked.logits[index] - reference.logits[index]).abs().max())
+        worst = max(worst, difference)
+        if difference > EXECUTIONS_TOLERANCE or not torch.equal(masked.alive[index], reference.alive[index]):
+            failed.append(index)
+    figures: dict[str, float | int | str] = {
+        "samples": len(samples),
+        "largest_difference": worst,
+        "within_rounding_of_threshold": undecided,
+    }
+    if failed:
+        reason = f"masked and compacted execution disagree for sample {failed[0]} and {len(failed) - 1} more"
+        return Gate(name="reference", status="FAILED", reason=reason, figures=figures)
+    return Gate(name="reference", status="PASSED", figures=figures)
+
+
+def near_threshold(model: PrunedTransformer, reference: Reference, index: int, width: float = 1e-2) -> bool:
+    """Whether any score of a sample is so near its threshold (`width` roundings) that the two runs may differ there."""
+    for layer in decision_layers(model):
+        distance = (reference.score[index][layer] - model.pruner.threshold(layer)).abs()
+        if bool((distance <= width * reference.rounding(layer)).any()):
+            return True
+    return False

@@ -1,0 +1,104 @@
+"""python -m pipeline.parity: checks an artifact against the PyTorch model that it was built from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from engines.artifact import Artifact, Gate
+from engines.backends import choose_backend
+from engines.errors import InputError
+from engines.runner import Runner
+from pipeline import gates
+from pipeline.builder import Subject, metric_gate, specs_of
+from pipeline.cli import main_of, print_gates
+from pipeline.config import BuildConfig
+from pipeline.gates.reference import Reference
+from pipeline.model.checkpoint import checkpoint_digest
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m pipeline.parity",
+        description="Checks that an artifact computes what its PyTorch model computes: its files are those that were "
+        "built, every stage gives the reference's numbers on the reference's own state, and the engines running free "
+        "keep the same tokens and give the same labels. Exit code 0: parity holds; 3: it does not.",
+    )
+    p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote")
+    p.add_argument("--data", help="texts to check on: a named set or a file (default: the set of the build)")
+    p.add_argument("--samples", type=int, default=256, help="how many texts (default 256)")
+    p.add_argument(
+        "--checkpoint", type=Path, help="the model, if it is no longer where the artifact was built from"
+    )
+    p.add_argument("--dense", type=Path, help="dense checkpoint for the task metric")
+    p.add_argument(
+        "--max-drop", type=float, default=1.0, help="points that the metric may lose (default 1.0)"
+    )
+    p.add_argument(
+        "--target", default="auto", help="target whose engines are checked (default: the best one here)"
+    )
+    p.add_argument("--provider", help="library that runs the target, such as openvino or onnxruntime")
+    p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    p.add_argument("--json", action="store_true", help="print the gates as JSON")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks and prints every gate; 3 if one failed."""
+    found = check(args)
+    if args.json:
+        print(json.dumps([gate.model_dump() for gate in found], indent=1))
+    else:
+        print_gates(found, Console())
+    return 3 if any(gate.status == "FAILED" for gate in found) else 0
+
+
+def check(args: argparse.Namespace) -> list[Gate]:
+    """All gates of an artifact. A changed file fails the first one, and then nothing of the artifact is loaded."""
+    try:
+        artifact = Artifact.open(args.artifact)
+    except InputError as error:
+        # An artifact that cannot even be described is bad input; one whose files changed has lost parity.
+        Artifact.open(args.artifact, verify=False)
+        names = ("reference", "numeric: graphs", "numeric: engines", "decisions", "task metric")
+        reason = "the artifact's files are not those that were built, so they are not loaded"
+        return [
+            Gate(name="integrity", status="FAILED", reason=str(error)),
+            *(Gate(name=name, status="SKIPPED", reason=reason) for name in names),
+        ]
+    manifest = artifact.manifest
+    checkpoint = args.checkpoint or Path(manifest.checkpoint.path)
+    if not checkpoint.is_dir():
+        raise InputError(
+            f"checkpoint {checkpoint}: the artifact was built from it, but it is not there; pass --checkpoint"
+        )
+    if checkpoint_digest(checkpoint) != manifest.checkpoint.sha256:
+        raise InputError(
+            f"checkpoint {checkpoint}: it is not the one that the artifact was built from (expected digest "
+            f"{manifest.checkpoint.sha256[:12]}…, found {checkpoint_digest(checkpoint)[:12]}…); build again or pass --checkpoint"
+        )
+    data = args.data or (manifest.data.name if manifest.data else BuildConfig().data)
+    subject = Subject.load(checkpoint, data, args.samples)
+    specs = specs_of(subject.model, manifest)
+    backend = choose_backend(args.target, args.provider, [record.target for record in manifest.engines])
+    reference = Reference.of(subject.model, subject.samples)
+    found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
+    found.append(gates.reference_parity(subject.model, subject.samples, reference))
+    found += gates.numeric_parity(
+        subject.model, specs, subject.samples, artifact.path, manifest, backend, args.threads
+    )
+    runner = Runner(artifact.path, args.target, args.provider, args.threads, verify=False)
+    found.append(gates.decision_parity(subject.model, specs, reference, runner.run_tokens(subject.samples)))
+    config = BuildConfig(
+        checkpoint=checkpoint, dense=args.dense, metric_samples=args.samples, max_drop=args.max_drop
+    )
+    found.append(metric_gate(config, subject, runner))
+    return found
+
+
+if __name__ == "__main__":
+    main_of(parser, run)

@@ -1,0 +1,1 @@
+"""From retention to a plan: where a model is cut."""
