@@ -36,9 +36,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", help=text if shown is None else f"{text} (default {shown})", **more)
 
     p.add_argument("--method", required=True, choices=["dense", "ltp", "transkimmer", "topk", "threshold"])
-    p.add_argument(
-        "--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file"
-    )
+    p.add_argument("--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file")
     p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
     p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
@@ -68,15 +66,11 @@ def parser() -> argparse.ArgumentParser:
     flag("ramp", "share of the run over which the ratio rises", type=float)
     flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
     flag("predictor-hidden", "width of Transkimmer's predictors", type=int)
-    p.add_argument(
-        "--no-protect-first", dest="protect_first", action="store_false", help="let the first token die"
-    )
+    p.add_argument("--no-protect-first", dest="protect_first", action="store_false", help="let the first token die")
     flag("distil", "weight of the teacher in the loss", type=float)
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after so many evaluations without gain", type=int)
-    p.add_argument(
-        "--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)"
-    )
+    p.add_argument("--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)")
     flag("threads", "CPU threads", type=int)
     flag("seed", "seed of everything random", type=int)
     return p
@@ -93,9 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     if (out / "run.json").is_file():
-        raise InputError(
-            f"--out {out}: it already holds a finished run; choose another directory or remove it"
-        )
+        raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
     out.mkdir(parents=True, exist_ok=True)
 
     train, dev = _examples(config)
@@ -126,18 +118,14 @@ def run(args: argparse.Namespace) -> int:
 def _examples(config: TrainConfig) -> tuple[list, list]:
     train = read_examples(config.data, "train")
     if config.data not in NAMED_SETS and config.dev_data is None:
-        raise InputError(
-            "--dev-data is needed with a local file: early stopping must not look at training data"
-        )
+        raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
     dev = read_examples(config.dev_data or config.data, "dev")
     return train[: config.limit], dev[: config.dev_limit]
 
 
 def _is_regression(config: TrainConfig, train: list) -> bool:
     """Labels that are numbers with a fraction are a quantity, not classes."""
-    return any("." in e.label for e in train) and all(
-        e.label.replace(".", "", 1).lstrip("-").isdigit() for e in train
-    )
+    return any("." in e.label for e in train) and all(e.label.replace(".", "", 1).lstrip("-").isdigit() for e in train)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,7 @@ class EncoderConfig(_Strict):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> EncoderConfig:
         if self.hidden_size % self.heads:
-            raise ValueError(
-                f"hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}"
-            )
+            raise ValueError(f"hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}")
         return self
 
     @property
@@ -131,15 +129,11 @@ class CheckpointConfig(_Strict):
             if values is not None and len(values) != self.encoder.layers:
                 problems.append(f"pruner.{name} has {len(values)} values for {self.encoder.layers} layers")
         if self.max_length > self.encoder.longest_input:
-            problems.append(
-                f"max_length is {self.max_length}, the encoder takes {self.encoder.longest_input}"
-            )
+            problems.append(f"max_length is {self.max_length}, the encoder takes {self.encoder.longest_input}")
         if self.adapter is not None and self.backbone is None:
             problems.append("adapter is given without the backbone that it adapts")
         if self.head.kind == "question_answering" and len(self.head.labels) != 2:
-            problems.append(
-                f"a question_answering head has 2 labels (start, end), found {len(self.head.labels)}"
-            )
+            problems.append(f"a question_answering head has 2 labels (start, end), found {len(self.head.labels)}")
         if self.head.kind == "regression" and len(self.head.labels) != 1:
             problems.append(f"a regression head has 1 label, found {len(self.head.labels)}")
         if problems:

@@ -92,9 +92,7 @@ def _translate(raw: dict, source: Path) -> CheckpointConfig:
     if family not in ("bert", "roberta"):
         problems.append(f"model_type must be 'bert' or 'roberta', found {family!r}")
     if raw.get("position_embedding_type", "absolute") != "absolute":
-        problems.append(
-            f"position_embedding_type must be 'absolute', found {raw['position_embedding_type']!r}"
-        )
+        problems.append(f"position_embedding_type must be 'absolute', found {raw['position_embedding_type']!r}")
     if raw.get("hidden_act", "gelu") not in _ACTIVATIONS:
         problems.append(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, found {raw['hidden_act']!r}")
     if problems:

@@ -57,9 +57,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _starts_somewhere(self) -> TrainConfig:
         if (self.backbone is None) == (self.init is None):
-            raise ValueError(
-                "give exactly one of --backbone (a pretrained encoder) and --init (a trained checkpoint)"
-            )
+            raise ValueError("give exactly one of --backbone (a pretrained encoder) and --init (a trained checkpoint)")
         phases = self._phase_names()
         if len(self.epochs) > len(phases):
             raise ValueError(

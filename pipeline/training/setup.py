@@ -96,17 +96,9 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         assert config.backbone is not None
         home = locate_backbone(config.backbone)
         encoder, tokenizer = read_huggingface(home)[0].encoder, home / "tokenizer.json"
-        head = (
-            HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
-        )
-        adapter = (
-            AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank)
-            if config.adapter_rank
-            else None
-        )
-        backbone = (
-            BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
-        )
+        head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
+        adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
+        backbone = BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
     try:
         described = CheckpointConfig(
             encoder=encoder,
@@ -128,17 +120,13 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     trainee = Trainee(model, tokenizer)
     if adapter is not None:
         _inject_adapters(model, adapter)
-        _load_matching(
-            model, {k: v for k, v in initial.items() if ".lora_" not in k and not k.startswith("pruner.")}
-        )
+        _load_matching(model, {k: v for k, v in initial.items() if ".lora_" not in k and not k.startswith("pruner.")})
         if initial:
             adapters = {name: value for name, value in initial.items() if ".lora_" in name}
             trainee.load_tensors(adapters)
     elif initial:
         whole = load_checkpoint(config.init).state_dict()  # type: ignore[arg-type]
-        _load_matching(
-            model, {name: value for name, value in whole.items() if not name.startswith("pruner.")}
-        )
+        _load_matching(model, {name: value for name, value in whole.items() if not name.startswith("pruner.")})
     return trainee
 
 
@@ -159,9 +147,7 @@ def _first_pruner(config: TrainConfig, layers: int) -> PrunerConfig:
 
 
 def _initialise_new_parts(model: PrunedTransformer) -> None:
-    for linear in [
-        m for part in (model.head, model.pruner) for m in part.modules() if isinstance(m, nn.Linear)
-    ]:
+    for linear in [m for part in (model.head, model.pruner) for m in part.modules() if isinstance(m, nn.Linear)]:
         nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(linear.bias)
     if isinstance(model.pruner, TranskimmerPruner):
@@ -170,9 +156,7 @@ def _initialise_new_parts(model: PrunedTransformer) -> None:
 
 
 def _load_encoder(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    expected = {
-        name: v for name, v in model.state_dict().items() if not name.startswith(("head.", "pruner."))
-    }
+    expected = {name: v for name, v in model.state_dict().items() if not name.startswith(("head.", "pruner."))}
     problems = [f"{name}: missing" for name in expected if name not in weights]
     problems += [
         f"{name}: expected shape {list(v.shape)}, found {list(weights[name].shape)}"
@@ -196,8 +180,6 @@ def _inject_adapters(model: nn.Module, adapter: AdapterConfig) -> None:
 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    inject_adapter_in_model(
-        LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=_ADAPTED), model
-    )
+    inject_adapter_in_model(LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=_ADAPTED), model)
     for part in (model.head, model.pruner):
         part.requires_grad_(True)
