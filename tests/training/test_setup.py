@@ -1,0 +1,143 @@
+"""Where a run starts: backbones, checkpoints and adapters, and what adapters leave behind."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engines.errors import InputError
+from pipeline.model import load_checkpoint
+from pipeline.model.pruners import LTP_FLOOR
+from pipeline.training.setup import make_trainee
+from tests.conftest import LAYERS
+from tests.training.runs import LABELS, make_config, make_trainer
+
+ENCODER = ("embeddings.", "attention.", "feed_forward.")
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_run_starts_from_the_backbones_weights(tiny_backbone: Path, tiny_model, rank: int) -> None:
+    model = make_trainee(make_config(tiny_backbone, "transkimmer", adapter_rank=rank), LABELS).model
+    state = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items()}
+    want = {n: v for n, v in tiny_model("dense").state_dict().items() if n.startswith(ENCODER)}
+    assert all(torch.equal(state[name], value) for name, value in want.items())
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if rank:
+        assert all(".lora_" in name or name.startswith(("head.", "pruner.")) for name in trained)
+        assert sum(".lora_A" in name for name in trained) == 6 * LAYERS
+    else:
+        assert trained == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", ["ltp", "transkimmer"])
+def test_a_fresh_pruner_keeps_everything(tiny_backbone: Path, method: str) -> None:
+    model = make_trainee(make_config(tiny_backbone, method), LABELS).model.eval()
+    ids = torch.randint(4, 60, (4, 16), generator=torch.Generator().manual_seed(0))
+    assert sum(step.kind == "decide" for step in model.steps) == LAYERS
+    with torch.no_grad():
+        assert model(ids).alive.all()
+
+
+def test_the_same_seed_gives_the_same_start(tiny_backbone: Path) -> None:
+    def start(seed: int) -> torch.Tensor:
+        return make_trainee(
+            make_config(tiny_backbone, "dense", seed=seed), LABELS
+        ).model.head.classifier.weight
+
+    assert torch.equal(start(1), start(1))
+    assert not torch.equal(start(1), start(2))
+
+
+@pytest.mark.parametrize("method", ["dense", "ltp", "transkimmer"])
+def test_a_checkpoint_of_adapters_equals_the_model_in_memory(
+    tiny_backbone: Path, tmp_path: Path, method: str
+) -> None:
+    trainer = make_trainer(make_config(tiny_backbone, method, adapter_rank=2, lr=0.02), tmp_path)
+    trainer.run()
+    stored = load_file(tmp_path / "model.safetensors")
+    assert all(".lora_" in name or name.startswith(("head.", "pruner.predictors")) for name in stored)
+    assert all(float(value.abs().max()) > 0 for name, value in stored.items() if ".lora_B" in name)
+
+    loaded, batch = load_checkpoint(tmp_path), trainer.dev.collate(range(8))
+    trainer.model.eval()
+    with torch.no_grad():
+        ours, theirs = (m(batch.input_ids, batch.mask, batch.token_type_ids) for m in (trainer.model, loaded))
+    torch.testing.assert_close(theirs.logits, ours.logits, atol=1e-5, rtol=0)
+    assert torch.equal(theirs.alive, ours.alive)
+
+
+def test_a_pruned_run_continues_adapters_and_loading_them_needs_no_peft(
+    tiny_backbone: Path, tmp_path: Path
+) -> None:
+    dense = make_trainer(make_config(tiny_backbone, "dense", adapter_rank=2, lr=0.02), tmp_path)
+    dense.run()
+    model = make_trainee(make_config(None, "ltp", init=str(tmp_path), adapter_rank=2), LABELS).model.eval()
+    batch = dense.dev.collate(range(8))
+    with torch.no_grad():
+        ours = model(batch.input_ids, batch.mask, batch.token_type_ids)
+        theirs = load_checkpoint(tmp_path)(batch.input_ids, batch.mask, batch.token_type_ids)
+    torch.testing.assert_close(ours.logits, theirs.logits, atol=1e-5, rtol=0)
+    code = "import pipeline.model as m, sys; m.load_checkpoint(sys.argv[1]); assert 'peft' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    with pytest.raises(InputError, match="adapters of rank 2; pass --adapter-rank 2"):
+        make_trainee(make_config(None, "ltp", init=str(tmp_path)), LABELS)
+
+
+def test_learned_thresholds_are_saved_as_the_model_uses_them(tiny_backbone: Path, tmp_path: Path) -> None:
+    """Below the floor is the floor, not 0, which would mean a layer that does not decide."""
+    trainee = make_trainee(make_config(tiny_backbone, "ltp"), LABELS)
+    trainee.model.pruner.thresholds.data = torch.tensor([-0.5, 0.0, 0.25, 0.1])
+    trainee.save(tmp_path)
+    saved = load_checkpoint(tmp_path)
+    thresholds = [saved.pruner.threshold(layer) for layer in range(LAYERS)]
+    assert thresholds == [trainee.model.pruner.threshold(layer) for layer in range(LAYERS)]
+    assert thresholds[:2] == pytest.approx([LTP_FLOOR] * 2)
+    assert all(saved.pruner.decides(layer) for layer in range(LAYERS))
+
+
+def test_a_backbone_without_all_of_the_encoder_is_refused(tiny_backbone: Path, tmp_path: Path) -> None:
+    home = shutil.copytree(tiny_backbone, tmp_path / "backbone")
+    weights = load_file(home / "model.safetensors")
+    del weights["encoder.layer.2.attention.self.query.weight"]
+    weights["embeddings.LayerNorm.bias"] = torch.zeros(5)
+    save_file(weights, home / "model.safetensors")
+    with pytest.raises(InputError) as error:
+        make_trainee(make_config(home, "dense"), LABELS)
+    assert str(error.value).splitlines()[1:] == [
+        "  - attention.2.query.weight: missing",
+        "  - embeddings.norm.bias: expected shape [32], found [5]",
+    ]
+
+
+def test_a_length_that_the_backbone_does_not_have_is_refused(tiny_backbone: Path) -> None:
+    with pytest.raises(InputError, match="max_length is 99, the encoder takes 34"):
+        make_trainee(make_config(tiny_backbone, "dense", max_length=99), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "message"),
+    [
+        (
+            "classification",
+            ["no", "yes"],
+            "a classification of .*, the data is a classification of .'no', 'yes'.",
+        ),
+        ("classification", None, "the data is a regression;"),
+        ("tagging", ["O", "B", "I"], "its head is a tagging"),
+    ],
+)
+def test_a_start_of_another_task_is_refused(tiny_checkpoint, head: str, labels, message: str) -> None:
+    config = make_config(None, "ltp", init=str(tiny_checkpoint("dense", head)))
+    with pytest.raises(InputError, match=message):
+        make_trainee(config, labels)
+
+
+def test_a_start_that_is_no_checkpoint_is_refused(tiny_backbone: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a checkpoint with a checkpoint\.json"):
+        make_trainee(make_config(None, "ltp", init=str(tiny_backbone)), LABELS)

