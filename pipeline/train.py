@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line; every flag is a field of TrainConfig."""
     p = argparse.ArgumentParser(
         prog="python -m pipeline.train",
-        description="Trains a text classifier that skips tokens. From a pretrained encoder (--backbone) or from a dense "
+        description="Trains a text classifier that skips tokens, from a pretrained encoder (--backbone) or a dense "
         "checkpoint (--init), which then also teaches the pruned model. Interrupted runs go on where they stopped.",
         epilog="example: python -m pipeline.train --method ltp --data movie-reviews --init runs/dense --out runs/ltp",
     )
@@ -95,13 +95,13 @@ def run(args: argparse.Namespace) -> int:
     trainee = make_trainee(config, labels)
     encoder = trainee.model.config.encoder
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
-    sets = [TokenisedSet(part, tokens, labels, encoder.pad_token_id) for part in (train, dev)]
+    train_set, dev_set = (TokenisedSet(part, tokens, labels, encoder.pad_token_id) for part in (train, dev))
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = load_checkpoint(taught_by) if taught_by and config.distil > 0 else None
     progress = make_progress()
     with progress:
-        result = Trainer(config, trainee, teacher, *sets, out).run(progress)
-    final = evaluate(load_checkpoint(out), sets[1], config.batch_tokens * 2)
+        result = Trainer(config, trainee, teacher, train_set, dev_set, out).run(progress)
+    final = evaluate(load_checkpoint(out), dev_set, config.batch_tokens * 2)
     record = {
         "command": "python -m pipeline.train " + " ".join(sys.argv[1:]),
         "config": config.model_dump(),

@@ -127,9 +127,7 @@ def tiny_checkpoint(
 
 
 @pytest.fixture(scope="session")
-def tiny_backbone(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel, tiny_tokenizer: Path
-) -> Path:
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel, tiny_tokenizer: Path) -> Path:
     """A Hugging Face directory of a BERT encoder without a head."""
     model, directory = tiny_model("dense"), tmp_path_factory.mktemp("backbone")
     encoder = model.config.encoder

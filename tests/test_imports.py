@@ -14,9 +14,7 @@ import engines
 
 def imported_by(statement: str) -> set[str]:
     """The top-level modules that a fresh interpreter has after the statement."""
-    code = (
-        f"{statement}; import json, sys; print(json.dumps(sorted({{n.split('.')[0] for n in sys.modules}})))"
-    )
+    code = f"{statement}; import json, sys; print(json.dumps(sorted({{n.split('.')[0] for n in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
@@ -24,9 +22,7 @@ def imported_by(statement: str) -> set[str]:
 
 def test_the_packages_import_neither_tensorrt_nor_cuda_nor_transformers() -> None:
     found = imported_by("import pipeline, engines")
-    assert not {
-        name for name in found if name.startswith(("tensorrt", "cuda", "cupy", "pycuda", "transformers"))
-    }
+    assert not {name for name in found if name.startswith(("tensorrt", "cuda", "cupy", "pycuda", "transformers"))}
 
 
 def test_the_reference_and_training_need_neither_transformers_nor_tensorrt() -> None:

@@ -150,7 +150,7 @@ def parse_checkpoint_config(text: str, source: Path) -> CheckpointConfig:
     # Before anything else: a newer file may have fields that are not known here.
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(
-            f"{source}: made by a newer version: schema {version}, this one reads up to {SCHEMA_VERSION}; upgrade SkimRT"
+            f"{source}: made by a newer version: schema {version}, this one reads {SCHEMA_VERSION}; upgrade SkimRT"
         )
     try:
         return CheckpointConfig.model_validate_json(text)

@@ -81,9 +81,7 @@ def write_csv(path: Path) -> None:
 
 
 def write_jsonl(path: Path) -> None:
-    rows = [
-        {"text": e.text, "label": int(e.label)} | ({"text_b": e.text_b} if e.text_b else {}) for e in PAIRS
-    ]
+    rows = [{"text": e.text, "label": int(e.label)} | ({"text_b": e.text_b} if e.text_b else {}) for e in PAIRS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
@@ -145,9 +143,7 @@ def test_windows_line_ends_and_texts_with_line_breaks_are_read(tmp_path: Path) -
         ("data.jsonl", "", ["expected at least one row, found none"]),
     ],
 )
-def test_all_malformed_rows_are_listed_at_once(
-    tmp_path: Path, name: str, text: str, problems: list[str]
-) -> None:
+def test_all_malformed_rows_are_listed_at_once(tmp_path: Path, name: str, text: str, problems: list[str]) -> None:
     path = tmp_path / name
     path.write_text(text, "utf-8")
     with pytest.raises(InputError) as error:
@@ -156,9 +152,7 @@ def test_all_malformed_rows_are_listed_at_once(
     assert message.startswith(str(path))
     for problem in problems:
         assert problem in message
-    assert message.count("\n  - ") == sum(
-        problem.startswith(("row", "line", "expected")) for problem in problems
-    )
+    assert message.count("\n  - ") == sum(problem.startswith(("row", "line", "expected")) for problem in problems)
 
 
 def test_an_error_shows_the_first_of_many_malformed_rows_and_their_number(tmp_path: Path) -> None:
@@ -178,7 +172,5 @@ def test_bytes_that_are_no_text_are_an_input_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no-such-set", "missing.tsv", "README.md", ""])
 def test_an_unknown_name_lists_what_there_is(name: str) -> None:
-    with pytest.raises(
-        InputError, match=r"named set \(movie-reviews\) or an existing file \(\.tsv, \.csv, \.jsonl"
-    ):
+    with pytest.raises(InputError, match=r"named set \(movie-reviews\) or an existing file \(\.tsv, \.csv, \.jsonl"):
         read_examples(name)

@@ -33,9 +33,7 @@ def states(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cells = batch * length
     grid = st.sampled_from([-1.0, 0.0, 0.25, 0.5, float("nan"), float("inf")])
     score = torch.tensor(draw(st.lists(grid, min_size=cells, max_size=cells))).view(batch, length)
-    alive = torch.tensor(draw(st.lists(st.integers(0, 1), min_size=cells, max_size=cells))).view(
-        batch, length
-    )
+    alive = torch.tensor(draw(st.lists(st.integers(0, 1), min_size=cells, max_size=cells))).view(batch, length)
     hidden = torch.arange(cells * width, dtype=torch.float32).view(batch, length, width)
     position = torch.arange(length, dtype=torch.int32).repeat(batch, 1)
     return hidden, score, alive.to(torch.int32), position
@@ -51,8 +49,7 @@ def test_it_is_a_stable_partition(state, threshold: float, protect_first: bool) 
     survivors, orders = row_by_row(score, alive, threshold, protect_first)
     assert packed_position.tolist() == orders
     assert [
-        [i for i, a in zip(o, r, strict=True) if a]
-        for o, r in zip(orders, packed_alive.tolist(), strict=True)
+        [i for i, a in zip(o, r, strict=True) if a] for o, r in zip(orders, packed_alive.tolist(), strict=True)
     ] == (survivors)
     assert count.tolist() == [len(set(stay) | {0}) for stay in survivors]
     for sample, order in enumerate(orders):
@@ -82,14 +79,10 @@ def test_capacity_cuts_behind_the_first_rows_and_the_count_tells(
 
 
 @given(states(), thresholds, thresholds, st.booleans())
-def test_two_decisions_equal_the_stricter_one(
-    state, first: float, second: float, protect_first: bool
-) -> None:
+def test_two_decisions_equal_the_stricter_one(state, first: float, second: float, protect_first: bool) -> None:
     score = state[1]
     packed, packed_alive, place, _ = token_compact(*state, first, 0, protect_first)
-    again = token_compact(
-        packed, score.gather(1, place.long()), packed_alive, place, second, 0, protect_first
-    )
+    again = token_compact(packed, score.gather(1, place.long()), packed_alive, place, second, 0, protect_first)
     once = token_compact(*state, max(first, second), 0, protect_first)
     assert torch.equal(again[3], once[3])
     for sample, count in enumerate(once[3].tolist()):
@@ -105,9 +98,7 @@ def test_fault_14_a_score_equal_to_the_threshold_is_kept_and_the_next_float_belo
     below = float(np.nextafter(np.float32(tie), np.float32(0)))
     score = torch.tensor([[1.0, tie, below, tie]])
     alive, position = torch.ones(1, 4, dtype=torch.int32), torch.arange(4, dtype=torch.int32)[None]
-    _, packed_alive, place, count = token_compact(
-        torch.zeros(1, 4, 2), score, alive, position, tie, 0, protect_first
-    )
+    _, packed_alive, place, count = token_compact(torch.zeros(1, 4, 2), score, alive, position, tie, 0, protect_first)
     assert place.tolist() == [[0, 1, 3, 2]]
     assert packed_alive.tolist() == [[1, 1, 1, 0]]
     assert count.tolist() == [3]

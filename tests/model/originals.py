@@ -41,9 +41,7 @@ def load_ltp(directory: Path, reference_length: int) -> PrunedTransformer:
         delta = original[f"ibert.encoder.layer.{layer}.attention.self.pruner.keep_threshold"]
         value = float(torch.tensor(raw["final_token_threshold"] * layer / layers) + delta)
         thresholds.append(max(value, LTP_FLOOR) if value else 0.0)
-    pruner = PrunerConfig(
-        method="ltp", thresholds=thresholds, reference_length=reference_length, protect_first=False
-    )
+    pruner = PrunerConfig(method="ltp", thresholds=thresholds, reference_length=reference_length, protect_first=False)
     config = CheckpointConfig(
         encoder=encoder,
         head=HeadConfig(labels=list(raw["id2label"].values())),

@@ -39,9 +39,7 @@ def make_samples(model: PrunedTransformer, lengths: Sequence[int], seed: int) ->
     return samples
 
 
-def lay_out(
-    samples: Sequence[Tensor], length: int, places: Sequence[Sequence[int]]
-) -> tuple[Tensor, Tensor, Tensor]:
+def lay_out(samples: Sequence[Tensor], length: int, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
     """input_ids, attention_mask, token_type_ids [B, length] with sample i's tokens at places[i].
 
     What stands in the padding is never to matter: it is a valid id that is none of the padding ids.

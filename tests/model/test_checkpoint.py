@@ -30,9 +30,7 @@ def tensor_header(**entries: dict) -> bytes:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("head", LABELS)
-def test_a_saved_checkpoint_is_the_model(
-    tiny_model: TinyModel, tiny_checkpoint, method: str, head: str
-) -> None:
+def test_a_saved_checkpoint_is_the_model(tiny_model: TinyModel, tiny_checkpoint, method: str, head: str) -> None:
     model, loaded = tiny_model(method, head), load_checkpoint(tiny_checkpoint(method, head))
     assert loaded.config == model.config
     assert not loaded.training
@@ -55,9 +53,7 @@ def test_a_checkpoint_is_three_files_and_none_is_a_pickle(tiny_checkpoint) -> No
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt", "model.pkl", "model.pth"])
-def test_fault_01_a_pickle_is_refused_with_the_way_to_convert_it(
-    tiny_checkpoint, tmp_path: Path, name: str
-) -> None:
+def test_fault_01_a_pickle_is_refused_with_the_way_to_convert_it(tiny_checkpoint, tmp_path: Path, name: str) -> None:
     class Loud:
         def __reduce__(self):
             return Path(tmp_path / "ran").touch, ()
@@ -92,9 +88,7 @@ DAMAGED = {
 def test_fault_02_a_damaged_weight_file_is_refused_by_name_and_size(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(DAMAGED[damage])
-    with pytest.raises(
-        InputError, match=rf"model\.safetensors: .* found {len(DAMAGED[damage])} bytes .*again"
-    ):
+    with pytest.raises(InputError, match=rf"model\.safetensors: .* found {len(DAMAGED[damage])} bytes .*again"):
         read_weights(file)
 
 
@@ -166,17 +160,13 @@ def test_half_precision_weights_are_read_as_fp32(tiny_checkpoint, tmp_path: Path
 
 
 def test_a_directory_without_a_model_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"expected checkpoint\.json or a Hugging Face config\.json, found neither"
-    ):
+    with pytest.raises(InputError, match=r"expected checkpoint\.json or a Hugging Face config\.json, found neither"):
         load_checkpoint(tmp_path)
     with pytest.raises(InputError, match=r"expected model\.safetensors, found no weight file"):
         find_weights(tmp_path)
     for name in ("a.safetensors", "b.safetensors"):
         (tmp_path / name).touch()
-    with pytest.raises(
-        InputError, match=r"expected one safetensors file, found a\.safetensors, b\.safetensors"
-    ):
+    with pytest.raises(InputError, match=r"expected one safetensors file, found a\.safetensors, b\.safetensors"):
         find_weights(tmp_path)
     with pytest.raises(InputError, match=r"expected a tokenizer\.json, found none"):
         tokenizer_path(tmp_path)
@@ -199,8 +189,6 @@ def test_a_checkpoint_over_a_backbone_holds_only_what_was_trained(
     save_checkpoint(other, trained, tmp_path, tiny_tokenizer)
     with pytest.raises(InputError, match=f"SHA-256 000000000000…, found {digest[:12]}"):
         load_checkpoint(tmp_path)
-    save_checkpoint(
-        config, {**trained, "attention.0.query.lora_A.weight": torch.ones(1, 32)}, tmp_path, tiny_tokenizer
-    )
+    save_checkpoint(config, {**trained, "attention.0.query.lora_A.weight": torch.ones(1, 32)}, tmp_path, tiny_tokenizer)
     with pytest.raises(InputError, match="has no 'adapter'"):
         load_checkpoint(tmp_path)

@@ -76,9 +76,7 @@ def test_a_configuration_survives_its_file(tiny_model: TinyModel, method: str) -
         ("dense", {"head": {"kind": "question_answering"}}, ["has 2 labels (start, end), found 3"]),
     ],
 )
-def test_fault_04_every_wrong_field_is_named(
-    tiny_model: TinyModel, method: str, parts: dict, messages: list
-) -> None:
+def test_fault_04_every_wrong_field_is_named(tiny_model: TinyModel, method: str, parts: dict, messages: list) -> None:
     with pytest.raises(InputError) as error:
         parse_checkpoint_config(edited(tiny_model(method), **parts), SOURCE)
     assert str(error.value).startswith("checkpoint.json: ")
@@ -89,9 +87,7 @@ def test_fault_04_every_wrong_field_is_named(
 
 def test_a_newer_file_is_recognised_whatever_else_it_holds(tiny_model: TinyModel) -> None:
     text = edited(tiny_model("dense"), schema_version=SCHEMA_VERSION + 1, sparsity="new")
-    with pytest.raises(
-        InputError, match=f"newer version: schema {SCHEMA_VERSION + 1}, .* up to {SCHEMA_VERSION}"
-    ):
+    with pytest.raises(InputError, match=f"newer version: schema {SCHEMA_VERSION + 1}, .* up to {SCHEMA_VERSION}"):
         parse_checkpoint_config(text, SOURCE)
 
 

@@ -70,9 +70,7 @@ def test_the_whole_batch_matches(case: str, execution: str) -> None:
 
 
 @both_executions
-@pytest.mark.parametrize(
-    "samples", [slice(0, 1), slice(2, 3), slice(0, 2), slice(1, 3)], ids=["0", "2", "01", "12"]
-)
+@pytest.mark.parametrize("samples", [slice(0, 1), slice(2, 3), slice(0, 2), slice(1, 3)], ids=["0", "2", "01", "12"])
 @pytest.mark.parametrize("case", ["dense_bert_b3", "dense_roberta_b3", "ltp_b3_delta"])
 def test_parts_of_the_batch_match(case: str, samples: slice, execution: str) -> None:
     inputs = arrays(case, "inputs")

@@ -29,9 +29,7 @@ def test_minilm_agrees_with_transformers_on_real_text() -> None:
     home = locate_backbone(BACKBONE)
     config, weights = read_huggingface(home)
     head = {"head.classifier.weight": torch.zeros(2, 384), "head.classifier.bias": torch.zeros(2)}
-    model = PrunedTransformer(
-        CheckpointConfig(encoder=config.encoder, head=config.head, max_length=config.max_length)
-    )
+    model = PrunedTransformer(CheckpointConfig(encoder=config.encoder, head=config.head, max_length=config.max_length))
     model.load_state_dict({**weights, **head})
     theirs = transformers.BertModel.from_pretrained(home, attn_implementation="eager").eval()
 
@@ -104,9 +102,7 @@ def test_every_head_agrees_with_transformers(tmp_path: Path, family: str, kind: 
         ),
     ],
 )
-def test_the_head_comes_from_the_configuration(
-    tiny_backbone: Path, tmp_path: Path, raw, kind: str, labels
-) -> None:
+def test_the_head_comes_from_the_configuration(tiny_backbone: Path, tmp_path: Path, raw, kind: str, labels) -> None:
     config = json.loads((tiny_backbone / "config.json").read_text("utf-8")) | {"architectures": None} | raw
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     (tmp_path / "model.safetensors").write_bytes((tiny_backbone / "model.safetensors").read_bytes())
@@ -156,9 +152,7 @@ def test_every_wrong_field_of_a_config_is_listed(tmp_path: Path) -> None:
         ({"vocab_size": -1, "num_hidden_layers": "four"}, r"vocab_size: .* found -1\n  - layers: .*'four'"),
     ],
 )
-def test_impossible_sizes_are_input_errors(
-    tiny_backbone: Path, tmp_path: Path, change: dict, message: str
-) -> None:
+def test_impossible_sizes_are_input_errors(tiny_backbone: Path, tmp_path: Path, change: dict, message: str) -> None:
     config = json.loads((tiny_backbone / "config.json").read_text("utf-8")) | change
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(InputError, match=message):

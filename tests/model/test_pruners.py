@@ -70,9 +70,7 @@ def test_fault_08_decisions_that_drop_nothing_are_the_dense_model_bit_for_bit(
 @pytest.mark.parametrize("protect", [True, False])
 @pytest.mark.parametrize("head", ["classification", "tagging"])
 @pytest.mark.parametrize("method", [*KEEP_NONE, "transkimmer"])
-def test_fault_07_with_everything_dead_the_first_token_goes_on_alone(
-    method: str, head: str, protect: bool
-) -> None:
+def test_fault_07_with_everything_dead_the_first_token_goes_on_alone(method: str, head: str, protect: bool) -> None:
     model = build_tiny_model(method, head, protect_first=protect, **KEEP_NONE.get(method, {}))
     if method == "transkimmer":
         for predictor in model.pruner.predictors:
@@ -108,16 +106,12 @@ def test_an_unprotected_dead_first_token_goes_on_without_context() -> None:
 
 @both_executions
 @pytest.mark.parametrize("protect", [True, False])
-def test_fault_14_a_model_keeps_a_token_that_scores_exactly_its_threshold(
-    protect: bool, execution: str
-) -> None:
+def test_fault_14_a_model_keeps_a_token_that_scores_exactly_its_threshold(protect: bool, execution: str) -> None:
     samples = make_samples(build_tiny_model("ltp"), [LONGEST], seed=6)
 
     def decided(threshold: float) -> Output:
         thresholds = [0.0, threshold, 0.0, 0.0]
-        return whole(
-            build_tiny_model("ltp", thresholds=thresholds, protect_first=protect), samples, execution
-        )
+        return whole(build_tiny_model("ltp", thresholds=thresholds, protect_first=protect), samples, execution)
 
     score = decided(1e-4).score[1, 0]
     token = int(score[1:].argsort()[LONGEST // 2]) + 1  # any but the first, which may be protected
@@ -170,9 +164,7 @@ def test_topk_keeps_the_share_rounded_up_and_the_earlier_of_equals() -> None:
 
 def test_threshold_is_relative_to_the_samples_largest_mass() -> None:
     pruner = ThresholdPruner(PrunerConfig(method="threshold", thresholds=[0.25, 0.0]))
-    score = pruner.score(
-        0, torch.empty(0), torch.tensor([[8.0, 2.0, 1.0], [0.0, 0.0, 0.0]]), torch.ones(2, 3)
-    )
+    score = pruner.score(0, torch.empty(0), torch.tensor([[8.0, 2.0, 1.0], [0.0, 0.0, 0.0]]), torch.ones(2, 3))
     assert score.tolist() == [[1.0, 0.25, 0.125], [0.0, 0.0, 0.0]]
     assert (pruner.decides(0), pruner.decides(1)) == (True, False)
     assert pruner.threshold(0) == 0.25

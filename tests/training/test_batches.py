@@ -42,9 +42,7 @@ def test_shuffling_differs_between_epochs_and_repeats_with_the_seed(tiny_tokeniz
 
 def test_a_batch_is_padded_to_its_longest(tiny_tokenizer: Path) -> None:
     pair = Example("w4", "b", "w5 w6")
-    data = TokenisedSet(
-        [Example("w4 w5", "a"), pair], TextEncoder(tiny_tokenizer, 32), ["a", "b"], pad_token_id=7
-    )
+    data = TokenisedSet([Example("w4 w5", "a"), pair], TextEncoder(tiny_tokenizer, 32), ["a", "b"], pad_token_id=7)
     batch = data.collate([1, 0])
     assert batch.input_ids.tolist() == [[2, 4, 3, 5, 6, 3], [2, 4, 5, 3, 7, 7]]
     assert batch.mask.tolist() == [[1] * 6, [1, 1, 1, 1, 0, 0]]

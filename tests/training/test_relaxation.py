@@ -122,9 +122,7 @@ def test_gradients_reach_everything_that_decides(method: str, kind: str, loss: s
     if loss == "task":
         torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
     else:
-        count_flops(
-            model.config, torch.tensor(LENGTHS), torch.stack(relaxation.counts)
-        ).total.sum().backward()
+        count_flops(model.config, torch.tensor(LENGTHS), torch.stack(relaxation.counts)).total.sum().backward()
     if method == "transkimmer":
         deciding = [predictor[-1].weight.grad for predictor in model.pruner.predictors]
     else:

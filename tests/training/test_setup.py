@@ -46,18 +46,14 @@ def test_a_fresh_pruner_keeps_everything(tiny_backbone: Path, method: str) -> No
 
 def test_the_same_seed_gives_the_same_start(tiny_backbone: Path) -> None:
     def start(seed: int) -> torch.Tensor:
-        return make_trainee(
-            make_config(tiny_backbone, "dense", seed=seed), LABELS
-        ).model.head.classifier.weight
+        return make_trainee(make_config(tiny_backbone, "dense", seed=seed), LABELS).model.head.classifier.weight
 
     assert torch.equal(start(1), start(1))
     assert not torch.equal(start(1), start(2))
 
 
 @pytest.mark.parametrize("method", ["dense", "ltp", "transkimmer"])
-def test_a_checkpoint_of_adapters_equals_the_model_in_memory(
-    tiny_backbone: Path, tmp_path: Path, method: str
-) -> None:
+def test_a_checkpoint_of_adapters_equals_the_model_in_memory(tiny_backbone: Path, tmp_path: Path, method: str) -> None:
     trainer = make_trainer(make_config(tiny_backbone, method, adapter_rank=2, lr=0.02), tmp_path)
     trainer.run()
     stored = load_file(tmp_path / "model.safetensors")
@@ -72,9 +68,7 @@ def test_a_checkpoint_of_adapters_equals_the_model_in_memory(
     assert torch.equal(theirs.alive, ours.alive)
 
 
-def test_a_pruned_run_continues_adapters_and_loading_them_needs_no_peft(
-    tiny_backbone: Path, tmp_path: Path
-) -> None:
+def test_a_pruned_run_continues_adapters_and_loading_them_needs_no_peft(tiny_backbone: Path, tmp_path: Path) -> None:
     dense = make_trainer(make_config(tiny_backbone, "dense", adapter_rank=2, lr=0.02), tmp_path)
     dense.run()
     model = make_trainee(make_config(None, "ltp", init=str(tmp_path), adapter_rank=2), LABELS).model.eval()

@@ -24,9 +24,7 @@ STATE_FILES = {"training_state.safetensors", "training_best.safetensors"}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_leaves_a_loadable_checkpoint(
-    tiny_backbone: Path, tmp_path: Path, method: str
-) -> None:
+def test_every_method_trains_and_leaves_a_loadable_checkpoint(tiny_backbone: Path, tmp_path: Path, method: str) -> None:
     trainer = make_trainer(make_config(tiny_backbone, method), tmp_path)
     history = trainer.run().history
     assert len({entry["phase"] for entry in history}) == BACKBONE_PHASES[method]
@@ -117,9 +115,7 @@ def test_a_run_goes_on_with_its_own_settings_only(tiny_backbone: Path, tmp_path:
     with mock.patch.object(resume.os, "replace", stop), pytest.raises(KeyboardInterrupt):
         make_trainer(config, tmp_path).run()
     other = config.model_copy(update={"lr": 1e-5, "seed": 9, "threads": 1})
-    with pytest.raises(
-        InputError, match="interrupted run with another lr, seed; go on with the same settings"
-    ):
+    with pytest.raises(InputError, match="interrupted run with another lr, seed; go on with the same settings"):
         make_trainer(other, tmp_path).run()
     same = make_trainer(config.model_copy(update={"threads": 1}), tmp_path)
     assert same.run().history
@@ -131,18 +127,14 @@ def test_a_damaged_state_is_an_input_error(tiny_backbone: Path, tmp_path: Path) 
         make_trainer(make_config(tiny_backbone, "dense"), tmp_path).run()
 
 
-def scripted(
-    monkeypatch: pytest.MonkeyPatch, figures: list[tuple[float, float]]
-) -> list[tuple[float, float]]:
+def scripted(monkeypatch: pytest.MonkeyPatch, figures: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Dev evaluations return these (metric, FLOPs ratio) in turn; returns the list of those still unused."""
     left = list(figures)
     monkeypatch.setattr("pipeline.training.trainer.evaluate", lambda *_: Evaluation(*left.pop(0), keep=[]))
     return left
 
 
-def test_a_phase_stops_early_without_gain(
-    tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_phase_stops_early_without_gain(tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(tiny_backbone, "dense", epochs=[4.0], evaluations=8, patience=2)
     left = scripted(monkeypatch, [(0.5, 1.0), (0.7, 1.0), (0.6, 1.0), (0.7, 1.0), (0.9, 1.0)])
     result = make_trainer(config, tmp_path).run()
@@ -154,9 +146,7 @@ def test_a_phase_stops_early_without_gain(
 def test_under_pressure_a_state_must_reach_the_ratio_to_be_chosen(
     tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_config(
-        tiny_backbone, "transkimmer", epochs=[2.0], evaluations=4, patience=1, flops_ratio=2.0
-    )
+    config = make_config(tiny_backbone, "transkimmer", epochs=[2.0], evaluations=4, patience=1, flops_ratio=2.0)
     # Behind the fine-tune: accurate but dense, cheaper, cheap enough, cheaper still but worse.
     figures = [(0.5, 1.0), (0.4, 1.0), (0.9, 1.0), (0.9, 1.5), (0.6, 1.95), (0.5, 3.0)]
     left = scripted(monkeypatch, figures)
