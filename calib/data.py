@@ -19,7 +19,7 @@ from typing import Literal
 from engines.errors import InputError
 
 Split = Literal["train", "dev", "test"]
-_SPLIT_PERMILLE: dict[str, range] = {"test": range(0, 60), "dev": range(60, 100), "train": range(100, 1000)}
+_SPLIT_PERMILLE: dict[Split, range] = {"test": range(0, 60), "dev": range(60, 100), "train": range(100, 1000)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def read_examples(name: str, split: Split | None = None, source: str | None = No
 def split_of(text: str) -> Split:
     """The split of a text, from its SHA-256 alone: 6 % test, 4 % dev, 90 % train, and duplicates stay together."""
     place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 1000
-    return next(split for split, part in _SPLIT_PERMILLE.items() if place in part)  # type: ignore[return-value]
+    return next(split for split, part in _SPLIT_PERMILLE.items() if place in part)
 
 
 def examples_digest(examples: Iterable[Example]) -> str:
@@ -112,9 +112,7 @@ def _read_tsv(path: Path) -> Iterator[_Row]:
         for number, line in enumerate(file, 1):
             label, *texts = line.rstrip("\n").split("\t")
             if len(texts) > 2:
-                yield {
-                    "error": f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"
-                }
+                yield {"error": f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"}
                 continue
             label = names[int(label)] if names and label.isdecimal() and int(label) < len(names) else label
             yield dict(zip(("label", "text", "text_b"), (label, *texts), strict=False))

@@ -39,8 +39,9 @@ else()
 endif()
 
 file(STRINGS ${TensorRT_INCLUDE_DIR}/NvInferVersion.h version_lines REGEX "define TRT_(MAJOR|MINOR)_ENTERPRISE")
-string(REGEX REPLACE ".*MAJOR_ENTERPRISE ([0-9]+).*MINOR_ENTERPRISE ([0-9]+).*" "\\1.\\2"
-  TensorRT_VERSION "${version_lines}")
+string(REGEX REPLACE ".*MAJOR_ENTERPRISE ([0-9]+).*" "\\1" TensorRT_VERSION_MAJOR "${version_lines}")
+string(REGEX REPLACE ".*MINOR_ENTERPRISE ([0-9]+).*" "\\1" TensorRT_VERSION_MINOR "${version_lines}")
+set(TensorRT_VERSION ${TensorRT_VERSION_MAJOR}.${TensorRT_VERSION_MINOR})
 if(TensorRT_VERSION VERSION_LESS 10.14)
   message(FATAL_ERROR "TensorRT headers: expected 10.14 or newer, found ${TensorRT_VERSION} in ${TensorRT_INCLUDE_DIR}")
 endif()

@@ -151,9 +151,7 @@ class Manifest(_Strict):
         problems += [f"plan.buckets: {bucket} is listed twice" for bucket in _repeated(plan.buckets)]
         longest = max(bucket.length for bucket in plan.buckets)
         if longest < self.max_length:
-            problems.append(
-                f"plan.buckets: the longest is {longest}, expected at least max_length {self.max_length}"
-            )
+            problems.append(f"plan.buckets: the longest is {longest}, expected at least max_length {self.max_length}")
         if (plan.head_graph is not None) != self.head.token_level:
             problems.append(
                 f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
@@ -162,17 +160,14 @@ class Manifest(_Strict):
         keys = [(e.target, e.precision, e.stage, e.bucket) for e in self.engines]
         problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b in _repeated(keys)]
         problems += [
-            f"engines: stage {s} is not in the plan"
-            for s in sorted({str(k[2]) for k in keys if k[2] not in units})
+            f"engines: stage {s} is not in the plan" for s in sorted({str(k[2]) for k in keys if k[2] not in units})
         ]
         for kind in sorted({(e.target, e.precision) for e in self.engines}):
             missing = [(u, b) for u in units for b in plan.buckets if (*kind, u, b) not in set(keys)]
             problems += [f"engines: {' '.join(kind)} lacks stage {unit} {bucket}" for unit, bucket in missing]
         named = [stage.graph for stage in plan.stages] + [e.file for e in self.engines] + [TOKENIZER_NAME]
         named += [plan.head_graph] if plan.head_graph else []
-        problems += [
-            f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))
-        ]
+        problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -203,9 +198,7 @@ class Artifact:
     def file(self, relative: str) -> Path:
         """The path of a file that the manifest lists."""
         if relative not in self.manifest.files:
-            raise InputError(
-                f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read"
-            )
+            raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
         return self.path / relative
 
 
@@ -258,9 +251,7 @@ def _file_problems(directory: Path, files: dict[str, str], verify: bool) -> list
         if not path.exists() and not path.is_symlink():
             problems.append(f"{relative}: missing")
         elif path.is_symlink() or not path.is_file() or path.resolve() != root / relative:
-            problems.append(
-                f"{relative}: expected a regular file inside the artifact, found a link or a directory"
-            )
+            problems.append(f"{relative}: expected a regular file inside the artifact, found a link or a directory")
         elif verify:
             try:
                 found = sha256(path)

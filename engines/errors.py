@@ -46,9 +46,7 @@ def validation_problems(error: ValidationError) -> list[str]:
         where = ".".join(str(part) for part in item["loc"]) or "file"
         found = item.get("input")
         shown = (
-            ""
-            if isinstance(found, dict) or (isinstance(found, float) and math.isnan(found))
-            else f", found {found!r}"
+            "" if isinstance(found, dict) or (isinstance(found, float) and math.isnan(found)) else f", found {found!r}"
         )
         lines.append(f"{where}: {item['msg']}{shown if len(shown) < 120 else ''}")
     return lines

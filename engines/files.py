@@ -30,9 +30,7 @@ def digest_tree(directory: Path, leave_out: Sequence[str] = ()) -> dict[str, str
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise InputError(
-                f"{path}: expected a regular file, found a link or a device; copy the file itself"
-            )
+            raise InputError(f"{path}: expected a regular file, found a link or a device; copy the file itself")
         if path.is_file() and relative not in leave_out:
             digests[relative] = sha256(path)
     return digests

@@ -129,9 +129,7 @@ class Runner:
                 f"expected ids and as many segment ids, found {len(tokens)} and {len(tokens.token_type_ids)}"
             )
         elif tokens.full_length > limit and not self._truncate:
-            problems.append(
-                f"{tokens.full_length} tokens, the model takes {limit}; shorten it or ask for truncation"
-            )
+            problems.append(f"{tokens.full_length} tokens, the model takes {limit}; shorten it or ask for truncation")
         elif len(tokens) > limit:
             problems.append(f"{len(tokens)} tokens, the model takes {limit}")
         else:

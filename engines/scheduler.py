@@ -38,9 +38,7 @@ class Scheduler:
         by_length = {n: sorted(b.batch for b in buckets if b.length == n) for n in self._lengths}
         self._buckets = {(b.batch, b.length): b for b in buckets}
         self._batches = by_length
-        self._queues: list[dict[int, deque[int]]] = [
-            {n: deque() for n in self._lengths} for _ in range(units)
-        ]
+        self._queues: list[dict[int, deque[int]]] = [{n: deque() for n in self._lengths} for _ in range(units)]
         self.waiting = 0
 
     def add(self, sample: int, unit: int, rows: int) -> None:
@@ -73,9 +71,7 @@ class Scheduler:
         leaves empty are filled from the unit's other queues. A call's use is the rows of its samples' own
         buckets.
         """
-        _, unit, own = min(
-            (q[0], unit, n) for unit, qs in enumerate(self._queues) for n, q in qs.items() if q
-        )
+        _, unit, own = min((q[0], unit, n) for unit, qs in enumerate(self._queues) for n, q in qs.items() if q)
         best: tuple[float, int, int, list[tuple[int, int]]] | None = None
         for length in self._lengths[self._lengths.index(own) :]:
             # The longest samples gain most from a place, the own queue's first stands in front of all.

@@ -70,8 +70,7 @@ class StageRunner:
         before, count = sample.rows, int(outputs["count"][place])
         if not 1 <= count <= before:
             raise SkimError(
-                f"stage {sample.unit}: expected 1 to {before} carried rows for text {sample.number + 1}, "
-                f"found {count}"
+                f"stage {sample.unit}: expected 1 to {before} carried rows for text {sample.number + 1}, found {count}"
             )
         packed, position = outputs["packed"][place], outputs["packed_position"][place]
         if self._token_level:

@@ -28,14 +28,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = BuildConfig()
-    p.add_argument(
-        "config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings; flags override them"
-    )
+    p.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings; flags override them")
     p.add_argument("--checkpoint", help="directory of the trained model (default: the shipped LTP demo)")
     p.add_argument("--dense", help="dense checkpoint that accuracy and speed are compared with")
-    p.add_argument(
-        "--target", choices=["cpu", "tensorrt", "tensorrt-rtx"], help="what runs the engines (default cpu)"
-    )
+    p.add_argument("--target", choices=["cpu", "tensorrt", "tensorrt-rtx"], help="what runs the engines (default cpu)")
     p.add_argument("--precision", choices=["fp32", "fp16", "int8"], help="number format (default fp32)")
     p.add_argument(
         "--buckets",
@@ -48,15 +44,9 @@ def parser() -> argparse.ArgumentParser:
         "such as 1,3 (default auto)",
     )
     p.add_argument("--data", help=f"texts for the gates: a named set or a file (default {default.data})")
-    p.add_argument(
-        "--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})"
-    )
-    p.add_argument(
-        "--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})"
-    )
-    p.add_argument(
-        "--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})"
-    )
+    p.add_argument("--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})")
+    p.add_argument("--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})")
+    p.add_argument("--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})")
     p.add_argument("--calibration", help="texts for INT8 ranges: a named set or a file")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     p.add_argument("--out", help=f"directory to publish (default {default.out})")
@@ -95,9 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{bench['flops_ratio']:.2f} times fewer FLOPs",
                 highlight=False,
             )
-    console.print(
-        f"next       {Path(sys.executable).name} -m pipeline.run {config.out} --text 'A film to remember.'"
-    )
+    console.print(f"next       {Path(sys.executable).name} -m pipeline.run {config.out} --text 'A film to remember.'")
     return 0
 
 

@@ -24,6 +24,7 @@ from engines.errors import GateError, InputError, TargetError
 from engines.runner import Runner
 from engines.tokenization import TextEncoder, Tokens
 from pipeline import __version__, gates
+from pipeline.cli import progress_bars
 from pipeline.config import BuildConfig
 from pipeline.gates.metric import accuracy
 from pipeline.gates.reference import Reference
@@ -54,9 +55,7 @@ class Subject:
         """Loads a checkpoint and the first `count` examples of the test split (or the file). Raises InputError."""
         model = load_checkpoint(checkpoint)
         examples = read_examples(data, "test")[:count]
-        encoder = TextEncoder(
-            tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size
-        )
+        encoder = TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
         # The gates read what the model sees of a longer text: cut at max_length, as in training.
         tokens = encoder([example.content for example in examples])
         samples = [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
@@ -79,7 +78,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
     backend = choose_backend(config.target)
     if config.precision not in backend.precisions:
         raise InputError(
-            f"precision {config.precision!r}: target {config.target} builds {', '.join(backend.precisions)} in this version"
+            f"precision {config.precision!r}: this version builds {', '.join(backend.precisions)} for {config.target}"
         )
     subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
     buckets = chosen_buckets(config, subject.model)
@@ -116,16 +115,12 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         if baseline is not None:
             texts = [example.content for example in subject.examples[:_TIMED_TEXTS]]
             batches = sorted({bucket.batch for bucket in buckets})
-            bench = measure(
-                {"pruned": root, "dense": baseline}, texts, batches, _ROUNDS, threads=config.threads
-            )
+            bench = measure({"pruned": root, "dense": baseline}, texts, batches, _ROUNDS, threads=config.threads)
             record = {"flops_ratio": reference.flops_ratio(subject.model), **as_record(bench)}
             (root / "bench.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
             progress.advance(step)
 
-        (root / "parity.json").write_text(
-            json.dumps([g.model_dump() for g in found], indent=1) + "\n", "utf-8"
-        )
+        (root / "parity.json").write_text(json.dumps([g.model_dump() for g in found], indent=1) + "\n", "utf-8")
         finished = manifest.model_copy(update={"gates": found, "files": layout.digest_files(root)})
         layout.write_manifest(root, finished)
         refuse_failed(found, f"{config.out} was not touched; what was built lies in {root}")
@@ -272,12 +267,8 @@ def _manifest(
         max_length=model.max_length,
         encoder=layout.Encoder(**encoder),
         protect_first=model.pruner.protect_first,
-        checkpoint=layout.Checkpoint(
-            path=str(config.checkpoint), sha256=checkpoint_digest(config.checkpoint)
-        ),
-        data=layout.Data(
-            name=config.data, count=len(subject.examples), sha256=examples_digest(subject.examples)
-        ),
+        checkpoint=layout.Checkpoint(path=str(config.checkpoint), sha256=checkpoint_digest(config.checkpoint)),
+        data=layout.Data(name=config.data, count=len(subject.examples), sha256=examples_digest(subject.examples)),
         plan=layout.Plan(kind="staged", stages=stages, head_graph=graphs.get("head"), buckets=buckets),
         engines=records,
         tools=tool_versions(),

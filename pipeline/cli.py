@@ -15,9 +15,7 @@ from engines.artifact import Gate
 from engines.errors import SkimError
 
 
-def main_of(
-    parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]
-) -> NoReturn:
+def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]) -> NoReturn:
     """Parses the command line, runs the verb and exits: 0 done, 2 usage or input, 3 gate, 4 target, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -34,12 +32,8 @@ def main_of(
 def print_gates(gates: Sequence[Gate], console: Console) -> None:
     """One line per gate: status, name, and the reason or the figures."""
     for gate in gates:
-        figures = ", ".join(
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items()
-        )
-        console.print(
-            f"{gate.status:<10} {gate.name}: {gate.reason or figures}", highlight=False, soft_wrap=True
-        )
+        figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
+        console.print(f"{gate.status:<10} {gate.name}: {gate.reason or figures}", highlight=False, soft_wrap=True)
 
 
 def progress_bars(console: Console) -> Progress:

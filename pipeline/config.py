@@ -57,9 +57,7 @@ def read_build_config(file: Path | None, flags: dict[str, Any]) -> BuildConfig:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{file}: expected a TOML file, found {error}") from None
     try:
-        return BuildConfig(
-            **{**values, **{name: value for name, value in flags.items() if value is not None}}
-        )
+        return BuildConfig(**{**values, **{name: value for name, value in flags.items() if value is not None}})
     except ValidationError as error:
         problems = [line + _did_you_mean(line) for line in validation_problems(error)]
         raise InputError.listing(str(file or "arguments"), problems) from None

@@ -1,4 +1,4 @@
-"""python -m pipeline.demo: builds the three shipped models, runs them on held-out reviews, and shows what skipping gives."""
+"""python -m pipeline.demo: builds the shipped models, runs them on held-out reviews, and shows what skipping gives."""
 
 from __future__ import annotations
 
@@ -28,12 +28,8 @@ METHODS = ("dense", "ltp", "transkimmer")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m pipeline.demo", description=__doc__.split(": ", 1)[1].capitalize()
-    )
-    p.add_argument(
-        "--out", type=Path, default=Path("demo/results"), help="directory of artifacts and results"
-    )
+    p = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__.split(": ", 1)[1].capitalize())
+    p.add_argument("--out", type=Path, default=Path("demo/results"), help="directory of artifacts and results")
     p.add_argument("--reviews", type=int, default=1200, help="held-out reviews for accuracy (default 1200)")
     p.add_argument("--timed", type=int, default=1000, help="of these, reviews that are timed (default 1000)")
     p.add_argument("--rounds", type=int, default=1, help="times that every chunk is timed (default 1)")
@@ -116,9 +112,7 @@ def _retention(model: PrunedTransformer, samples: Sequence[Tokens], timed: int) 
 
 
 def _table(record: dict) -> Table:
-    table = Table(
-        title="What skipping tokens gives, against the dense model with the same buckets and regrouping"
-    )
+    table = Table(title="What skipping tokens gives, against the dense model with the same buckets and regrouping")
     for name in ("model", "accuracy", "drop", "tokens kept", "FLOPs", "time, batch 1", "time, batch 8"):
         table.add_column(name, justify="left" if name == "model" else "right")
     dense = record["methods"]["dense"]["accuracy"]

@@ -67,8 +67,7 @@ def _model(artifact: Artifact, size: int, verified: bool) -> Table:
         "built": f"{m.created} by skimrt {m.skimrt_version}",
         "with": ", ".join(f"{name} {version}" for name, version in m.tools.items()),
         "on": ", ".join(f"{name} {value}" for name, value in m.machine.items()),
-        "files": f"{len(m.files)}, {_megabytes(size)}, "
-        + ("digests match" if verified else "digests not checked"),
+        "files": f"{len(m.files)}, {_megabytes(size)}, " + ("digests match" if verified else "digests not checked"),
     }
     for name, value in rows.items():
         if value:
@@ -88,9 +87,7 @@ def _stages(manifest: Manifest) -> Table:
 def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
     table = _table("\nengines", "target", "precision", "engines", "size", "buckets (batch x length)")
     for (target, precision), count in Counter((e.target, e.precision) for e in manifest.engines).items():
-        folders = {
-            Path(e.file).parent for e in manifest.engines if (e.target, e.precision) == (target, precision)
-        }
+        folders = {Path(e.file).parent for e in manifest.engines if (e.target, e.precision) == (target, precision)}
         size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
         table.add_row(target, precision, str(count), _megabytes(size), format_buckets(manifest.plan.buckets))
     return table
@@ -100,9 +97,7 @@ def _gates(manifest: Manifest) -> Table:
     table = _table("\ngates", "gate", "status", "figures", "reason")
     colours = {"PASSED": "green", "FAILED": "red", "SKIPPED": "yellow"}
     for gate in manifest.gates:
-        figures = ", ".join(
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items()
-        )
+        figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
         table.add_row(gate.name, f"[{colours[gate.status]}]{gate.status}", figures, gate.reason)
     return table
 

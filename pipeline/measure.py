@@ -83,9 +83,7 @@ def measure(
                 progress.advance(task)
 
         for name, chunks in alternate(ways, texts, rounds, tick).items():
-            timings.append(
-                Timing(name, batch, sum(chunks), len(texts) / sum(chunks), [round(c, 5) for c in chunks])
-            )
+            timings.append(Timing(name, batch, sum(chunks), len(texts) / sum(chunks), [round(c, 5) for c in chunks]))
     return timings
 
 

@@ -31,16 +31,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote")
     p.add_argument("--data", help="texts to check on: a named set or a file (default: the set of the build)")
     p.add_argument("--samples", type=int, default=256, help="how many texts (default 256)")
-    p.add_argument(
-        "--checkpoint", type=Path, help="the model, if it is no longer where the artifact was built from"
-    )
+    p.add_argument("--checkpoint", type=Path, help="the model, if it is no longer where the artifact was built from")
     p.add_argument("--dense", type=Path, help="dense checkpoint for the task metric")
-    p.add_argument(
-        "--max-drop", type=float, default=1.0, help="points that the metric may lose (default 1.0)"
-    )
-    p.add_argument(
-        "--target", default="auto", help="target whose engines are checked (default: the best one here)"
-    )
+    p.add_argument("--max-drop", type=float, default=1.0, help="points that the metric may lose (default 1.0)")
+    p.add_argument("--target", default="auto", help="target whose engines are checked (default: the best one here)")
     p.add_argument("--provider", help="library that runs the target, such as openvino or onnxruntime")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     p.add_argument("--json", action="store_true", help="print the gates as JSON")
@@ -78,8 +72,8 @@ def check(args: argparse.Namespace) -> list[Gate]:
         )
     if checkpoint_digest(checkpoint) != manifest.checkpoint.sha256:
         raise InputError(
-            f"checkpoint {checkpoint}: it is not the one that the artifact was built from (expected digest "
-            f"{manifest.checkpoint.sha256[:12]}…, found {checkpoint_digest(checkpoint)[:12]}…); build again or pass --checkpoint"
+            f"checkpoint {checkpoint}: expected digest {manifest.checkpoint.sha256[:12]}…, from which the artifact was "
+            f"built, found {checkpoint_digest(checkpoint)[:12]}…; build again or pass --checkpoint"
         )
     data = args.data or (manifest.data.name if manifest.data else BuildConfig().data)
     subject = Subject.load(checkpoint, data, args.samples)
@@ -88,14 +82,10 @@ def check(args: argparse.Namespace) -> list[Gate]:
     reference = Reference.of(subject.model, subject.samples)
     found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
     found.append(gates.reference_parity(subject.model, subject.samples, reference))
-    found += gates.numeric_parity(
-        subject.model, specs, subject.samples, artifact.path, manifest, backend, args.threads
-    )
+    found += gates.numeric_parity(subject.model, specs, subject.samples, artifact.path, manifest, backend, args.threads)
     runner = Runner(artifact.path, args.target, args.provider, args.threads, verify=False)
     found.append(gates.decision_parity(subject.model, specs, reference, runner.run_tokens(subject.samples)))
-    config = BuildConfig(
-        checkpoint=checkpoint, dense=args.dense, metric_samples=args.samples, max_drop=args.max_drop
-    )
+    config = BuildConfig(checkpoint=checkpoint, dense=args.dense, metric_samples=args.samples, max_drop=args.max_drop)
     found.append(metric_gate(config, subject, runner))
     return found
 

@@ -49,9 +49,7 @@ class Publisher:
     the work for a resume; an error of the file system comes out as an InputError that says what to do.
     """
 
-    def __init__(
-        self, out: Path, key: str, force: bool = False, resume: bool = False, timeout: float = 10.0
-    ) -> None:
+    def __init__(self, out: Path, key: str, force: bool = False, resume: bool = False, timeout: float = 10.0) -> None:
         if not out.name or out.name == "..":
             raise InputError(f"--out {out}: expected the name of a directory to write, such as artifact")
         self.out = out.parent.resolve() / out.name

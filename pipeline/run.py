@@ -23,9 +23,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m pipeline.run",
-        description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per "
-        "text, in the order of the texts: label, probability, logits, tokens (of the text) and retention (tokens "
-        "still worked on at the end of every stage of the model). Files of any size are streamed.",
+        description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
+        "in the order of the texts: label, probability, logits, tokens (of the text) and "
+        "retention (tokens still worked on at the end of every stage of the model). Files of any "
+        "size are streamed.",
         epilog="""\
 examples:
   python -m pipeline.run artifact --text "a film to remember"
@@ -49,9 +50,7 @@ exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 
     p.add_argument(
         "--format", choices=["jsonl", "tsv", "text"], help="of --input (default: by its ending; jsonl for -)"
     )
-    p.add_argument(
-        "--output", type=Path, metavar="FILE", help="where the answers go (default: standard output)"
-    )
+    p.add_argument("--output", type=Path, metavar="FILE", help="where the answers go (default: standard output)")
     p.add_argument(
         "--truncate",
         action="store_true",
@@ -62,13 +61,9 @@ exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 
         default="auto",
         help="what runs the engines (default: the best that is built and runs here)",
     )
-    p.add_argument(
-        "--provider", help="library that runs them: openvino or onnxruntime (default: the target's first)"
-    )
+    p.add_argument("--provider", help="library that runs them: openvino or onnxruntime (default: the target's first)")
     p.add_argument("--threads", type=int, help="CPU threads (default: the library's choice)")
-    p.add_argument(
-        "--batch", type=int, help="most texts per engine call; 1 answers each text at once (default: any)"
-    )
+    p.add_argument("--batch", type=int, help="most texts per engine call; 1 answers each text at once (default: any)")
     p.add_argument("--window", type=int, default=256, help="texts read ahead at most (default 256)")
     return p
 
@@ -76,12 +71,8 @@ exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 
 def run(args: argparse.Namespace) -> int:
     """Answers and returns 0."""
     if args.text_b is not None and args.text is None:
-        raise InputError(
-            "--text-b: expected together with --text; in a file a pair has its own column or key"
-        )
-    runner = Runner(
-        args.artifact, args.target, args.provider, args.threads, args.batch, args.window, args.truncate
-    )
+        raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
+    runner = Runner(args.artifact, args.target, args.provider, args.threads, args.batch, args.window, args.truncate)
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts):
             sink.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
@@ -135,9 +126,7 @@ def _parse_jsonl(line: str) -> Text:
 def _parse_tsv(line: str) -> Text:
     columns = line.split("\t")
     if len(columns) not in (2, 3):
-        raise ValueError(
-            f"expected label<TAB>text or label<TAB>text<TAB>second text, found {len(columns)} column(s)"
-        )
+        raise ValueError(f"expected label<TAB>text or label<TAB>text<TAB>second text, found {len(columns)} column(s)")
     return columns[1] if len(columns) == 2 else (columns[1], columns[2])
 
 

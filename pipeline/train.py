@@ -102,16 +102,17 @@ def run(args: argparse.Namespace) -> int:
     with progress:
         result = Trainer(config, trainee, teacher, train_set, dev_set, out).run(progress)
     final = evaluate(load_checkpoint(out), dev_set, config.batch_tokens * 2)
+    reached = {"metric": final.metric, "flops_ratio": final.flops_ratio, "keep": final.keep}
     record = {
         "command": "python -m pipeline.train " + " ".join(sys.argv[1:]),
         "config": config.model_dump(),
         "data": {"train": [len(train), examples_digest(train)], "dev": [len(dev), examples_digest(dev)]},
         "machine": machine(),
         "history": result.history,
-        "dev": {"metric": final.metric, "flops_ratio": final.flops_ratio, "keep": final.keep},
+        "dev": reached,
     }
     (out / "run.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(json.dumps({"checkpoint": str(out), **record["dev"]}))
+    print(json.dumps({"checkpoint": str(out), **reached}))
     return 0
 
 

@@ -66,8 +66,7 @@ def open_library(path: Path | None = None) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise PluginError(
-            f"plugin library {path}: expected a library that loads, found: {error}. "
-            "Build it again on this machine."
+            f"plugin library {path}: expected a library that loads, found: {error}. Build it again on this machine."
         ) from error
     missing = [name for name in ENTRY_POINTS if not hasattr(library, name)]
     found = "no such version" if missing else f"version {library.skimrt_abi_version()}"
@@ -87,13 +86,10 @@ def _check_machine(path: Path) -> None:
             header = file.read(20)
     except OSError as error:
         raise PluginError(
-            f"plugin library {path}: expected a file, found: {error.strerror}. "
-            f"Build it or set {ENVIRONMENT_VARIABLE}."
+            f"plugin library {path}: expected a file, found: {error.strerror}. Build it or set {ENVIRONMENT_VARIABLE}."
         ) from error
     if len(header) < 20 or header[:4] != b"\x7fELF":
-        raise PluginError(
-            f"plugin library {path}: expected an ELF shared library, found another kind of file."
-        )
+        raise PluginError(f"plugin library {path}: expected an ELF shared library, found another kind of file.")
     (machine,) = struct.unpack("<H", header[18:20])
     found = _ELF_MACHINES.get(machine, f"ELF machine {machine}")
     if found != platform.machine():
@@ -107,8 +103,8 @@ def load_into(trt: ModuleType, path: Path | None = None) -> Any:
     """Registers the plugins with `trt`, one of the modules tensorrt, tensorrt_rtx and tensorrt_lean_bindings.
 
     Returns the creator of TokenCompact. A second call with the same library changes nothing.
-    Raises PluginError when the library cannot be used, when TensorRT is too old for it, or when another library
-    has registered a plugin of the same name.
+    Raises PluginError when the library cannot be used, when TensorRT is too old for it, or when another
+    library has registered a plugin of the same name.
     """
     path = (path or library_path()).resolve()
     oldest = OLDEST.get(trt.__name__, OLDEST_STANDARD)

@@ -152,9 +152,7 @@ def test_a_lock_left_by_a_dead_process_does_not_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_or_read_only_disk_is_an_input_error_and_keeps_the_old_artifact(
-    tmp_path: Path, code: int
-) -> None:
+def test_a_full_or_read_only_disk_is_an_input_error_and_keeps_the_old_artifact(tmp_path: Path, code: int) -> None:
     build(tmp_path / "artifact", "one")
     with (
         pytest.raises(InputError, match=os.strerror(code)),

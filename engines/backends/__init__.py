@@ -20,9 +20,7 @@ def targets() -> list[str]:
     return list(dict.fromkeys(backend.target for backend in BACKENDS))
 
 
-def choose_backend(
-    target: str = "auto", provider: str | None = None, built: Iterable[str] | None = None
-) -> Backend:
+def choose_backend(target: str = "auto", provider: str | None = None, built: Iterable[str] | None = None) -> Backend:
     """The preferred backend that this machine can run.
 
     target:   "auto" or one of `targets()`.
@@ -50,6 +48,4 @@ def choose_backend(
             if reason is None:
                 return backend
             reasons.append(f"{backend.target} through {backend.provider}: {reason}")
-    raise TargetError(
-        "no engine can run on this machine:\n" + "\n".join(f"  - {reason}" for reason in reasons)
-    )
+    raise TargetError("no engine can run on this machine:\n" + "\n".join(f"  - {reason}" for reason in reasons))

@@ -30,9 +30,7 @@ class Engine(ABC):
         """Copies arrays of exactly the static shapes in, runs, and returns copies of the outputs."""
         for name, buffer in self.inputs.items():
             if inputs[name].shape != buffer.shape:
-                raise ValueError(
-                    f"input {name!r}: expected {list(buffer.shape)}, found {list(inputs[name].shape)}"
-                )
+                raise ValueError(f"input {name!r}: expected {list(buffer.shape)}, found {list(inputs[name].shape)}")
             buffer[...] = inputs[name]
         return {name: value.copy() for name, value in self.run().items()}
 

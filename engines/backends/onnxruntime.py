@@ -36,9 +36,7 @@ class OnnxRuntimeBackend(Backend):
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(
-                str(engine_file), options, providers=["CPUExecutionProvider"]
-            )
+            session = onnxruntime.InferenceSession(str(engine_file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class of their own
             raise InputError(f"{engine_file}: ONNX Runtime cannot load it: {error}") from None
         return _OnnxRuntimeEngine(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,23 @@ _ALIGNMENT = 4096
 def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path) -> None:
     """Writes `stage_graph` for the shape of `bucket`: functions inlined, shapes static, constants folded.
 
-    The weights go to one file beside `out` that is named by their digest, so that all buckets of a stage
-    share it. Raises InputError for a file that is not such a graph.
+    The weights go to one file beside `out` that is named by their digest, so that all buckets of a stage share
+    it. Raises InputError for a file that is not such a graph.
     """
+    import onnx
+
+    state = stage_graph.stat()
+    prepared, location, weights = _prepared(stage_graph, state.st_mtime_ns, state.st_size)
+    if location is not None and not (out.parent / location).exists():
+        _write(out.parent / location, weights)
+    model = onnx.ModelProto.FromString(prepared)
+    _fix_shapes(model, bucket, stage_graph)
+    _write(out, _folded(model).SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=1)  # a build compiles one stage for all its buckets, then the next
+def _prepared(stage_graph: Path, modified: int, size: int) -> tuple[bytes, str | None, bytes]:
+    """The graph with its functions inlined and its weights taken out; the weights' file name and content."""
     import onnx
     import onnx.inliner
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -33,12 +48,8 @@ def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path) -> None:
         model = onnx.load(stage_graph)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise InputError(f"{stage_graph}: expected an ONNX graph, found {error}") from None
-    model = onnx.inliner.inline_local_functions(model)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    _fix_shapes(model, bucket, stage_graph)
-    model = _folded(model)
-    _share_weights(model, weights, out.parent, stage_graph.stem)
-    _write(out, model.SerializeToString(deterministic=True))
+    location, weights = _take_weights(model, stage_graph.stem)
+    return onnx.inliner.inline_local_functions(model).SerializeToString(), location, weights
 
 
 def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:
@@ -50,9 +61,7 @@ def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:
             raise InputError(f"{source}: input {value.name!r}: expected [batch, length, ...], found {found}")
         for dim, size in zip(dims, (bucket.batch, bucket.length), strict=False):
             if dim.dim_value not in (0, size):
-                raise InputError(
-                    f"{source}: input {value.name!r}: expected a symbolic shape, found {dim.dim_value}"
-                )
+                raise InputError(f"{source}: input {value.name!r}: expected a symbolic shape, found {dim.dim_value}")
             dim.dim_value = size
     del model.graph.value_info[:]
     for value in model.graph.output:
@@ -61,40 +70,38 @@ def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Folds what is constant once the shapes are known, and drops what nothing reads."""
-    import onnx
-    import onnxscript.optimizer
+    from onnxscript import optimizer
+    from onnxscript.ir import serde
 
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    return onnxscript.optimizer.optimize(model)
+    graph = serde.deserialize_model(model)
+    optimizer.fold_constants(graph, onnx_shape_inference=True)
+    optimizer.remove_unused_nodes(graph)
+    return serde.serialize_model(graph)
 
 
-def _share_weights(model: onnx.ModelProto, names: set[str], folder: Path, stem: str) -> None:
-    """Moves the initializers called `names` to the shared file; later buckets of the stage find it there."""
+def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]:
+    """Makes the large initializers external; returns the name and the content of the file that they refer to."""
     from onnx import TensorProto, numpy_helper
 
-    shared = [t for t in model.graph.initializer if t.name in names]
-    blocks = {
-        t.name: t.raw_data or numpy_helper.to_array(t).tobytes() for t in sorted(shared, key=lambda t: t.name)
-    }
     content, places = bytearray(), {}
-    for name, block in blocks.items():
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+        block = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
         if len(block) >= _SHARED_FROM:
             content.extend(bytes(-len(content) % _ALIGNMENT))
-            places[name] = (len(content), len(block))
+            places[tensor.name] = (len(content), len(block))
             content.extend(block)
     if not places:
-        return
+        return None, b""
     location = f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}.weights"
-    if not (folder / location).exists():
-        _write(folder / location, content)
-    for tensor in shared:
+    for tensor in model.graph.initializer:
         if tensor.name in places:
             offset, length = places[tensor.name]
-            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-                tensor.ClearField(field)  # type: ignore[arg-type]
-            tensor.data_location = TensorProto.EXTERNAL
+            external = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            external.data_location = TensorProto.EXTERNAL
             for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-                tensor.external_data.add(key=key, value=value)
+                external.external_data.add(key=key, value=value)
+            tensor.CopyFrom(external)
+    return location, bytes(content)
 
 
 def _write(path: Path, content: bytes | bytearray) -> None:

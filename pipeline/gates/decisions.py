@@ -40,9 +40,7 @@ def decision_parity(
             excused = [token for token in different if _is_near(model, reference, index, layers, token)]
             near += len(excused)
             if different and not blurred and len(excused) < len(different):
-                failed.append(
-                    f"stage_{spec.index}, sample {index}: token {(set(different) - set(excused)).pop()}"
-                )
+                failed.append(f"stage_{spec.index}, sample {index}: token {(set(different) - set(excused)).pop()}")
             blurred = blurred or bool(different)
     figures: dict[str, float | int | str] = {
         "samples": len(results),
@@ -58,9 +56,7 @@ def decision_parity(
     return Gate(name="decisions", status="PASSED", figures=figures)
 
 
-def _is_near(
-    model: PrunedTransformer, reference: Reference, index: int, layers: Sequence[int], token: int
-) -> bool:
+def _is_near(model: PrunedTransformer, reference: Reference, index: int, layers: Sequence[int], token: int) -> bool:
     """Whether the token's score was within rounding of the threshold at any decision of the stage."""
     for layer in layers:
         distance = abs(float(reference.score[index][layer][token]) - model.pruner.threshold(layer))

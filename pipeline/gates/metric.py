@@ -19,7 +19,7 @@ def accuracy(head: Head, logits: Sequence[np.ndarray], examples: Sequence[Exampl
 
 
 def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -> Gate:
-    """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED when there is no dense model."""
+    """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED without a dense model."""
     figures: dict[str, float | int | str] = {"examples": count, "metric": ours}
     if dense is None:
         reason = "no dense checkpoint to compare with; name one with --dense"
@@ -27,8 +27,6 @@ def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -
     drop = 100 * (dense - ours)
     figures |= {"dense_metric": dense, "drop_points": round(drop, 4), "budget_points": max_drop}
     if drop > max_drop:
-        reason = (
-            f"the metric is {ours:.4f}, dense {dense:.4f}: {drop:.2f} points lower, the budget is {max_drop}"
-        )
+        reason = f"the metric is {ours:.4f}, dense {dense:.4f}: {drop:.2f} points lower, the budget is {max_drop}"
         return Gate(name="task metric", status="FAILED", reason=reason, figures=figures)
     return Gate(name="task metric", status="PASSED", figures=figures)

@@ -81,9 +81,7 @@ def walk_states(
         yield spec, states
         if not spec.last:
             stage = Stage(model, spec)
-            states = [
-                _next_state(_run_torch(stage, {k: v[None] for k, v in state.items()})) for state in states
-            ]
+            states = [_next_state(_run_torch(stage, {k: v[None] for k, v in state.items()})) for state in states]
 
 
 def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> Arrays | None:
@@ -125,9 +123,7 @@ def _undecided(stage: Stage, inputs: Arrays) -> np.ndarray:
 
     def decide(layer: int, score: torch.Tensor, before):  # type: ignore[no-untyped-def]
         threshold = model.pruner.threshold(layer)
-        scale = (
-            score.abs()[before.alive > 0].median() if bool((before.alive > 0).any()) else torch.tensor(0.0)
-        )
+        scale = score.abs()[before.alive > 0].median() if bool((before.alive > 0).any()) else torch.tensor(0.0)
         close = ((score - threshold).abs() <= 1e-4 * scale) & (before.alive > 0)
         near.logical_or_(close.any(-1))
         return model.decide_masked(layer, score, before)
@@ -199,9 +195,7 @@ def _wrong_thresholds(path: Path, stage: Stage) -> list[str]:
     found = [a.f for node in nodes for a in node.attribute if a.name == "threshold"]
     if found == [expected]:
         return []
-    return [
-        f"{path.name}: threshold is {', '.join(f'{value:.9g}' for value in found)}, the model's is {expected:.9g}"
-    ]
+    return [f"{path.name}: threshold is {', '.join(f'{value:.9g}' for value in found)}, the model's is {expected:.9g}"]
 
 
 def _session(path: Path):  # type: ignore[no-untyped-def]

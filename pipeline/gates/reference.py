@@ -32,9 +32,7 @@ class Reference:
     counts: list[Tensor]
 
     @classmethod
-    def of(
-        cls, model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution = "compacted"
-    ) -> Reference:
+    def of(cls, model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution = "compacted") -> Reference:
         """Runs the model over the samples, in batches of similar length."""
         results: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         order = sorted(range(len(samples)), key=lambda index: len(samples[index]))

@@ -52,9 +52,7 @@ def export_stage(stage: Stage | HeadStage, config: CheckpointConfig, path: Path)
     check_symbolic(stage, config, path)
 
 
-def example_inputs(
-    stage: Stage | HeadStage, config: CheckpointConfig, batch: int, length: int
-) -> tuple[Tensor, ...]:
+def example_inputs(stage: Stage | HeadStage, config: CheckpointConfig, batch: int, length: int) -> tuple[Tensor, ...]:
     """Random inputs of a shape: real tokens in front, padding behind, at least one sample without padding."""
     generator = torch.Generator().manual_seed(length)
     hidden = torch.randn(batch, length, config.encoder.hidden_size, generator=generator)
@@ -63,15 +61,13 @@ def example_inputs(
     real = torch.linspace(length, max(1, length // 2), batch).round().int()
     alive = (torch.arange(length)[None, :] < real[:, None]).int()
     if stage.spec.index == 0:
-        ids = torch.randint(
-            config.encoder.vocab_size, (batch, length), generator=generator, dtype=torch.int32
-        )
+        ids = torch.randint(config.encoder.vocab_size, (batch, length), generator=generator, dtype=torch.int32)
         return ids, torch.zeros_like(ids), alive
     return hidden, alive, torch.arange(length, dtype=torch.int32).expand(batch, -1).contiguous()
 
 
 def check_symbolic(stage: Stage | HeadStage, config: CheckpointConfig, path: Path) -> None:
-    """Runs the written graph in ONNX Runtime at several shapes against PyTorch; GateError names the first difference."""
+    """Runs the graph in ONNX Runtime at several shapes against PyTorch; GateError names the first difference."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -84,16 +80,12 @@ def check_symbolic(stage: Stage | HeadStage, config: CheckpointConfig, path: Pat
         try:
             actual = session.run(list(stage.output_names), feed)
         except Exception as error:  # ONNX Runtime raises its own kinds, which name the node
-            raise GateError(
-                f"{path.name}: the graph does not run at batch {batch}, length {length}: {error}"
-            ) from None
+            raise GateError(f"{path.name}: the graph does not run at batch {batch}, length {length}: {error}") from None
         for name, ours, theirs in zip(stage.output_names, actual, expected, strict=True):
-            worst = (
-                float(np.abs(ours.astype(np.float64) - theirs.double().numpy()).max()) if ours.size else 0.0
-            )
+            worst = float(np.abs(ours.astype(np.float64) - theirs.double().numpy()).max()) if ours.size else 0.0
             if ours.shape != tuple(theirs.shape) or not worst <= _TOLERANCE:
                 raise GateError(
-                    f"{path.name}: output {name!r} at batch {batch}, length {length}: expected {list(theirs.shape)} within "
-                    f"{_TOLERANCE} of PyTorch, found {list(ours.shape)} and a difference of {worst:.3g}; a constant of the "
-                    "trace was baked in"
+                    f"{path.name}: output {name!r} at batch {batch}, length {length}: expected "
+                    f"{list(theirs.shape)} within {_TOLERANCE} of PyTorch, found {list(ours.shape)} and a difference "
+                    f"of {worst:.3g}; a constant of the trace was baked in"
                 )

@@ -49,8 +49,8 @@ def cut_stages(model: PrunedTransformer, cuts: Sequence[int]) -> list[StageSpec]
         )
     if model.config.head.token_level and sorted(set(cuts)) != possible:
         raise InputError(
-            f"cuts {sorted(set(cuts))}: a {model.config.head.kind} head reads the state in which each token died, so the "
-            f"model must be cut at every decision: {possible}"
+            f"cuts {sorted(set(cuts))}: a {model.config.head.kind} head reads the state in which each token died, so "
+            f"the model must be cut at every decision: {possible}"
         )
     stages: list[list[Step]] = [[]]
     for step in model.steps:
@@ -63,9 +63,9 @@ def cut_stages(model: PrunedTransformer, cuts: Sequence[int]) -> list[StageSpec]
 class Stage(nn.Module):
     """One stage of a model.
 
-    The first takes input_ids, token_type_ids and alive, the others hidden, alive and position. A stage that ends at a
-    cut returns packed, packed_alive, packed_position and count; the last returns logits (final_hidden, for a token-level
-    head), final_alive and final_position. Decisions that are not cuts only mask.
+    The first takes input_ids, token_type_ids and alive, the others hidden, alive and position. A stage that ends at
+    a cut returns packed, packed_alive, packed_position and count; the last returns logits (final_hidden, for a
+    token-level head), final_alive and final_position. Decisions that are not cuts only mask.
     """
 
     def __init__(self, model: PrunedTransformer, spec: StageSpec) -> None:
@@ -76,11 +76,7 @@ class Stage(nn.Module):
     @property
     def input_names(self) -> tuple[str, str, str]:
         """Names of the three inputs, in order."""
-        return (
-            ("input_ids", "token_type_ids", "alive")
-            if self.spec.index == 0
-            else ("hidden", "alive", "position")
-        )
+        return ("input_ids", "token_type_ids", "alive") if self.spec.index == 0 else ("hidden", "alive", "position")
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -91,9 +87,7 @@ class Stage(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
         """Takes `input_names`, returns `output_names`."""
-        state = (
-            self.model.embed(first, second, third) if self.spec.index == 0 else State(first, second, third)
-        )
+        state = self.model.embed(first, second, third) if self.spec.index == 0 else State(first, second, third)
         if not self.spec.last:
             *inner, cut = self.spec.steps
             state = self.model.walk(state, inner, self.model.decide_masked, ends_at=cut)

@@ -25,9 +25,7 @@ def load_checkpoint(path: str | Path) -> PrunedTransformer:
     """The model of a checkpoint or of a Hugging Face directory, in eval mode. Raises InputError."""
     directory = Path(path)
     if (directory / CONFIG_NAME).is_file():
-        config = parse_checkpoint_config(
-            (directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME
-        )
+        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
         weights = read_weights(find_weights(directory))
         if config.backbone is not None:
             weights = _over_backbone(config, weights)
@@ -42,9 +40,7 @@ def load_checkpoint(path: str | Path) -> PrunedTransformer:
     return model.eval()
 
 
-def save_checkpoint(
-    config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path
-) -> None:
+def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path) -> None:
     """Writes a checkpoint directory; `weights` is a whole state dict, or adapters, head and pruner over a backbone."""
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
@@ -59,17 +55,13 @@ def tokenizer_path(path: str | Path) -> Path:
     directory = Path(path)
     candidates = [directory / TOKENIZER_NAME]
     if (directory / CONFIG_NAME).is_file():
-        config = parse_checkpoint_config(
-            (directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME
-        )
+        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
         if config.backbone is not None:
             candidates.append(locate_backbone(config.backbone.name) / TOKENIZER_NAME)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise InputError(
-        f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save"
-    )
+    raise InputError(f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save")
 
 
 def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,18 +79,12 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
     for name, value in trained.items():
         if ".lora_A." in name:
             if config.adapter is None:
-                raise InputError(
-                    "the checkpoint holds adapter weights but its checkpoint.json has no 'adapter'"
-                )
+                raise InputError("the checkpoint holds adapter weights but its checkpoint.json has no 'adapter'")
             target = name.replace(".lora_A.", ".")
             if target not in weights or name.replace("lora_A", "lora_B") not in trained:
-                raise InputError(
-                    f"adapter {name}: expected a weight {target} to adapt and its lora_B, found neither"
-                )
+                raise InputError(f"adapter {name}: expected a weight {target} to adapt and its lora_B, found neither")
             up = trained[name.replace("lora_A", "lora_B")].float()
-            weights[target] = weights[target] + config.adapter.alpha / config.adapter.rank * (
-                up @ value.float()
-            )
+            weights[target] = weights[target] + config.adapter.alpha / config.adapter.rank * (up @ value.float())
         elif ".lora_B." not in name:
             weights[name] = value
     return weights
@@ -108,9 +94,7 @@ def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) ->
     expected = model.state_dict()
     problems = [f"{name}: missing" for name in expected if name not in weights]
     problems += [
-        f"{name}: not a weight of a {model.config.pruner.method} model"
-        for name in weights
-        if name not in expected
+        f"{name}: not a weight of a {model.config.pruner.method} model" for name in weights if name not in expected
     ]
     problems += [
         f"{name}: expected shape {list(expected[name].shape)}, found {list(value.shape)}"

@@ -25,9 +25,7 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position: Tensor) -> Tensor:
-        embedded = (
-            self.word(input_ids) + self.token_type(token_type_ids) + self.position(position + self.offset)
-        )
+        embedded = self.word(input_ids) + self.token_type(token_type_ids) + self.position(position + self.offset)
         return self.norm(embedded)
 
 

@@ -65,9 +65,7 @@ def count_flops(
     return Flops(projections, attention, feed_forward, predictor, head)
 
 
-def dense_flops(
-    config: CheckpointConfig, lengths: Tensor, padded: Callable[[Tensor], Tensor] | None = None
-) -> Flops:
+def dense_flops(config: CheckpointConfig, lengths: Tensor, padded: Callable[[Tensor], Tensor] | None = None) -> Flops:
     """FLOPs of the same encoder without a pruner."""
     dense = config.model_copy(update={"pruner": config.pruner.model_copy(update={"method": "dense"})})
     return count_flops(dense, lengths, lengths.expand(config.encoder.layers, -1), padded)

@@ -125,9 +125,7 @@ class PrunedTransformer(nn.Module):
                 following = steps[index + 1] if index + 1 < len(steps) else ends_at
                 need_mass = following == Step("decide", step.layer)
                 zero_dead = not self.config.pruner.protect_first
-                hidden, mass = self.attention[step.layer](
-                    state.hidden, state.alive, state.keep, need_mass, zero_dead
-                )
+                hidden, mass = self.attention[step.layer](state.hidden, state.alive, state.keep, need_mass, zero_dead)
                 state = replace(state, hidden=hidden, mass=mass)
             elif step.kind == "feed":
                 state = replace(state, hidden=self.feed_forward[step.layer](state.hidden))
@@ -163,9 +161,7 @@ class PrunedTransformer(nn.Module):
         """
         input_ids, mask, token_type_ids = self._checked(input_ids, attention_mask, token_type_ids)
         order = None
-        if bool(
-            (mask[:, 1:] > mask[:, :-1]).any()
-        ):  # left padding or holes: bring the real tokens to the front
+        if bool((mask[:, 1:] > mask[:, :-1]).any()):  # left padding or holes: bring the real tokens to the front
             order = torch.argsort(1 - mask, dim=1, stable=True)
             input_ids, token_type_ids, mask = (x.gather(1, order) for x in (input_ids, token_type_ids, mask))
 
@@ -191,9 +187,7 @@ class PrunedTransformer(nn.Module):
         trace.write_states(state)
 
         alive = torch.stack(trace.alive) > 0
-        counts = (
-            alive.sum(-1, dtype=torch.int32) + (~alive[..., 0]).int()
-        )  # the first row is carried, dead or alive
+        counts = alive.sum(-1, dtype=torch.int32) + (~alive[..., 0]).int()  # the first row is carried, dead or alive
         result = Output(self.head(trace.final), trace.final, alive, torch.stack(trace.score), counts)
         return result if order is None else self._unpacked(result, order)
 
@@ -206,16 +200,12 @@ class PrunedTransformer(nn.Module):
                 f"input_ids must be [batch, length] with at least one token, found {list(input_ids.shape)}"
             )
         if input_ids.shape[1] > encoder.longest_input:
-            problems.append(
-                f"length {input_ids.shape[1]} exceeds the {encoder.longest_input} positions of the encoder"
-            )
+            problems.append(f"length {input_ids.shape[1]} exceeds the {encoder.longest_input} positions of the encoder")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         for name, value in (("attention_mask", mask), ("token_type_ids", types)):
             if value.shape != input_ids.shape:
-                problems.append(
-                    f"{name} must have the shape {list(input_ids.shape)}, found {list(value.shape)}"
-                )
+                problems.append(f"{name} must have the shape {list(input_ids.shape)}, found {list(value.shape)}")
         ranges = (
             ("input_ids", input_ids, encoder.vocab_size),
             ("token_type_ids", types, encoder.type_vocab_size),

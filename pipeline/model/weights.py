@@ -34,7 +34,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _not_safetensors(path: Path, error: Exception) -> InputError:
     size = path.stat().st_size if path.exists() else 0
     return InputError(
-        f"{path}: expected a safetensors file, found {size} bytes that are not one ({error}); copy or download the file again"
+        f"{path}: expected a safetensors file, found {size} bytes that are not one ({error}); copy or download it again"
     )
 
 
@@ -50,14 +50,12 @@ def find_weights(directory: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(
-            f"{directory}: expected one safetensors file, found {', '.join(f.name for f in found)}"
-        )
+        raise InputError(f"{directory}: expected one safetensors file, found {', '.join(f.name for f in found)}")
     pickles = [file.name for pattern in _PICKLES for file in sorted(directory.glob(pattern))]
     if pickles:
         raise InputError(
-            f"{directory}: found {', '.join(pickles)}: pickles can run code and are never read here. Convert them where "
-            "you trust them: state = torch.load(FILE, weights_only=True); safetensors.torch.save_file(state, "
+            f"{directory}: found {', '.join(pickles)}: pickles can run code and are never read here. Convert them "
+            "where you trust them: state = torch.load(FILE, weights_only=True); safetensors.torch.save_file(state, "
             "'model.safetensors')"
         )
     raise InputError(f"{directory}: expected model.safetensors, found no weight file")

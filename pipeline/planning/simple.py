@@ -24,9 +24,7 @@ def choose_cuts(model: PrunedTransformer, stages: str, mean_rows: Sequence[float
     possible = decision_layers(model)
     if model.config.head.token_level:
         if stages != "auto":
-            raise InputError(
-                f"stages {stages!r}: a {model.config.head.kind} head is cut at every decision; use auto"
-            )
+            raise InputError(f"stages {stages!r}: a {model.config.head.kind} head is cut at every decision; use auto")
         return possible
     if stages == "auto":
         cuts, entered = [], mean_rows[0]

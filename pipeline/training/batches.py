@@ -35,9 +35,7 @@ class TokenisedSet:
         pad_token_id: int,
     ) -> None:
         """`labels` are the class names; None means regression, with the label text read as a number."""
-        self.tokens: list[Tokens] = encoder(
-            [e.text if e.text_b is None else (e.text, e.text_b) for e in examples]
-        )
+        self.tokens: list[Tokens] = encoder([e.text if e.text_b is None else (e.text, e.text_b) for e in examples])
         self.pad_token_id = pad_token_id
         self.targets = torch.tensor(_targets([e.label for e in examples], labels))
 
@@ -68,9 +66,7 @@ class TokenisedSet:
     def grouped(self, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
         """The indices of every batch, as `batches` makes them."""
         # A random jitter of a few tokens keeps lengths similar within a batch and batches different between epochs.
-        jitter = (
-            torch.zeros(len(self)) if generator is None else torch.rand(len(self), generator=generator) * 8
-        )
+        jitter = torch.zeros(len(self)) if generator is None else torch.rand(len(self), generator=generator) * 8
         order = sorted(range(len(self)), key=lambda i: len(self.tokens[i]) + float(jitter[i]))
         groups: list[list[int]] = [[]]
         for index in order:

@@ -25,7 +25,7 @@ class FlopsBudget:
     smoothing: float = 0.9
 
     def loss(self, cost: Tensor, progress: float) -> Tensor:
-        """The term to add to the loss for a batch's relative cost (pruned over dense FLOPs), at `progress` in [0, 1]."""
+        """The term to add to the loss for a batch's relative cost (pruned over dense FLOPs), `progress` in [0, 1]."""
         share = min(1.0, progress / self.ramp) if self.ramp > 0 else 1.0
         goal = 1.0 / (1.0 + (self.ratio - 1.0) * share)
         self.average = self.smoothing * self.average + (1 - self.smoothing) * float(cost.detach())

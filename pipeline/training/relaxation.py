@@ -49,9 +49,7 @@ class Relaxation:
 
     def _hard(self, layer: int, score: Tensor, state: State) -> State:
         """Removes the dead rows for real: what inference does, with gradients through the survivors."""
-        keep = surviving(
-            score, state.alive, self.model.pruner.threshold(layer), self.model.config.pruner.protect_first
-        )
+        keep = surviving(score, state.alive, self.model.pruner.threshold(layer), self.model.config.pruner.protect_first)
         carried = keep.clone()
         carried[:, 0] = True
         longest = int(carried.sum(-1).max())
@@ -64,6 +62,7 @@ class Relaxation:
         pruner = self.model.pruner
         if isinstance(pruner, LtpPruner):
             # M = sigmoid((s - theta) / T), Kim et al. 2022, eq. 6; T is relative to the uniform score.
+            assert pruner.thresholds is not None, "LtpPruner.learn() comes before training"
             reference = self.model.config.pruner.reference_length or 1
             logit = (score - pruner.thresholds[layer]) * reference / self.temperature
         else:

@@ -61,9 +61,7 @@ class RunState:
         """Puts the saved tensors back."""
         tensors = read_weights(out / _STATE)
         torch.set_rng_state(tensors.pop("random").to(torch.uint8))
-        trainee.load_tensors(
-            {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
-        )
+        trainee.load_tensors({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
         for place, parameter in enumerate(_parameters(optimizer)):
             prefix = f"optimizer.{place}."
             moments = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import ValidationError
@@ -152,7 +153,7 @@ def _initialise_new_parts(model: PrunedTransformer) -> None:
         nn.init.zeros_(linear.bias)
     if isinstance(model.pruner, TranskimmerPruner):
         for predictor in model.pruner.predictors:
-            predictor[-1].bias.data = torch.tensor([-_KEEP_START / 2, _KEEP_START / 2])
+            cast(nn.Sequential, predictor)[-1].bias.data = torch.tensor([-_KEEP_START / 2, _KEEP_START / 2])
 
 
 def _load_encoder(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

@@ -105,14 +105,12 @@ class Trainer:
         if saved is not None and saved.settings != self._settings():
             names = [n for n, value in self._settings().items() if saved.settings.get(n) != value]
             raise InputError(
-                f"{self.out}: it holds an interrupted run with another {', '.join(names)}; go on with the same settings, "
+                f"{self.out}: it holds an interrupted run with another {', '.join(names)}; use the same settings, "
                 "choose another directory or remove this one"
             )
         return saved
 
-    def _run_phase(
-        self, number: int, phase: Phase, saved: RunState | None, progress: Progress | None
-    ) -> None:
+    def _run_phase(self, number: int, phase: Phase, saved: RunState | None, progress: Progress | None) -> None:
         plan = self._batch_plan(phase)
         optimizer = self._optimizer()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step, len(plan)))
@@ -132,14 +130,10 @@ class Trainer:
             done = step / len(plan)
             # The sample's noise fades over the run: inference decides without it.
             relaxation.noise = 1 - done
-            losses.append(
-                self._step(self.train_set.collate(plan[step]), relaxation, budget, phase, done, optimizer)
-            )
+            losses.append(self._step(self.train_set.collate(plan[step]), relaxation, budget, phase, done, optimizer))
             scheduler.step()
             if progress is not None and task is not None:
-                text = (
-                    f"{phase.name} loss {sum(losses[-50:]) / len(losses[-50:]):.3f} cost {budget.average:.2f}"
-                )
+                text = f"{phase.name} loss {sum(losses[-50:]) / len(losses[-50:]):.3f} cost {budget.average:.2f}"
                 progress.update(task, completed=step + 1, description=text)
             if (step + 1) % every and step + 1 != len(plan):
                 continue
@@ -200,9 +194,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
             steps = (
-                self.model.steps
-                if phase.name != "fine_tune"
-                else [s for s in self.model.steps if s.kind != "decide"]
+                self.model.steps if phase.name != "fine_tune" else [s for s in self.model.steps if s.kind != "decide"]
             )
             logits = self.model.head(self.model.walk(state, steps, relaxation).hidden).float()
         loss = self._task_loss(logits, batch)
@@ -247,9 +239,7 @@ class Trainer:
         groups: dict[str, list] = {"pruner": [], "head": [], "encoder": []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                groups[name.split(".")[0] if name.startswith(("pruner.", "head.")) else "encoder"].append(
-                    parameter
-                )
+                groups[name.split(".")[0] if name.startswith(("pruner.", "head.")) else "encoder"].append(parameter)
         rates = {"pruner": self._pruner_rate(), "head": self.config.head_lr, "encoder": self.config.lr}
         decay = {"pruner": 0.0, "head": self.config.weight_decay, "encoder": self.config.weight_decay}
         return torch.optim.AdamW(

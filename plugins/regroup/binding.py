@@ -68,6 +68,4 @@ class Regroup:
         code = self._library.skimrt_regroup(array, ctypes.byref(target), stream)
         if code != 0:
             reason = self._library.skimrt_error_string(code).decode()
-            raise RuntimeError(
-                f"regroup of {target.batch} samples to length {target.length}: {reason} (CUDA {code})"
-            )
+            raise RuntimeError(f"regroup of {target.batch} samples to length {target.length}: {reason} (CUDA {code})")

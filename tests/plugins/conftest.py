@@ -27,9 +27,7 @@ def plugin_library() -> Path:
     """The plugin library as it was built here."""
     path = BUILD / "lib" / FILE_NAME
     if not path.is_file():
-        pytest.skip(
-            f"{path.name} is not built: it needs nvcc (cmake -S . -B build -G Ninja && cmake --build build)"
-        )
+        pytest.skip(f"{path.name} is not built: it needs nvcc (cmake -S . -B build -G Ninja && cmake --build build)")
     return path
 
 

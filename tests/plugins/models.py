@@ -49,8 +49,7 @@ def token_compact_model(
     constants, before = around("input", "hidden", dtype)
     more_constants, after = around("packed", "output", dtype)
     outputs = [helper.make_tensor_value_info("output", dtype, [None, None, width])] + [
-        helper.make_tensor_value_info(name, TensorProto.INT32, [None] * _OUTPUT_RANKS[name])
-        for name in OUTPUTS[1:]
+        helper.make_tensor_value_info(name, TensorProto.INT32, [None] * _OUTPUT_RANKS[name]) for name in OUTPUTS[1:]
     ]
     graph = helper.make_graph(
         [*before, node, *after], "compaction", inputs, outputs, initializer=[*constants, *more_constants]
@@ -67,9 +66,7 @@ def _pass_on(source: str, target: str, dtype: int) -> tuple[list[onnx.TensorProt
     return [], [helper.make_node("Identity", [source], [target], name=f"{source}_to_{target}")]
 
 
-def _quantize_dequantize(
-    source: str, target: str, dtype: int
-) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+def _quantize_dequantize(source: str, target: str, dtype: int) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     scale, zero, quantized = f"{source}_scale", f"{source}_zero", f"{source}_quantized"
     return [
         helper.make_tensor(scale, dtype, [], [0.05]),

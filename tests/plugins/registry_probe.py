@@ -25,9 +25,7 @@ ATTRIBUTES = CONTRACT["attributes"]
 # Values by attribute: a number, in the type that the contract wants, or (numbers, type name).
 GOOD: dict = {"threshold": 0.25, "capacity": 64, "protect_first": 1}
 AT_THE_EDGE = {
-    f"{name}={spec[edge]}": {**GOOD, name: spec[edge]}
-    for name, spec in ATTRIBUTES.items()
-    for edge in ("min", "max")
+    f"{name}={spec[edge]}": {**GOOD, name: spec[edge]} for name, spec in ATTRIBUTES.items() for edge in ("min", "max")
 }
 BAD: dict[str, dict] = {
     f"{name}={value}": {**GOOD, name: value}
@@ -74,9 +72,7 @@ def probe(trt, library: Path, folder: Path) -> dict:
         "good_at_runtime": capabilities(create(GOOD, phases.RUNTIME)),
         "threshold_alone_at_build": create({"threshold": 0.25}, phases.BUILD) is not None,
         "threshold_alone_at_runtime": create({"threshold": 0.25}, phases.RUNTIME) is not None,
-        "refused_edges": [
-            name for name, values in AT_THE_EDGE.items() if create(values, phases.BUILD) is None
-        ],
+        "refused_edges": [name for name, values in AT_THE_EDGE.items() if create(values, phases.BUILD) is None],
         "accepted_bad": [name for name, values in BAD.items() if create(values, phases.BUILD) is not None],
         "second_load": load_into(trt, library).name,
         "second_registration": registry.load_library(str(library)) is not None,

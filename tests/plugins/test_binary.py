@@ -29,9 +29,7 @@ def tool(name: str, source: str) -> Path:
 
 def output_of(*command: object, path: Path | None = None) -> str:
     environment = {**os.environ, "PATH": os.pathsep.join([str(path or ""), os.environ["PATH"]])}
-    result = subprocess.run(
-        [*map(str, command)], env=environment, capture_output=True, text=True, timeout=300
-    )
+    result = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 

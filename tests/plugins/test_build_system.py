@@ -32,6 +32,7 @@ def test_installs_what_a_deployment_needs(plugin_library, tmp_path) -> None:
     installed = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert installed == {
         FILE_NAME,
+        "libskimrt_autoload.so",
         "libtensorrt_rtx.so",
         "contract.yaml",
         "cases.txt",

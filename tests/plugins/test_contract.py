@@ -74,9 +74,7 @@ def test_shapes_and_types_are_those_of_the_operator(hidden_type: str, capacity: 
 
     with torch._subclasses.FakeTensorMode():
         inputs = [
-            torch.empty(
-                sized(tensor), dtype=TYPES[hidden_type if tensor["name"] == "hidden" else tensor["types"][0]]
-            )
+            torch.empty(sized(tensor), dtype=TYPES[hidden_type if tensor["name"] == "hidden" else tensor["types"][0]])
             for tensor in CONTRACT["inputs"]
         ]
         outputs = torch.ops.skimrt.token_compact(*inputs, 0.5, capacity, True)

@@ -55,9 +55,7 @@ def test_regroup_through_the_binding(plugin_library, cuda: torch.device) -> None
     out = torch.full((2, 5, 6), 7, device=cuda, dtype=torch.float16)
     out_alive, out_position = torch.full((2, 2, 5), 7, device=cuda, dtype=torch.int32)
     source = Source(hidden.data_ptr(), alive.data_ptr(), position.data_ptr(), sample=2, length=4)
-    target = Target(
-        out.data_ptr(), out_alive.data_ptr(), out_position.data_ptr(), batch=2, length=5, row_bytes=12
-    )
+    target = Target(out.data_ptr(), out_alive.data_ptr(), out_position.data_ptr(), batch=2, length=5, row_bytes=12)
     torch.cuda.synchronize()
     Regroup(open_library(plugin_library))([source, Source()], target, torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
@@ -90,8 +88,7 @@ def test_plugin_in_an_engine(plugin_library, cuda: torch.device, log, case) -> N
     tensors = {name: torch.from_numpy(array).to(cuda) for name, array in arrays.items()}
     tensors["output"] = torch.empty(batch, rows, case.width, device=cuda, dtype=torch.float16)
     tensors |= {
-        name: torch.empty(batch, rows, device=cuda, dtype=torch.int32)
-        for name in ("packed_alive", "packed_position")
+        name: torch.empty(batch, rows, device=cuda, dtype=torch.int32) for name in ("packed_alive", "packed_position")
     }
     tensors["count"] = torch.empty(batch, device=cuda, dtype=torch.int32)
     for name, tensor in tensors.items():
