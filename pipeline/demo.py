@@ -29,7 +29,7 @@ METHODS = ("dense", "ltp", "transkimmer")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__.split(": ", 1)[1].capitalize())
-    p.add_argument("--out", type=Path, default=Path("demo/results"), help="directory of artifacts and results")
+    p.add_argument("--out", type=Path, default=Path("demo/output"), help="directory of artifacts and results")
     p.add_argument("--reviews", type=int, default=1200, help="held-out reviews for accuracy (default 1200)")
     p.add_argument("--timed", type=int, default=1000, help="of these, reviews that are timed (default 1000)")
     p.add_argument("--rounds", type=int, default=1, help="times that every chunk is timed (default 1)")
