@@ -1,0 +1,84 @@
+"""The report of an artifact: its checks, what could not be checked, stages, buckets, timings and provenance."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from engines.artifact import Artifact, Manifest
+from engines.errors import InputError, validation_problems
+from pipeline.measure import Timing, speedups
+from pipeline.report.page import write_page
+
+_BENCH_NAME = "bench.json"
+_STATUSES = ("PASSED", "FAILED", "SKIPPED")
+
+
+class Bench(BaseModel):
+    """bench.json: the FLOPs ratio over the texts of the gates, and the timings of the artifact and of the dense one."""
+
+    flops_ratio: float
+    machine: dict[str, str | int | None]
+    versions: dict[str, str]
+    timings: list[Timing]
+
+
+def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
+    """Writes the report of an artifact whose files match their digests, and returns its path.
+
+    out: the file; by default <artifact>.report.html beside the artifact. Never inside: those files are digested.
+    Raises InputError when the artifact is missing or damaged, or when the file cannot be written there.
+    """
+    opened = Artifact.open(artifact)
+    directory = artifact.resolve()
+    target = out if out is not None else directory.with_name(f"{directory.name}.report.html")
+    if target.resolve().is_relative_to(directory):
+        raise InputError(
+            f"--out {target}: lies inside the artifact, whose files are fixed by digests; choose a file outside it"
+        )
+    manifest = opened.manifest
+    lengths: dict[int, list[int]] = defaultdict(list)
+    for bucket in sorted(manifest.plan.buckets):
+        lengths[bucket.batch].append(bucket.length)
+    bench = _bench(opened)
+    return write_page(
+        "artifact.html",
+        target,
+        name=directory.name,
+        m=manifest,
+        size=sum(opened.file(name).stat().st_size for name in manifest.files),
+        statuses={status: sum(gate.status == status for gate in manifest.gates) for status in _STATUSES},
+        engines=Counter((engine.target, engine.precision) for engine in manifest.engines),
+        graph_sizes=_graph_sizes(opened, manifest),
+        lengths=lengths,
+        bench=bench,
+        times_dense=_times_dense(bench.timings) if bench else {},
+    )
+
+
+def _graph_sizes(artifact: Artifact, manifest: Manifest) -> dict[str, int]:
+    """Bytes of every graph of the plan."""
+    graphs = [stage.graph for stage in manifest.plan.stages]
+    graphs += [manifest.plan.head_graph] if manifest.plan.head_graph else []
+    return {graph: artifact.file(graph).stat().st_size for graph in graphs}
+
+
+def _bench(artifact: Artifact) -> Bench | None:
+    """The timings that the build made, if it made any. Raises InputError when they are not of this form."""
+    if _BENCH_NAME not in artifact.manifest.files:
+        return None
+    path = artifact.file(_BENCH_NAME)
+    try:
+        return Bench.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError.listing(str(path), validation_problems(error)) from None
+
+
+def _times_dense(timings: list[Timing]) -> dict[tuple[str, int], float]:
+    """How many times faster than dense, by name and batch, where dense was timed at that batch."""
+    batches = {timing.batch for timing in timings if timing.name == "dense"}
+    comparable = [timing for timing in timings if timing.batch in batches]
+    names = {timing.name for timing in comparable}
+    return {(name, batch): ratio for name in names for batch, ratio in speedups(comparable, name, "dense").items()}
