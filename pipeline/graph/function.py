@@ -12,15 +12,16 @@ from pipeline.graph.operator import DOMAIN, NAME
 
 OPSET = 20
 VERSION = 1
+B, S = "B", "S"  # onnxscript reads the annotations below; as names, because linters strip quotes inside annotations
 _EVERYTHING = 2**31 - 1  # an end behind every row: Slice stops at the last
 
 
 @script(Opset(DOMAIN, VERSION), default_opset=op)
 def TokenCompact(
     hidden: TensorType,
-    score: FLOAT[B, S],  # noqa: F821
-    alive: INT32[B, S],  # noqa: F821
-    position: INT32[B, S],  # noqa: F821
+    score: FLOAT[B, S],
+    alive: INT32[B, S],
+    position: INT32[B, S],
     threshold: float = 0.0,
     capacity: int = 0,
     protect_first: int = 1,
