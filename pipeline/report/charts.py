@@ -32,7 +32,7 @@ def series_class(index: int) -> str:
 
 def keep_ratio_chart(series: Mapping[str, Sequence[float]]) -> Markup:
     """Steps from the input (1.0) through the keep ratio of every layer, a line per name; all equally long."""
-    left, right, top, bottom = 34, 322, 12, 182
+    left, right, top, bottom = 34, 296, 12, 182
     layers = max(len(values) for values in series.values())
     step = (right - left) / (layers + 1)
 
