@@ -20,7 +20,7 @@ from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
 from engines.scheduler import Scheduler
 from engines.stage_runner import StageRunner
-from engines.tokenization import Text, TextEncoder, Tokens
+from engines.tokenization import Text, TextEncoder, Tokens, text_problem
 
 _TOKENISE_TOGETHER = 32
 
@@ -86,9 +86,12 @@ class Runner:
     def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
         rest, number = iter(texts), 0
         while chunk := list(islice(rest, min(_TOKENISE_TOGETHER, self._window))):
-            for offset, text in enumerate(chunk, number + 1):
-                if not (text if isinstance(text, str) else "".join(text)).strip():
-                    raise InputError(f"text {offset}: expected at least one word, found an empty text")
+            for place, text in enumerate(chunk, number + 1):
+                problem = text_problem(text)
+                if problem is None and not "".join(text).strip():
+                    problem = "expected at least one word, found an empty text"
+                if problem is not None:
+                    raise InputError(f"text {place}: {problem}")
             yield from self._encode(chunk)
             number += len(chunk)
 

@@ -67,9 +67,9 @@ class Scheduler:
     def _partial(self) -> Work:
         """The call that serves the oldest sample and wastes the smallest share of what it computes.
 
-        Candidates are all buckets of the sample's unit that hold it; places that the sample's own queue
-        leaves empty are filled from the unit's other queues. A call's use is the rows of its samples' own
-        buckets.
+        Candidates are all buckets of the sample's unit that hold it; places that the sample's own queue leaves
+        empty are filled from the unit's other queues. The measure is a call's cost over that of running its samples
+        one by one, so that a batch is taken only where it saves something.
         """
         _, unit, own = min((q[0], unit, n) for unit, qs in enumerate(self._queues) for n, q in qs.items() if q)
         best: tuple[float, int, int, list[tuple[int, int]]] | None = None
@@ -81,7 +81,7 @@ class Scheduler:
             pool += [entry for entry in rest if entry != pool[0]]
             for batch in self._batches[length]:
                 chosen = pool[:batch]
-                waste = (batch * length + CALL_OVERHEAD) / sum(n for n, _ in chosen)
+                waste = (batch * length + CALL_OVERHEAD) / sum(n + CALL_OVERHEAD for n, _ in chosen)
                 if best is None or waste < best[0]:
                     best = (waste, batch, length, chosen)
         assert best is not None

@@ -42,15 +42,29 @@ class TextEncoder:
         self._max_length, self._segments = max_length, segments
 
     def __call__(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Tokens of every text, in order. Raises InputError for text that is not valid Unicode."""
+        """Tokens of every text, in order. Raises InputError for the first that is no text."""
         try:
             whole = self._whole.encode_batch(list(texts))
-            long = [place for place, item in enumerate(whole) if len(item.ids) > self._max_length]
-            cut = dict(zip(long, self._cut.encode_batch([texts[place] for place in long]), strict=True))
-        except UnicodeEncodeError as error:
-            raise InputError(f"text: expected valid Unicode, found an unpaired surrogate ({error})") from None
+        except TypeError:
+            place, problem = next((i, p) for i, p in enumerate(map(text_problem, texts), 1) if p is not None)
+            raise InputError(f"text {place}: {problem}") from None
+        long = [place for place, item in enumerate(whole) if len(item.ids) > self._max_length]
+        cut = dict(zip(long, self._cut.encode_batch([texts[place] for place in long]), strict=True))
         return [self._tokens(cut.get(place, item), len(item.ids)) for place, item in enumerate(whole)]
 
     def _tokens(self, item: Encoding, full_length: int) -> Tokens:
         types = item.type_ids if self._segments > 1 else [0] * len(item.ids)
         return Tokens(item.ids, types, full_length)
+
+
+def text_problem(text: object) -> str | None:
+    """Why something is no `Text`, or None: its type, or an unpaired surrogate, which is no Unicode text."""
+    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+    for part in parts:
+        if not isinstance(part, str):
+            return f"expected a text or a pair of texts, found {type(part).__name__}"
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            return f"expected valid Unicode, found an unpaired surrogate at character {error.start}"
+    return None

@@ -1,0 +1,35 @@
+"""Toy artifacts, one per kind of model and session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from engines.backends import BACKENDS
+from tests.engines.toy import Toy
+
+PROVIDERS = [backend.provider for backend in BACKENDS if backend.target == "cpu"]
+
+
+@pytest.fixture(scope="session")
+def toy_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Callable[[Toy], Path]:
+    """Writes a toy model's artifact once; shared, do not change it."""
+
+    @lru_cache
+    def make(toy: Toy) -> Path:
+        return toy.write(tmp_path_factory.mktemp("toy") / "artifact", tiny_tokenizer)
+
+    return make
+
+
+@pytest.fixture(params=PROVIDERS)
+def provider(request: pytest.FixtureRequest) -> str:
+    """Every provider of the target cpu; one that this machine lacks is skipped visibly."""
+    backend = next(backend for backend in BACKENDS if backend.provider == request.param)
+    reason = backend.available()
+    if reason is not None:
+        pytest.skip(reason)
+    return request.param

@@ -1,0 +1,254 @@
+"""The runner against a numpy reference: any mix of lengths, any batch, both providers, dead rows restored."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines import Runner
+from engines.errors import InputError, SkimError
+from engines.tokenization import Tokens
+from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WORDS, Toy, random_tokens, tokens_of
+
+MODELS = {
+    "classification": Toy(),
+    "regression": Toy(head="regression"),
+    "tagging": Toy(head="tagging"),
+    "question_answering": Toy(head="question_answering"),
+    "first may die": Toy(protect_first=False, thresholds=(0.2, 0.1)),
+    "first may die, tagging": Toy(head="tagging", protect_first=False, thresholds=(0.2, 0.1)),
+    "everything dies": Toy(thresholds=(1e9, 1e9)),
+    "nothing dies": Toy(thresholds=(-1e9, -1e9)),
+    "dense": Toy(thresholds=()),
+    "dense tagging": Toy(thresholds=(), head="tagging"),
+}
+
+
+def check(runner: Runner, toy: Toy, samples: list[Tokens]) -> None:
+    results = runner.run_tokens(samples)
+    assert len(results) == len(samples)
+    for tokens, result in zip(samples, results, strict=True):
+        logits, survivors = toy.reference(tokens)
+        np.testing.assert_allclose(result.logits, logits, atol=1e-5)
+        assert [positions.tolist() for positions in result.survivors] == survivors
+        assert result.length == len(tokens)
+        for alive, carried in zip(survivors[:-1], result.carried, strict=True):
+            assert carried == len(alive) + (0 not in alive)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_agrees_with_the_reference(name: str, toy_artifact, provider: str) -> None:
+    toy = MODELS[name]
+    check(Runner(toy_artifact(toy), provider=provider), toy, random_tokens(0, 70))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 9])
+def test_any_number_of_samples(count: int, toy_artifact, provider: str) -> None:
+    check(Runner(toy_artifact(Toy()), provider=provider), Toy(), random_tokens(count, count))
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 8, 9, 12, 13, 24])
+def test_lengths_at_and_behind_the_edges_of_buckets(length: int, toy_artifact, provider: str) -> None:
+    rng = np.random.default_rng(length)
+    check(Runner(toy_artifact(Toy()), provider=provider), Toy(), [tokens_of(rng, length) for _ in range(5)])
+
+
+def test_one_sample_keeps_one_token_and_another_all(toy_artifact, provider: str) -> None:
+    """Fault 11: a ragged batch. Words are chosen by their score, the first component of their embedding."""
+    order = np.argsort(Toy().table[:NAN_WORD, 0])
+    low, high = Tokens(order[:24].tolist(), [0] * 24, 24), Tokens(order[-24:].tolist(), [1] * 24, 24)
+    runner = Runner(toy_artifact(Toy()), provider=provider)
+    check(runner, Toy(), [low, high])
+    assert len(runner.run_tokens([low])[0].survivors[-1]) < len(runner.run_tokens([high])[0].survivors[-1]) == 24
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(1, 30),
+    max_batch=st.sampled_from([None, 1]),
+    window=st.integers(1, 40),
+)
+def test_results_do_not_depend_on_neighbours(
+    seed: int, count: int, max_batch: int | None, window: int, shared_runners
+) -> None:
+    toy, runner = shared_runners(max_batch, window)
+    check(runner, toy, random_tokens(seed, count))
+
+
+@pytest.fixture(scope="session")
+def shared_runners(toy_artifact):
+    """Runners of a tagging model that differ in what they may batch; engines are loaded once per batch limit."""
+    toy, runners = Toy(head="tagging"), {}
+
+    def make(max_batch: int | None, window: int) -> tuple[Toy, Runner]:
+        if max_batch not in runners:
+            runners[max_batch] = Runner(toy_artifact(toy), max_batch=max_batch)
+        runners[max_batch]._window = window
+        return toy, runners[max_batch]
+
+    return make
+
+
+def words(count: int, first: int = 4) -> str:
+    return " ".join(f"w{4 + (first + i) % (NAN_WORD - 4)}" for i in range(count))
+
+
+def test_predictions_of_texts_and_pairs(toy_artifact) -> None:
+    runner = Runner(toy_artifact(Toy()))
+    single, pair = runner([words(3), (words(3), words(2, 9))])
+    assert (single.tokens, pair.tokens) == (5, 8)
+    for prediction in (single, pair):
+        assert prediction.label in ("no", "yes") and 0.5 <= prediction.probability <= 1
+        assert prediction.label == ("no", "yes")[int(np.argmax(prediction.logits))]
+        assert len(prediction.retention) == 3
+        assert prediction.keep_ratio == [count / prediction.tokens for count in prediction.retention]
+        json.dumps(prediction.logits)
+
+
+def test_predictions_of_every_head(toy_artifact) -> None:
+    text = words(4)
+    value = Runner(toy_artifact(MODELS["regression"]))([text])[0]
+    assert value.label is None and value.probability is None and len(value.logits) == 1
+    tags = Runner(toy_artifact(MODELS["tagging"]))([text])[0]
+    assert len(tags.label) == len(tags.probability) == len(tags.logits) == tags.tokens == 6
+    answer = Runner(toy_artifact(MODELS["question_answering"]))([text])[0]
+    first, last = answer.label
+    assert 0 <= first <= last < answer.tokens and 0 < answer.probability <= 1
+
+
+@pytest.mark.parametrize("text", ["", "  \n", ("", ""), "\udcff", 7])
+def test_an_empty_text_or_none_is_an_error_that_names_it(toy_artifact, text) -> None:
+    with pytest.raises(InputError, match="text 3"):
+        Runner(toy_artifact(Toy()))([words(2), words(3), text])
+
+
+def test_a_long_text_is_an_error_unless_truncation_is_asked_for(toy_artifact) -> None:
+    """Fault 9: exactly the longest input passes, one more is refused with both numbers."""
+    path = toy_artifact(Toy())
+    assert Runner(path)([words(MAX_LENGTH - 2)])[0].tokens == MAX_LENGTH
+    with pytest.raises(InputError, match=rf"text 2: {MAX_LENGTH + 1} tokens, the model takes {MAX_LENGTH}"):
+        Runner(path)([words(2), words(MAX_LENGTH - 1)])
+    assert Runner(path, truncate=True)([words(MAX_LENGTH + 9)])[0].tokens == MAX_LENGTH
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        Tokens([WORDS], [0], 1),
+        Tokens([-1], [0], 1),
+        Tokens([2**40], [0], 1),
+        Tokens([1], [2], 1),
+        Tokens([], [], 0),
+        Tokens([1, 2], [0], 2),
+        Tokens([1] * (MAX_LENGTH + 1), [0] * (MAX_LENGTH + 1), MAX_LENGTH + 1),
+    ],
+)
+def test_ids_out_of_range_never_reach_an_engine(toy_artifact, tokens: Tokens) -> None:
+    """Fault 13."""
+    with pytest.raises(InputError, match="text 2"):
+        Runner(toy_artifact(Toy())).run_tokens([Tokens([1], [0], 1), tokens])
+
+
+def test_nan_is_an_error_that_names_stage_and_sample(toy_artifact, provider: str) -> None:
+    """Fault 30. The word is protected by standing first, so that no pruner can hide it."""
+    broken = Tokens([NAN_WORD, 1, 2], [0, 0, 0], 3)
+    runner = Runner(toy_artifact(Toy()), provider=provider, max_batch=1)
+    with pytest.raises(SkimError, match="stage 0: expected finite values, found NaN or infinity for text 2"):
+        runner.run_tokens([Tokens([1, 2], [0, 0], 2), broken])
+    check(runner, Toy(), random_tokens(1, 3))
+
+
+def test_threads_share_a_runner(toy_artifact, provider: str) -> None:
+    """Fault 30: concurrent calls on one set of engines."""
+    runner, failures = Runner(toy_artifact(Toy()), provider=provider), []
+
+    def work(seed: int) -> None:
+        try:
+            check(runner, Toy(), random_tokens(seed, 25))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_an_interrupted_stream_leaves_the_runner_usable(toy_artifact) -> None:
+    """Fault 30: Ctrl-C while texts are read or engines run."""
+    runner = Runner(toy_artifact(Toy()))
+
+    def interrupted() -> Iterator[Tokens]:
+        yield from random_tokens(0, 20)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_tokens(interrupted())
+    check(runner, Toy(), random_tokens(2, 5))
+
+
+def test_a_stream_reads_no_further_ahead_than_its_window(toy_artifact) -> None:
+    runner = Runner(toy_artifact(Toy()), window=10)
+    read = 0
+
+    def source() -> Iterator[str]:
+        nonlocal read
+        for number in range(200):
+            read += 1
+            yield words(1 + number % 20, number)
+
+    ahead = []
+    for done, _ in enumerate(runner.stream(source()), 1):
+        ahead.append(read - done)
+    # Texts are tokenised up to a window at a time, so one more chunk than the window may be read.
+    assert done == 200 and max(ahead) <= 2 * 10
+
+
+def test_with_batches_of_one_every_text_is_answered_before_the_next_is_run(toy_artifact) -> None:
+    runner = Runner(toy_artifact(Toy()), max_batch=1, window=1)
+    read = []
+    for number, _ in enumerate(runner.stream(words(3, n) for n in read_into(read, 5))):
+        assert len(read) <= number + 2
+
+
+def read_into(read: list[int], count: int) -> Iterator[int]:
+    for number in range(count):
+        read.append(number)
+        yield number
+
+
+def test_an_empty_input_gives_nothing(toy_artifact) -> None:
+    assert Runner(toy_artifact(Toy()))([]) == []
+
+
+def test_warm_up_loads_every_engine_and_first_use_only_its_own(toy_artifact) -> None:
+    runner = Runner(toy_artifact(Toy()), max_batch=1)
+    assert not runner._stages._engines
+    runner.run_tokens([Tokens([5], [0], 1)])
+    assert set(runner._stages._engines) == {(unit, BUCKETS[0]) for unit in range(3)}
+    runner.warm_up()
+    assert len(runner._stages._engines) == 3 * 4
+
+
+@pytest.mark.parametrize("option", [{"threads": 0}, {"max_batch": 0}, {"window": 0}, {"provider": "pytorch"}])
+def test_impossible_options_are_input_errors(toy_artifact, option) -> None:
+    with pytest.raises(InputError, match=next(iter(option))):
+        Runner(toy_artifact(Toy()), **option)
+
+
+def test_max_batch_below_the_smallest_bucket(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    """Fault 12: the error lists the buckets that there are."""
+    Toy(thresholds=()).write(tmp_path / "a", tiny_tokenizer, [b for b in BUCKETS if b.batch == 3])
+    with pytest.raises(InputError, match="3x24"):
+        Runner(tmp_path / "a", max_batch=2)
+    check(Runner(tmp_path / "a"), Toy(thresholds=()), random_tokens(0, 7))
