@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         nargs="+",
     )
+    flag(
+        "phases", "phases to go through, of fine_tune, soft, straight_through and hard; all of the method's", nargs="+"
+    )
     flag("max-length", "tokens per input", type=int)
     flag("limit", "use only so many training examples", type=int)
     flag("dev-limit", "use only so many dev examples", type=int)

@@ -8,13 +8,24 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.model.config import Method
 
+PhaseName = Literal["fine_tune", "soft", "straight_through", "hard"]
+_PHASES: dict[Method, list[PhaseName]] = {
+    "dense": [],
+    "ltp": ["soft", "hard"],
+    "transkimmer": ["straight_through", "hard"],
+    "topk": ["hard"],
+    "threshold": ["hard"],
+}
+"""What each method goes through once the dense model is fine-tuned. Transkimmer's last phase is ours: the predictors'
+decisions are taken for good, and the encoder gets used to them."""
+
 
 class Phase(BaseModel):
     """A stretch of a run with one kind of decision. `temperature` is the relaxation's; `steer` presses the FLOPs."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: Literal["fine_tune", "soft", "straight_through", "hard"]
+    name: PhaseName
     epochs: float = Field(gt=0)
     temperature: float = 1.0
     steer: bool = False
@@ -32,6 +43,7 @@ class TrainConfig(BaseModel):
     init: str | None = None
     teacher: str | None = None
     max_length: int = Field(256, gt=1)
+    phases: list[PhaseName] | None = None
     epochs: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0], min_length=1)
     limit: int | None = Field(None, gt=0)
     dev_limit: int | None = Field(None, gt=0)
@@ -60,31 +72,27 @@ class TrainConfig(BaseModel):
             raise ValueError("give exactly one of --backbone (a pretrained encoder) and --init (a trained checkpoint)")
         phases = self._phase_names()
         if len(self.epochs) > len(phases):
-            raise ValueError(
-                f"epochs has {len(self.epochs)} values, the method has {len(phases)} phase(s): {', '.join(phases)}"
-            )
+            raise ValueError(f"epochs has {len(self.epochs)} values for {len(phases)} phase(s): {', '.join(phases)}")
+        possible = {"fine_tune", *_PHASES[self.method]}
+        if wrong := [name for name in phases if name not in possible]:
+            raise ValueError(f"{self.method} has no phase {', '.join(wrong)}, only {', '.join(sorted(possible))}")
         return self
 
-    def _phase_names(self) -> list[str]:
+    def _phase_names(self) -> list[PhaseName]:
         """From a backbone, every pruned method fine-tunes the dense model first."""
-        first = [] if self.init else ["fine_tune"]
-        return {
-            "dense": first or ["fine_tune"],
-            "ltp": [*first, "soft", "hard"],
-            "transkimmer": [*first, "straight_through"],
-            "topk": [*first, "hard"],
-            "threshold": [*first, "hard"],
-        }[self.method]
+        if self.phases is not None:
+            return self.phases
+        return _PHASES[self.method] if self.init and _PHASES[self.method] else ["fine_tune", *_PHASES[self.method]]
 
     @property
-    def phases(self) -> list[Phase]:
+    def schedule(self) -> list[Phase]:
         """The phases in order; the last of `epochs` is that of all further phases."""
         names = self._phase_names()
         epochs = self.epochs + [self.epochs[-1]] * (len(names) - len(self.epochs))
         temperature = {"soft": 0.1, "straight_through": 1.0}
         return [
             Phase(
-                name=name,  # type: ignore[arg-type]
+                name=name,
                 epochs=share,
                 temperature=temperature.get(name, 1.0),
                 steer=name in ("soft", "straight_through"),

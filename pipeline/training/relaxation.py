@@ -30,10 +30,12 @@ class Relaxation:
     temperature: float
     noise: float = 1.0
     counts: list[Tensor] = field(default_factory=list)
+    survivors: Tensor | None = None
 
     def start(self, mask: Tensor) -> None:
         """Forgets the counts of the last batch; mask [B, S] is 1 on real tokens."""
         self.counts = [mask.sum(-1).float()] * self.model.config.encoder.layers
+        self.survivors = mask.float()
 
     def __call__(self, layer: int, score: Tensor, state: State) -> State:
         """The state after the decision of `layer` on score [B, S]."""
@@ -42,10 +44,19 @@ class Relaxation:
             rows = state.alive.float()
         else:
             state = replace(state, keep=self._weights(layer, score.float(), state))
-            rows = state.keep * state.alive  # type: ignore[operator]
+            rows = self._counted(layer, score.float(), state)
         for later in range(layer, len(self.counts)):
             self.counts[later] = rows.sum(-1)
         return state
+
+    def _counted(self, layer: int, score: Tensor, state: State) -> Tensor:
+        """[B, S]: the decisions that inference would take, without noise or softness, with the gradient of the
+        weights. A budget that counted the weights would be met by tokens that are all half alive."""
+        assert self.survivors is not None and state.keep is not None
+        threshold, protect = self.model.pruner.threshold(layer), self.model.config.pruner.protect_first
+        self.survivors = surviving(score.detach(), self.survivors, threshold, protect).float()
+        weights = state.keep * state.alive
+        return self.survivors + weights - weights.detach()
 
     def _hard(self, layer: int, score: Tensor, state: State) -> State:
         """Removes the dead rows for real: what inference does, with gradients through the survivors."""

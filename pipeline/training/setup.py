@@ -76,6 +76,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     """The model at the start of a run. `labels` None means regression. Raises InputError."""
     torch.manual_seed(config.seed)
     initial: dict[str, Tensor] = {}
+    learned: PrunerConfig | None = None
     if config.init is not None:
         source = Path(config.init)
         if not (source / CONFIG_NAME).is_file():
@@ -93,6 +94,8 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         if rank != config.adapter_rank:
             raise InputError(f"--init {source}: it has adapters of rank {rank}; pass --adapter-rank {rank}")
         initial = read_weights(find_weights(source))
+        if started.pruner.method == config.method:
+            learned = started.pruner  # goes on with what it has learned
     else:
         assert config.backbone is not None
         home = locate_backbone(config.backbone)
@@ -104,7 +107,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         described = CheckpointConfig(
             encoder=encoder,
             head=head,
-            pruner=_first_pruner(config, encoder.layers),
+            pruner=learned or _first_pruner(config, encoder.layers),
             max_length=config.max_length,
             backbone=backbone,
             adapter=adapter,
@@ -121,13 +124,12 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     trainee = Trainee(model, tokenizer)
     if adapter is not None:
         _inject_adapters(model, adapter)
-        _load_matching(model, {k: v for k, v in initial.items() if ".lora_" not in k and not k.startswith("pruner.")})
+        _load_matching(model, {name: value for name, value in initial.items() if ".lora_" not in name})
         if initial:
             adapters = {name: value for name, value in initial.items() if ".lora_" in name}
             trainee.load_tensors(adapters)
     elif initial:
-        whole = load_checkpoint(config.init).state_dict()  # type: ignore[arg-type]
-        _load_matching(model, {name: value for name, value in whole.items() if not name.startswith("pruner.")})
+        _load_matching(model, load_checkpoint(config.init).state_dict())  # type: ignore[arg-type]
     return trainee
 
 

@@ -90,7 +90,7 @@ class Trainer:
         saved = self._interrupted()
         if saved is not None:
             self.result.history = saved.history
-        for number, phase in enumerate(self.config.phases):
+        for number, phase in enumerate(self.config.schedule):
             if saved is None or saved.phase <= number:
                 self._run_phase(number, phase, saved if saved and saved.phase == number else None, progress)
         RunState.remove(self.out)
@@ -153,8 +153,9 @@ class Trainer:
             if progress is not None:
                 progress.console.print(json.dumps(self.result.history[-1]))
             losses.clear()
-            # While the budget presses, a state that still computes too much is no candidate, however accurate.
-            reached = not phase.steer or evaluation.flops_ratio >= 0.97 * self.config.flops_ratio
+            # Of a method that learns its ratio, a state that computes too much is no candidate, however accurate.
+            learned = self.config.method in ("ltp", "transkimmer") and phase.name != "fine_tune"
+            reached = not learned or evaluation.flops_ratio >= 0.97 * self.config.flops_ratio
             candidate = evaluation.metric if reached else evaluation.flops_ratio - 1e3
             if candidate > best:
                 best, stale = candidate, 0

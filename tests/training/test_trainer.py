@@ -146,7 +146,10 @@ def test_a_phase_stops_early_without_gain(tiny_backbone: Path, tmp_path: Path, m
 def test_under_pressure_a_state_must_reach_the_ratio_to_be_chosen(
     tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_config(tiny_backbone, "transkimmer", epochs=[2.0], evaluations=4, patience=1, flops_ratio=2.0)
+    phases = ["fine_tune", "straight_through"]
+    config = make_config(
+        tiny_backbone, "transkimmer", phases=phases, epochs=[2.0], evaluations=4, patience=1, flops_ratio=2.0
+    )
     # Behind the fine-tune: accurate but dense, cheaper, cheap enough, cheaper still but worse.
     figures = [(0.5, 1.0), (0.4, 1.0), (0.9, 1.0), (0.9, 1.5), (0.6, 1.95), (0.5, 3.0)]
     left = scripted(monkeypatch, figures)
@@ -173,7 +176,7 @@ def test_a_pruned_model_learns_from_its_dense_teacher(tiny_backbone: Path, tmp_p
     dense = make_trainer(make_config(tiny_backbone, "dense", epochs=[4.0]), tmp_path / "dense")
     dense.run()
     config = make_config(None, "ltp", init=str(tmp_path / "dense"), distil=1.0)
-    assert [phase.name for phase in config.phases] == ["soft", "hard"]
+    assert [phase.name for phase in config.schedule] == ["soft", "hard"]
     trainer = make_trainer(config, tmp_path / "ltp")
     before = trainer.model.state_dict()["head.classifier.weight"].clone()
     assert torch.equal(before, dense.model.state_dict()["head.classifier.weight"])
