@@ -59,7 +59,7 @@ class TextEncoder:
 
 def text_problem(text: object) -> str | None:
     """Why something is no `Text`, or None: its type, or an unpaired surrogate, which is no Unicode text."""
-    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+    parts = text if isinstance(text, tuple | list) and len(text) == 2 else (text,)
     for part in parts:
         if not isinstance(part, str):
             return f"expected a text or a pair of texts, found {type(part).__name__}"

@@ -138,7 +138,11 @@ _PARSERS: dict[str, Callable[[str], Text]] = {"jsonl": _parse_jsonl, "tsv": _par
 def _sink(path: Path | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears under its name only when every answer is in it."""
     if path is None:
-        yield sys.stdout
+        try:
+            yield sys.stdout
+        except BrokenPipeError:
+            # Whoever read has enough, as `head` does. Nothing is left to say, not even when Python flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -54,6 +54,8 @@ def _prepared(stage_graph: Path, modified: int, size: int) -> tuple[bytes, str |
 
 def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:
     """Sets batch and length, the first two dimensions of every input, and forgets what followed from them."""
+    if not model.graph.input:
+        raise InputError(f"{source}: expected an ONNX graph with inputs, found none; the file is empty or cut off")
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if len(dims) < 2 or any(not dim.dim_value for dim in dims[2:]):

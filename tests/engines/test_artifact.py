@@ -1,0 +1,200 @@
+"""Faults 22 and 23: whatever is wrong with an artifact is named, all of it at once, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines import Runner
+from engines.artifact import Artifact, digest_files
+from engines.backends import BACKENDS
+from engines.errors import InputError
+from tests.engines.toy import Toy
+
+FIRST_ENGINE = "engines/cpu-fp32/stage_0_b1_s4.onnx"
+
+
+@pytest.fixture
+def copy(toy_artifact, tmp_path: Path) -> Path:
+    """A toy artifact to damage."""
+    return Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
+
+
+@pytest.fixture
+def no_engine_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test that gets as far as deserialising an engine."""
+    for backend in BACKENDS:
+        monkeypatch.setattr(type(backend), "load", lambda *arguments: pytest.fail("an engine was loaded"))
+
+
+def edit(directory: Path, change: Callable[[dict], object]) -> None:
+    """Changes the manifest in place."""
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def refusal(directory: Path) -> str:
+    """The error that opening, and running, a damaged artifact gives."""
+    with pytest.raises(InputError) as opened:
+        Artifact.open(directory)
+    with pytest.raises(InputError) as run:
+        Runner(directory)
+    assert str(opened.value) == str(run.value)
+    return str(opened.value)
+
+
+def test_a_whole_artifact_opens(copy: Path) -> None:
+    artifact = Artifact.open(copy)
+    assert artifact.manifest.max_length == 24
+    assert artifact.file(FIRST_ENGINE) == copy / FIRST_ENGINE
+    assert artifact.manifest.files == digest_files(copy)
+
+
+def test_a_file_that_the_manifest_does_not_list_is_never_read(copy: Path) -> None:
+    (copy / "report.html").write_text("added later")
+    with pytest.raises(InputError, match=r"report\.html is not listed"):
+        Artifact.open(copy).file("report.html")
+
+
+def test_there_is_no_directory(tmp_path: Path) -> None:
+    assert "expected a directory" in refusal(tmp_path / "none")
+
+
+def test_there_is_no_manifest(copy: Path) -> None:
+    (copy / "manifest.json").unlink()
+    assert "expected a file manifest.json, found none" in refusal(copy)
+
+
+def test_the_manifest_is_a_link(copy: Path, tmp_path: Path) -> None:
+    (copy / "manifest.json").rename(tmp_path / "elsewhere.json")
+    (copy / "manifest.json").symlink_to(tmp_path / "elsewhere.json")
+    assert "found a symbolic link" in refusal(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"schema_version": 1', b"\xff\xfe", "[" * 100_000])
+def test_the_manifest_is_not_json(copy: Path, content: str | bytes) -> None:
+    (copy / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert "expected JSON" in refusal(copy)
+
+
+@pytest.mark.parametrize("content", ["[]", "1", "{}", '{"schema_version": "1"}', '{"schema_version": true}'])
+def test_the_manifest_is_not_ours(copy: Path, content: str) -> None:
+    (copy / "manifest.json").write_text(content)
+    assert "expected schema_version 1" in refusal(copy)
+
+
+def test_a_newer_schema_is_recognised_whatever_else_it_holds(copy: Path) -> None:
+    edit(copy, lambda m: m.update(schema_version=2, brand_new={"fields": 1}))
+    message = refusal(copy)
+    assert "made by a newer version of SkimRT: schema 2, this one reads up to 1" in message
+
+
+def test_every_wrong_field_is_listed(copy: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest["max_length"] = -1
+        manifest["colour"] = "blue"
+        manifest["head"]["kind"] = "translation"
+        del manifest["encoder"]["vocab_size"]
+
+    edit(copy, change)
+    message = refusal(copy)
+    for part in ("4 problem(s)", "max_length", "colour", "head.kind", "encoder.vocab_size"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../secret", "/etc/passwd", "engines/../../secret", "a\\b", "C:/x", "engines//x", "./x", "", ".", "x/", "a\0b"],
+)
+@pytest.mark.parametrize("where", ["files", "engine", "graph"])
+def test_a_path_that_leaves_the_directory(copy: Path, path: str, where: str) -> None:
+    def change(manifest: dict) -> None:
+        if where == "files":
+            manifest["files"][path] = "0" * 64
+        elif where == "engine":
+            manifest["engines"][0]["file"] = path
+        else:
+            manifest["plan"]["stages"][0]["graph"] = path
+
+    edit(copy, change)
+    assert "path" in refusal(copy)
+
+
+def test_a_duplicate_bucket_and_a_duplicate_engine(copy: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest["plan"]["buckets"].append({"batch": 1, "length": 4})
+        manifest["engines"].append(manifest["engines"][0])
+
+    edit(copy, change)
+    message = refusal(copy)
+    assert "1x4 is listed twice" in message and "cpu fp32 stage 0 1x4 is listed twice" in message
+
+
+def test_engines_and_plan_must_fit(copy: Path) -> None:
+    def change(manifest: dict) -> None:
+        del manifest["engines"][0]
+        manifest["engines"].append({**manifest["engines"][0], "stage": 9})
+        manifest["max_length"] = 25
+        manifest["plan"]["head_graph"] = "stages/stage_0.onnx"
+        del manifest["files"]["stages/stage_1.onnx"]
+
+    edit(copy, change)
+    message = refusal(copy)
+    for part in (
+        "lacks stage 0 1x4",
+        "stage 9 is not in the plan",
+        "the longest is 24, expected at least max_length 25",
+        "a classification head has none",
+        "stages/stage_1.onnx is used but has no digest",
+    ):
+        assert part in message
+
+
+def test_missing_and_changed_files_are_listed_together(copy: Path, no_engine_is_loaded: None) -> None:
+    """Fault 22: one flipped bit, one truncated file, one that is gone."""
+    flipped, cut, gone = "stages/stage_0.onnx", FIRST_ENGINE, "tokenizer/tokenizer.json"
+    content = bytearray((copy / flipped).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / flipped).write_bytes(content)
+    (copy / cut).write_bytes((copy / cut).read_bytes()[:-1])
+    (copy / gone).unlink()
+    message = refusal(copy)
+    assert f"{gone}: missing" in message
+    assert message.count("expected SHA-256") == 2 and flipped in message and cut in message
+
+
+def test_without_verification_content_is_not_read_but_absence_is_seen(copy: Path) -> None:
+    (copy / FIRST_ENGINE).write_bytes(b"")
+    assert Artifact.open(copy, verify=False)
+    (copy / FIRST_ENGINE).unlink()
+    with pytest.raises(InputError, match="missing"):
+        Artifact.open(copy, verify=False)
+
+
+@pytest.mark.parametrize("linked", ["file", "directory", "dangling"])
+def test_links_are_refused_even_when_the_content_is_right(copy: Path, tmp_path: Path, linked: str) -> None:
+    part = copy / "stages" if linked == "directory" else copy / FIRST_ENGINE
+    elsewhere = tmp_path / "elsewhere"
+    part.rename(elsewhere)
+    part.symlink_to(elsewhere)
+    if linked == "dangling":
+        elsewhere.unlink()
+    assert "found a link" in refusal(copy)
+
+
+def test_a_directory_in_place_of_a_file(copy: Path) -> None:
+    (copy / FIRST_ENGINE).unlink()
+    (copy / FIRST_ENGINE).mkdir()
+    assert "expected a regular file" in refusal(copy)
+
+
+def test_digesting_refuses_links(copy: Path) -> None:
+    (copy / "link").symlink_to(copy / FIRST_ENGINE)
+    with pytest.raises(InputError, match="link"):
+        digest_files(copy)

@@ -1,0 +1,192 @@
+"""Backends: choice, engine files, shared weights, and errors for what is no graph."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from engines import backends
+from engines.backends import BACKENDS, choose_backend, static_graph, targets
+from engines.buckets import Bucket
+from engines.errors import InputError, TargetError
+from tests.engines.toy import WIDTH, WORDS, Toy
+
+SMALL, LARGE = Bucket(batch=1, length=4), Bucket(batch=3, length=12)
+
+
+def backend_of(provider: str) -> backends.Backend:
+    return next(backend for backend in BACKENDS if backend.provider == provider)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    onnx.save(Toy().graph(0), tmp_path / "stage_0.onnx")
+    return tmp_path / "stage_0.onnx"
+
+
+def test_the_preferred_available_backend_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (backend for backend in BACKENDS if backend.target == "cpu")
+    assert choose_backend() is first
+    assert choose_backend("cpu", second.provider, ["cpu", "cpu"]) is second
+    monkeypatch.setattr(type(first), "available", lambda self: "the package is missing")
+    assert choose_backend("cpu") is second
+    monkeypatch.setattr(type(second), "available", lambda self: "so is this one")
+    with pytest.raises(TargetError, match=r"(?s)the package is missing.*so is this one") as caught:
+        choose_backend("cpu")
+    assert caught.value.exit_code == 4
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert f"the package {provider} is not installed" in str(backend_of(provider).available())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"target": "tpu"}, "target 'tpu': expected auto or one of"),
+        ({"provider": "pytorch"}, "provider 'pytorch': expected one of"),
+        ({"target": "cpu", "built": ["elsewhere"]}, "the artifact holds engines for elsewhere"),
+        ({"built": []}, "the artifact holds engines for"),
+    ],
+)
+def test_impossible_choices_are_input_errors(arguments: dict, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        choose_backend(**arguments)
+
+
+def test_loading_a_backend_needs_no_library_at_import() -> None:
+    assert "cpu" in targets()
+    assert {"openvino", "onnxruntime"} <= {backend.provider for backend in BACKENDS}
+
+
+def feeds(bucket: Bucket) -> dict[str, np.ndarray]:
+    rng, shape = np.random.default_rng(0), (bucket.batch, bucket.length)
+    ids = rng.integers(0, WORDS - 1, shape, dtype=np.int32)
+    return {"input_ids": ids, "token_type_ids": np.zeros_like(ids), "alive": np.ones_like(ids)}
+
+
+@pytest.mark.parametrize("bucket", [SMALL, LARGE])
+def test_an_engine_has_static_shapes_and_its_own_buffers(
+    graph: Path, tmp_path: Path, provider: str, bucket: Bucket
+) -> None:
+    backend = backend_of(provider)
+    backend.build(graph, bucket, tmp_path / "engines" / "one.onnx")
+    engine = backend.load(tmp_path / "engines" / "one.onnx", threads=1)
+    first = engine(feeds(bucket))
+    assert first["packed"].shape == (bucket.batch, bucket.length, WIDTH)
+    assert first["packed_position"].dtype == first["count"].dtype == np.int32
+    assert {name: buffer.shape for name, buffer in engine.inputs.items()} == dict.fromkeys(
+        ("input_ids", "token_type_ids", "alive"), (bucket.batch, bucket.length)
+    )
+    for name, buffer in feeds(bucket).items():
+        engine.inputs[name][...] = buffer
+    in_place = engine.run()
+    for name, value in first.items():
+        np.testing.assert_array_equal(in_place[name], value)
+    engine.inputs["alive"][...] = 0
+    engine.run()
+    assert first["count"].min() >= 1 and first["packed_alive"].any(), "a call's results are copies"
+    with pytest.raises(ValueError, match="input_ids"):
+        engine(feeds(SMALL if bucket == LARGE else LARGE))
+
+
+def test_both_providers_agree(graph: Path, tmp_path: Path) -> None:
+    results = []
+    for backend in BACKENDS:
+        if backend.target == "cpu" and backend.available() is None:
+            backend.build(graph, LARGE, tmp_path / backend.provider / "one.onnx")
+            results.append(backend.load(tmp_path / backend.provider / "one.onnx", None)(feeds(LARGE)))
+    if len(results) < 2:
+        pytest.skip("only one provider is installed")
+    for name, value in results[0].items():
+        np.testing.assert_allclose(value, results[1][name], atol=1e-6)
+
+
+def test_an_input_that_is_passed_through(tmp_path: Path, provider: str) -> None:
+    """The last stage returns `alive` and `position` as they came; a provider may merge such tensors' names."""
+    onnx.save(Toy(thresholds=()).graph(0), tmp_path / "stage_0.onnx")
+    backend = backend_of(provider)
+    backend.build(tmp_path / "stage_0.onnx", SMALL, tmp_path / "one.onnx")
+    engine = backend.load(tmp_path / "one.onnx", None)
+    found = engine({**feeds(SMALL), "alive": np.array([[1, 1, 0, 0]], np.int32)})
+    assert found["final_alive"].tolist() == [[1, 1, 0, 0]]
+    assert found["final_position"].tolist() == [[0, 1, 2, 3]]
+
+
+def test_buckets_share_one_weights_file(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_graph, "_SHARED_FROM", 64)
+    static_graph._prepared.cache_clear()
+    out = tmp_path / "engines"
+    for number, bucket in enumerate((SMALL, LARGE)):
+        static_graph.write_static_graph(graph, bucket, out / f"{number}.onnx")
+    (weights,) = out.glob("*.weights")
+    assert weights.stat().st_size >= Toy().table.nbytes
+    for number in range(2):
+        model = onnx.load(out / f"{number}.onnx", load_external_data=False)
+        (external,) = (tensor for tensor in model.graph.initializer if tensor.external_data)
+        entries = {entry.key: entry.value for entry in external.external_data}
+        assert entries["location"] == weights.name and int(entries["offset"]) % 4096 == 0
+        for backend in BACKENDS:
+            if backend.available() is None:
+                assert backend.load(out / f"{number}.onnx", None)
+    changed = Toy().graph(0)
+    changed.graph.initializer[0].raw_data = bytes(len(changed.graph.initializer[0].raw_data))
+    onnx.save(changed, graph)
+    static_graph.write_static_graph(graph, SMALL, out / "2.onnx")
+    assert len(list(out.glob("*.weights"))) == 2, "other weights never overwrite the ones that engines refer to"
+
+
+def test_shapes_are_folded(graph: Path, tmp_path: Path) -> None:
+    static_graph.write_static_graph(graph, LARGE, tmp_path / "one.onnx")
+    model = onnx.load(tmp_path / "one.onnx")
+    operators = {node.op_type for node in model.graph.node}
+    assert not operators & {"Shape", "Range", "Expand", "TokenCompact"} and not model.functions
+    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [3, 12]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"not a graph"])
+def test_what_is_no_graph_is_an_input_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "stage_0.onnx").write_bytes(content)
+    with pytest.raises(InputError, match=r"stage_0\.onnx"):
+        static_graph.write_static_graph(tmp_path / "stage_0.onnx", SMALL, tmp_path / "one.onnx")
+    assert not (tmp_path / "one.onnx").exists()
+
+
+def test_a_graph_of_another_static_shape_is_an_input_error(graph: Path, tmp_path: Path) -> None:
+    static_graph.write_static_graph(graph, SMALL, tmp_path / "stage_1.onnx")
+    with pytest.raises(InputError, match="expected a symbolic shape, found 1"):
+        static_graph.write_static_graph(tmp_path / "stage_1.onnx", LARGE, tmp_path / "one.onnx")
+
+
+def test_an_engine_file_that_cannot_be_loaded(tmp_path: Path, provider: str) -> None:
+    (tmp_path / "one.onnx").write_bytes(b"not a graph")
+    with pytest.raises(InputError, match=r"one\.onnx"):
+        backend_of(provider).load(tmp_path / "one.onnx", None)
+
+
+def test_weights_outside_the_folder_are_refused(graph: Path, tmp_path: Path, provider: str) -> None:
+    """Fault 15: an engine that refers to a file above its folder."""
+    (tmp_path / "secret").write_bytes(Toy().table.tobytes())
+    model = Toy().graph(0)
+    for tensor in model.graph.initializer:
+        if tensor.name == "table":
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="../secret")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "stage_0.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"stage_0\.onnx"):
+        static_graph.write_static_graph(tmp_path / "inner" / "stage_0.onnx", SMALL, tmp_path / "one.onnx")
+
+
+def test_importing_the_backends_loads_no_provider() -> None:
+    code = "import sys, engines.backends; print(sorted({'openvino', 'onnxruntime', 'onnx'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

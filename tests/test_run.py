@@ -1,0 +1,163 @@
+"""python -m pipeline.run: formats, order, errors by line, whole files or none, and bounded memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engines.errors import InputError
+from pipeline import run
+from tests.engines.toy import Toy
+
+WORDS = ["w7 w8", "w9 w10 w11", "w12"]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+    return Toy().write(tmp_path_factory.mktemp("run") / "artifact", tiny_tokenizer)
+
+
+@pytest.fixture
+def answer(artifact: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[dict]]:
+    """Runs the verb in this process; returns what it printed."""
+
+    def call(*arguments: str) -> list[dict]:
+        assert run.run(run.parser().parse_args([str(artifact), *map(str, arguments)])) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return call
+
+
+def test_one_text_and_one_pair(answer) -> None:
+    (single,) = answer("--text", "w7 w8")
+    assert set(single) == {"label", "probability", "logits", "tokens", "retention"}
+    assert single["tokens"] == 4 and single["label"] in ("no", "yes")
+    (pair,) = answer("--text", "w7 w8", "--text-b", "w9")
+    assert pair["tokens"] == 6
+
+
+def test_every_format_gives_the_same_answers_in_order(answer, tmp_path: Path, monkeypatch) -> None:
+    contents = {
+        "a.jsonl": "\n".join(json.dumps({"text": text, "id": 1}) for text in WORDS) + "\n",
+        "b.jsonl": "\n".join(json.dumps(text) for text in WORDS),
+        "c.tsv": "".join(f"yes\t{text}\n" for text in WORDS),
+        "d.txt": "\r\n".join(WORDS) + "\r\n",
+    }
+    alone = [answer("--text", text)[0] for text in WORDS]
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content.encode())
+        found = answer("--input", tmp_path / name)
+        assert [line["tokens"] for line in found] == [line["tokens"] for line in alone]
+        assert [line["logits"] for line in found] == [pytest.approx(line["logits"], abs=1e-5) for line in alone]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(contents["d.txt"].encode())))
+    assert len(answer("--input", "-", "--format", "text")) == 3
+
+
+def test_pairs_in_files(answer, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "w7", "text_b": "w8 w9"}\n{"text": "w7", "text_b": null}\n')
+    (tmp_path / "a.tsv").write_text("0\tw7\tw8 w9\n0\tw7\n")
+    for name in ("a.jsonl", "a.tsv"):
+        assert [line["tokens"] for line in answer("--input", tmp_path / name)] == [6, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.jsonl", b'"w7"\n{"text": \n', "line 2: expected JSON"),
+        ("a.jsonl", b'"w7"\n\n', "line 2: expected JSON, found ''"),
+        ("a.jsonl", b'"w7"\n' + b"[" * 100_000, "line 2: expected JSON"),
+        ("a.jsonl", b'{"label": "x"}\n', "line 1: expected {"),
+        ("a.jsonl", b'{"text": "w7", "text_b": 3}\n', "line 1: expected {"),
+        ("a.tsv", b"w7\n", "line 1: expected label<TAB>text"),
+        ("a.tsv", b"0\tw7\tw8\tw9\n", "found 4 column"),
+        ("a.txt", b"w7\n\xff\n", "line 2: 'utf-8' codec"),
+        ("a.txt", b"w7\n\nw8\n", "text 2: expected at least one word"),
+        ("a.txt", b"w7\n" + b"w8 " * 40, "text 2: 42 tokens, the model takes 24"),
+        ("a.txt", b"", "expected at least one line"),
+        ("a.csv", b"w7\n", "expected .jsonl, .tsv, .txt or --format, found .csv"),
+        ("a", b"w7\n", "found no ending"),
+    ],
+)
+def test_what_is_wrong_with_an_input_is_named_by_line(
+    answer, tmp_path: Path, name: str, content: bytes, problem: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        answer("--input", tmp_path / name)
+    assert problem in str(caught.value)
+
+
+def test_truncation_is_done_when_asked_for(answer, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("w8 " * 40)
+    assert answer("--input", tmp_path / "a.txt", "--truncate")[0]["tokens"] == 24
+
+
+@pytest.mark.parametrize("arguments", [("--text-b", "w8", "--input", "x.txt"), ("--input", "none.jsonl")])
+def test_unusable_arguments(answer, arguments) -> None:
+    with pytest.raises(InputError, match=arguments[0]):
+        answer(*arguments)
+
+
+def test_an_output_file_holds_every_answer_or_stays_as_it_was(answer, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    (tmp_path / "good.txt").write_text("\n".join(WORDS))
+    (tmp_path / "bad.txt").write_text("w7\n\n")
+    assert answer("--input", tmp_path / "good.txt", "--output", output) == []
+    before = output.read_text()
+    assert len(before.splitlines()) == 3
+    with pytest.raises(InputError):
+        answer("--input", tmp_path / "bad.txt", "--output", output)
+    assert output.read_text() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"good.txt", "bad.txt", "out.jsonl"}
+    with pytest.raises(InputError, match="--output"):
+        answer("--text", "w7", "--output", tmp_path / "none" / "out.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--text", "w7"], 0, ""),
+        (["--text", ""], 2, "error: text 1: expected at least one word"),
+        ([], 2, "one of the arguments --text --input is required"),
+        (["--text", "w7", "--provider", "abacus"], 2, "error: provider 'abacus'"),
+    ],
+)
+def test_exit_codes(artifact: Path, arguments: list[str], code: int, message: str) -> None:
+    command = [sys.executable, "-m", "pipeline.run", str(artifact), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_ends_quietly(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("w7 w8\n" * 5000)
+    command = f"{sys.executable} -m pipeline.run {artifact} --input {tmp_path / 'a.txt'} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+MEASURE = """
+import resource, sys
+from pipeline import run
+run.run(run.parser().parse_args(sys.argv[1:]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_ten_thousand_lines_in_order_in_the_memory_of_a_thousand(artifact: Path, tmp_path: Path) -> None:
+    peaks = {}
+    for count in (1_000, 10_000):
+        source, output = tmp_path / f"{count}.txt", tmp_path / f"{count}.jsonl"
+        lengths = [1 + (number * 7) % 21 for number in range(count)]
+        source.write_text("".join(" ".join(f"w{4 + i}" for i in range(n)) + "\n" for n in lengths))
+        command = [sys.executable, "-c", MEASURE, str(artifact), "--input", str(source), "--output", str(output)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[count] = int(done.stdout)
+        assert [json.loads(line)["tokens"] - 2 for line in output.read_text().splitlines()] == lengths
+    assert peaks[10_000] <= 1.5 * peaks[1_000], peaks
