@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,11 +30,11 @@ class BuildConfig(BaseModel):
     target: Literal["cpu", "tensorrt", "tensorrt-rtx"] = "cpu"
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     buckets: str | None = None
-    stages: str = "auto"
+    stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
     data: str = "movie-reviews"
     samples: int = Field(256, gt=0)
     metric_samples: int = Field(512, gt=0)
-    max_drop: float = 1.0
+    max_drop: float = Field(1.0, allow_inf_nan=False)
     calibration: str | None = None
     threads: int | None = Field(None, gt=0)
     out: Path = Path("artifact")

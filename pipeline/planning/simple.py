@@ -34,7 +34,7 @@ def choose_cuts(model: PrunedTransformer, stages: str, mean_rows: Sequence[float
                 entered = mean_rows[layer + 1]
         return cuts
     parts = [part.strip() for part in stages.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts):
+    if not parts or not all(part.isdecimal() for part in parts):
         raise InputError(f"stages {stages!r}: expected auto, a number of stages, or layers such as 1,3")
     if "," in stages:
         return sorted({int(part) for part in parts})
