@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,22 +12,29 @@ from engines.artifact import Gate, Head
 
 
 def accuracy(head: Head, logits: Sequence[np.ndarray], examples: Sequence[Example]) -> float:
-    """Share of right labels; for regression the Pearson correlation."""
+    """Share of right labels; for regression the Pearson correlation, NaN where either side is constant."""
     if head.kind == "regression":
-        return float(np.corrcoef([float(x[0]) for x in logits], [float(e.label) for e in examples])[0, 1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(np.corrcoef([float(x[0]) for x in logits], [float(e.label) for e in examples])[0, 1])
     right = [head.labels[int(x.argmax())] == e.label for x, e in zip(logits, examples, strict=True)]
     return sum(right) / len(right)
 
 
 def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -> Gate:
-    """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED without a dense model."""
-    figures: dict[str, float | int | str] = {"examples": count, "metric": ours}
-    if dense is None:
+    """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED without dense's metric."""
+    figures: dict[str, float | int | str] = {"examples": count}
+    if math.isfinite(ours):
+        figures["metric"] = ours
+    if dense is None or not math.isfinite(dense):
         reason = "no dense checkpoint to compare with; name one with --dense"
+        if dense is not None:
+            reason = f"the dense model's metric is undefined on these {count} examples"
         return Gate(name="task metric", status="SKIPPED", reason=reason, figures=figures)
     drop = 100 * (dense - ours)
-    figures |= {"dense_metric": dense, "drop_points": round(drop, 4), "budget_points": max_drop}
-    if drop > max_drop:
+    figures |= {"dense_metric": dense, "budget_points": max_drop}
+    if math.isfinite(drop):
+        figures["drop_points"] = round(drop, 4)
+    if not drop <= max_drop:  # also NaN
         reason = f"the metric is {ours:.4f}, dense {dense:.4f}: {drop:.2f} points lower, the budget is {max_drop}"
         return Gate(name="task metric", status="FAILED", reason=reason, figures=figures)
     return Gate(name="task metric", status="PASSED", figures=figures)

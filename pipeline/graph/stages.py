@@ -92,7 +92,7 @@ class Stage(nn.Module):
             *inner, cut = self.spec.steps
             state = self.model.walk(state, inner, self.model.decide_masked, ends_at=cut)
             score = self.model.pruner.score(cut.layer, state.hidden, state.mass, state.alive).float()
-            return self._compact(cut.layer, score, state)
+            return self._compact(score, state)
         state = self.model.walk(state, self.spec.steps, self.model.decide_masked)
         return (
             state.hidden if self.token_level else self.model.head(state.hidden),
@@ -100,23 +100,29 @@ class Stage(nn.Module):
             state.position,
         )
 
-    def _compact(self, layer: int, score: Tensor, state: State) -> tuple[Tensor, ...]:
-        threshold, protect = self.model.pruner.threshold(layer), self.model.config.pruner.protect_first
+    @property
+    def compact_attributes(self) -> dict[str, float | int | str]:
+        """The attributes of the TokenCompact node that ends the stage; of every stage but the last."""
+        return {
+            "threshold": self.model.pruner.threshold(self.spec.steps[-1].layer),
+            "capacity": 0,
+            "protect_first": int(self.model.config.pruner.protect_first),
+            # TensorRT takes the plugin of this name for a node with these two, other runtimes the function.
+            "plugin_namespace": DOMAIN,
+            "plugin_version": "1",
+        }
+
+    def _compact(self, score: Tensor, state: State) -> tuple[Tensor, ...]:
+        attributes = self.compact_attributes
+        inputs = (state.hidden, score, state.alive, state.position)
         if not torch.compiler.is_exporting():
-            return token_compact(state.hidden, score, state.alive, state.position, threshold, 0, protect)
+            return token_compact(*inputs, *(attributes[name] for name in ("threshold", "capacity", "protect_first")))
         batch, length, width = state.hidden.shape
-        # TensorRT takes the plugin of this name for a node with these two attributes, other runtimes the function.
         return tuple(
             torch.onnx.ops.symbolic_multi_out(
                 f"{DOMAIN}::{NAME}",
-                (state.hidden, score, state.alive, state.position),
-                {
-                    "threshold": threshold,
-                    "capacity": 0,
-                    "protect_first": int(protect),
-                    "plugin_namespace": DOMAIN,
-                    "plugin_version": "1",
-                },
+                inputs,
+                attributes,
                 dtypes=(state.hidden.dtype, torch.int32, torch.int32, torch.int32),
                 shapes=((batch, length, width), (batch, length), (batch, length), (batch,)),
                 version=1,

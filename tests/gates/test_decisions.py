@@ -1,0 +1,147 @@
+"""Free-running engines against the reference: flips and other answers fail, what rounding explains does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from engines.artifact import Gate
+from engines.prediction import SampleResult
+from pipeline.gates import Reference, decision_parity
+from pipeline.graph.stages import cut_stages
+from pipeline.model import PrunedTransformer
+from tests.graph.small import random_samples, small_model
+
+SAMPLES = random_samples(6)
+LAST = 5  # the longest sample, which is tampered with
+
+
+def faithful(model: PrunedTransformer, reference: Reference) -> list[SampleResult]:
+    """What engines that are cut at layer 1 return when they do all that the reference does."""
+    return [
+        SampleResult(len(sample), logits.numpy(), 2 * [np.flatnonzero(alive[1].numpy()).astype(np.int32)], [])
+        for sample, logits, alive in zip(SAMPLES, reference.logits, reference.alive, strict=True)
+    ]
+
+
+def judge(model: PrunedTransformer, reference: Reference, results: list[SampleResult]) -> Gate:
+    """The gate for a model of two layers that is cut at layer 1."""
+    return decision_parity(model, cut_stages(model, [1]), reference, results)
+
+
+@pytest.fixture
+def model() -> PrunedTransformer:
+    """Decides at layers 0 and 1."""
+    return small_model("ltp", layers=2)
+
+
+@pytest.fixture
+def reference(model: PrunedTransformer) -> Reference:
+    """The model's results on SAMPLES, free to be changed."""
+    return Reference.of(model, SAMPLES)
+
+
+def flip(results: list[SampleResult], token: int, stages: tuple[int, ...] = (0, 1)) -> None:
+    """Flips one token of the last sample behind these stages."""
+    survivors = list(results[LAST].survivors)
+    for stage in stages:
+        survivors[stage] = np.setxor1d(survivors[stage], np.array([token], np.int32))
+    results[LAST] = replace(results[LAST], survivors=survivors)
+
+
+def dying(reference: Reference) -> int:
+    """A token of the last sample that the decision of layer 1 drops."""
+    alive = reference.alive[LAST]
+    return int(torch.nonzero(alive[0] & ~alive[1]).flatten()[0])
+
+
+def at_the_threshold(model: PrunedTransformer, reference: Reference, token: int) -> None:
+    """Moves a token's score at layer 1 to within rounding of the threshold."""
+    reference.score[LAST][1, token] = model.pruner.threshold(1) + 0.5 * reference.rounding(1)
+
+
+def test_the_same_tokens_and_answers_pass(model: PrunedTransformer, reference: Reference) -> None:
+    gate = judge(model, reference, faithful(model, reference))
+    assert gate.status == "PASSED"
+    assert gate.figures["flips"] == 0 and gate.figures["label_agreement"] == 1
+    assert gate.figures["samples"] == 6 and gate.figures["decisions"] == 2 * sum(map(len, SAMPLES))
+
+
+@pytest.mark.parametrize("stages", [(0, 1), (1,)])
+def test_a_flip_away_from_the_threshold_fails_and_is_named(
+    model: PrunedTransformer, reference: Reference, stages: tuple[int, ...]
+) -> None:
+    results, token = faithful(model, reference), dying(reference)
+    flip(results, token, stages)
+    gate = judge(model, reference, results)
+    assert gate.status == "FAILED" and gate.figures["flips"] == len(stages)
+    assert f"stage_{stages[0]}, sample {LAST}: token {token}" in gate.reason
+
+
+def test_a_flip_within_rounding_is_excused_with_all_that_follows_from_it(
+    model: PrunedTransformer, reference: Reference
+) -> None:
+    results, token = faithful(model, reference), dying(reference)
+    flip(results, token)
+    flip(results, token + 1, (1,))  # a consequence: the last stage saw another state
+    results[LAST] = replace(results[LAST], logits=-results[LAST].logits)
+    assert judge(model, reference, results).status == "FAILED"
+    at_the_threshold(model, reference, token)
+    gate = judge(model, reference, results)
+    assert gate.status == "PASSED"
+    assert gate.figures["flips"] == 3 and gate.figures["flips_within_rounding_of_threshold"] == 1
+    assert gate.figures["label_agreement"] == 5 / 6
+
+
+def test_a_flip_beside_an_excused_one_is_not_excused(model: PrunedTransformer, reference: Reference) -> None:
+    results, token = faithful(model, reference), dying(reference)
+    at_the_threshold(model, reference, token)
+    flip(results, token)
+    flip(results, 0)
+    gate = judge(model, reference, results)
+    assert gate.status == "FAILED" and f"stage_0, sample {LAST}: token 0" in gate.reason
+
+
+def test_another_answer_from_the_same_tokens_fails(model: PrunedTransformer, reference: Reference) -> None:
+    results = faithful(model, reference)
+    results[2] = replace(results[2], logits=-results[2].logits)
+    gate = judge(model, reference, results)
+    assert gate.status == "FAILED" and "sample 2: the same tokens, but another answer" in gate.reason
+    assert gate.figures["flips"] == 0 and gate.figures["label_agreement"] == 5 / 6
+
+
+def test_another_answer_is_excused_where_the_reference_is_within_rounding_of_a_tie(
+    model: PrunedTransformer, reference: Reference
+) -> None:
+    results = faithful(model, reference)
+    reference.logits[2] = torch.tensor([1.0, 1.0 - 1e-5, -1.0])
+    results[2] = replace(results[2], logits=np.array([1.0, 1.0 + 1e-5, -1.0], np.float32))
+    gate = judge(model, reference, results)
+    assert gate.status == "PASSED" and gate.figures["label_agreement"] == 5 / 6
+
+
+def test_a_regression_must_give_the_same_value() -> None:
+    model = small_model("ltp", layers=2, head="regression")
+    reference = Reference.of(model, SAMPLES)
+    results = faithful(model, reference)
+    assert judge(model, reference, results).status == "PASSED"
+    results[0] = replace(results[0], logits=results[0].logits + 0.1)
+    assert judge(model, reference, results).status == "FAILED"
+
+
+def test_every_token_of_a_tagging_model_must_have_its_label() -> None:
+    model = small_model("transkimmer", layers=2, head="tagging")
+    reference, specs = Reference.of(model, SAMPLES), cut_stages(model, [0, 1])
+    results = [
+        SampleResult(len(sample), logits.numpy(), [np.flatnonzero(alive[i]) for i in (0, 1, 1)], [])
+        for sample, logits, alive in zip(SAMPLES, reference.logits, reference.alive, strict=True)
+    ]
+    assert decision_parity(model, specs, reference, results).status == "PASSED"
+    swapped = results[3].logits.copy()
+    swapped[-1] = -swapped[-1]
+    results[3] = replace(results[3], logits=swapped)
+    gate = decision_parity(model, specs, reference, results)
+    assert gate.status == "FAILED" and "sample 3: the same tokens, but another answer" in gate.reason
