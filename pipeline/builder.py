@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -29,7 +30,7 @@ from pipeline.config import BuildConfig
 from pipeline.gates.metric import accuracy
 from pipeline.gates.reference import Reference
 from pipeline.graph.export import export_stage
-from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages
+from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
 from pipeline.measure import as_record, measure
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
@@ -65,7 +66,9 @@ class Subject:
     def classes_match(self) -> bool:
         """Whether the data's labels are the model's, so that a metric means something."""
         head = self.model.config.head
-        return head.kind == "regression" or {e.label for e in self.examples} <= set(head.labels)
+        if head.kind == "regression":
+            return all(_is_number(example.label) for example in self.examples)
+        return {example.label for example in self.examples} <= set(head.labels)
 
 
 def build(config: BuildConfig, console: Console, baseline: Path | None = None) -> Artifact:
@@ -153,8 +156,8 @@ def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
 
 def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
     """The stages of an artifact's plan; InputError if they are not stages of this model."""
-    ends = [stage.steps[-1].split() for stage in manifest.plan.stages[:-1]]
-    specs = cut_stages(model, [int(layer) for _, layer in ends])
+    ends = [stage.steps[-1:] for stage in manifest.plan.stages[:-1]]
+    specs = cut_stages(model, [layer for layer in decision_layers(model) if [f"decide {layer}"] in ends])
     if [spec.step_names for spec in specs] != [stage.steps for stage in manifest.plan.stages]:
         raise InputError(
             "the artifact's stages are not those of this model; pass the checkpoint that it was built from"
@@ -166,7 +169,9 @@ def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:
     """Gate 4 on the first `metric_samples` examples, against the dense model in PyTorch."""
     count = min(config.metric_samples, len(subject.examples))
     if not subject.classes_match:
-        reason = f"the labels of {subject.data} are not the model's ({', '.join(subject.model.config.head.labels)})"
+        head = subject.model.config.head
+        expected = "numbers" if head.kind == "regression" else f"the model's ({', '.join(head.labels)})"
+        reason = f"the labels of {subject.data} are not {expected}"
         return Gate(name="task metric", status="SKIPPED", reason=reason)
     if subject.model.config.head.token_level:
         reason = "the data has one label per text, the model one per token"
@@ -275,3 +280,10 @@ def _manifest(
         machine={"processor": platform.machine(), "system": platform.system(), "cpus": str(os.cpu_count())},
         files=layout.digest_files(root),
     )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
