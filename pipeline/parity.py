@@ -15,7 +15,7 @@ from engines.runner import Runner
 from pipeline import gates
 from pipeline.builder import Subject, metric_gate, specs_of
 from pipeline.cli import main_of, print_gates
-from pipeline.config import BuildConfig
+from pipeline.config import read_build_config
 from pipeline.gates.reference import Reference
 from pipeline.model.checkpoint import checkpoint_digest
 
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> list[Gate]:
     """All gates of an artifact. A changed file fails the first one, and then nothing of the artifact is loaded."""
+    asked = {"dense": args.dense, "max_drop": args.max_drop, "samples": args.samples, "metric_samples": args.samples}
+    config = read_build_config(None, asked)
     try:
         artifact = Artifact.open(args.artifact)
     except InputError as error:
@@ -75,8 +77,9 @@ def check(args: argparse.Namespace) -> list[Gate]:
             f"checkpoint {checkpoint}: expected digest {manifest.checkpoint.sha256[:12]}…, from which the artifact was "
             f"built, found {checkpoint_digest(checkpoint)[:12]}…; build again or pass --checkpoint"
         )
-    data = args.data or (manifest.data.name if manifest.data else BuildConfig().data)
-    subject = Subject.load(checkpoint, data, args.samples)
+    config = config.model_copy(update={"checkpoint": checkpoint})
+    data = args.data or (manifest.data.name if manifest.data else config.data)
+    subject = Subject.load(checkpoint, data, config.samples)
     specs = specs_of(subject.model, manifest)
     backend = choose_backend(args.target, args.provider, [record.target for record in manifest.engines])
     reference = Reference.of(subject.model, subject.samples)
@@ -85,7 +88,6 @@ def check(args: argparse.Namespace) -> list[Gate]:
     found += gates.numeric_parity(subject.model, specs, subject.samples, artifact.path, manifest, backend, args.threads)
     runner = Runner(artifact.path, args.target, args.provider, args.threads, verify=False)
     found.append(gates.decision_parity(subject.model, specs, reference, runner.run_tokens(subject.samples)))
-    config = BuildConfig(checkpoint=checkpoint, dense=args.dense, metric_samples=args.samples, max_drop=args.max_drop)
     found.append(metric_gate(config, subject, runner))
     return found
 
