@@ -18,12 +18,14 @@ from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import Batch, TokenisedSet
 from pipeline.training.budget import FlopsBudget
+from pipeline.training.calibrate import reach_ratio
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
 
 _DISTIL_TEMPERATURE = 2.0
+_CALIBRATION_EXAMPLES = 256
 
 
 @dataclass
@@ -120,6 +122,13 @@ class Trainer:
         if saved is not None:
             saved.restore(self.trainee, optimizer, scheduler, budget, self.out)
             best, stale, first = saved.best, saved.stale, saved.step
+        if phase.name == "hard" and first == 0:
+            sample, limit = self.train_set.first(_CALIBRATION_EXAMPLES), self.config.batch_tokens * 2
+            reach_ratio(
+                self.model.pruner,
+                self.config.flops_ratio,
+                lambda: evaluate(self.model, sample, limit, self.config.bf16).flops_ratio,
+            )
         every = max(1, len(plan) // self.config.evaluations)
         task = progress.add_task(phase.name, total=len(plan), completed=first) if progress else None
         losses: list[float] = []

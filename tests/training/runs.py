@@ -15,7 +15,7 @@ from pipeline.training.trainer import Trainer
 from tests.conftest import WORDS
 
 LABELS = ["bad", "good"]
-BACKBONE_PHASES = {"dense": 1, "ltp": 3, "transkimmer": 2, "topk": 2, "threshold": 2}
+BACKBONE_PHASES = {"dense": 1, "ltp": 3, "transkimmer": 3, "topk": 2, "threshold": 2}
 
 
 def make_examples(count: int, seed: int) -> list[Example]:

@@ -156,7 +156,9 @@ def test_noise_is_logistic_around_the_score() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         inputs = lay_out(samples, LONGEST, [range(LONGEST)] * 64)
-        state, decisions = relaxed(model, "straight_through", inputs, noise=1.0)
+        decisions = Relaxation(model, "straight_through", 1.0, noise=1.0)
+        decisions.start(inputs[1])
+        state = model.walk(model.embed(inputs[0], inputs[2], inputs[1]), model.steps, decisions)
     layers = model.config.encoder.layers
     assert float(state.keep.mean()) == pytest.approx(0.7311**layers, abs=0.03)
     # The budget counts what inference would decide, which is without noise: every score of 1 passes.

@@ -45,7 +45,7 @@ def test_training_learns_the_task_and_to_skip(tiny_backbone: Path, tmp_path: Pat
     config = make_config(
         tiny_backbone,
         method,
-        epochs=[4.0, 4.0, 2.0] if method == "ltp" else [4.0, 6.0],
+        epochs=[4.0, 4.0, 4.0] if method == "ltp" else [4.0, 6.0, 4.0],
         lr=3e-3,
         head_lr=1e-2,
         pruner_lr=0.03,
@@ -115,7 +115,7 @@ def test_a_run_goes_on_with_its_own_settings_only(tiny_backbone: Path, tmp_path:
     with mock.patch.object(resume.os, "replace", stop), pytest.raises(KeyboardInterrupt):
         make_trainer(config, tmp_path).run()
     other = config.model_copy(update={"lr": 1e-5, "seed": 9, "threads": 1})
-    with pytest.raises(InputError, match="interrupted run with another lr, seed; go on with the same settings"):
+    with pytest.raises(InputError, match="interrupted run with another lr, seed; use the same settings"):
         make_trainer(other, tmp_path).run()
     same = make_trainer(config.model_copy(update={"threads": 1}), tmp_path)
     assert same.run().history
