@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--buckets",
         help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths 16 to "
-        "the model's, in powers of two and their midpoints)",
+        "the model's, in powers of two and quarters between)",
     )
     p.add_argument(
         "--stages",

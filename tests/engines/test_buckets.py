@@ -30,8 +30,10 @@ def test_the_bucket_is_the_smallest_that_holds_the_count(sizes: set[int], data: 
 
 
 def test_default_buckets() -> None:
-    assert [b.length for b in default_buckets(256, [1])] == [16, 24, 32, 48, 64, 96, 128, 192, 256]
-    assert [b.length for b in default_buckets(100, [1])] == [16, 24, 32, 48, 64, 96, 100]
+    assert [b.length for b in default_buckets(256, [1])] == [
+        *(16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+    ]
+    assert [b.length for b in default_buckets(100, [1])] == [16, 24, 32, 40, 48, 56, 64, 80, 96, 100]
     assert [b.length for b in default_buckets(10, [1])] == [10]
     assert {b.batch for b in default_buckets(256)} == {1, 8}
 
@@ -43,7 +45,7 @@ def test_default_buckets_hold_everything_and_waste_little(max_length: int, batch
     for batch in batches:
         lengths = [b.length for b in buckets if b.batch == batch]
         assert lengths == sorted(lengths) and lengths[-1] == max_length
-        assert all(b <= 1.5 * a for a, b in pairwise(lengths))
+        assert all(b <= (1.25 if a >= 32 else 1.5) * a for a, b in pairwise(lengths))
 
 
 @given(st.sets(st.builds(Bucket, batch=st.integers(1, 99), length=st.integers(1, 9999)), min_size=1))
