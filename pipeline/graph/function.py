@@ -33,7 +33,8 @@ def TokenCompact(
     first = op.Range(op.Constant(value_int=0), op.Squeeze(length), op.Constant(value_int=1)) == zero  # [S]
     protected = op.And(first, op.Constant(value_int=protect_first) != op.Constant(value_int=0))
     passed = op.Or(score >= op.Constant(value_float=threshold), protected)
-    keep = op.And(alive > op.Constant(value=onnx.helper.make_tensor("none", onnx.TensorProto.INT32, [], [0])), passed)
+    dead = op.Constant(value=onnx.helper.make_tensor("dead", onnx.TensorProto.INT32, [], [0]))
+    keep = op.And(op.Not(alive == dead), passed)
     carried = op.Cast(op.Or(keep, first), to=onnx.TensorProto.INT64)  # [B, S]
     count = op.ReduceSum(carried, one, keepdims=1)  # [B, 1]
     front = op.CumSum(carried, op.Constant(value_int=1)) - one

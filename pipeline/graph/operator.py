@@ -60,4 +60,4 @@ def surviving(score: Tensor, alive: Tensor, threshold: float, protect_first: boo
     if protect_first:
         first = torch.arange(score.shape[1], device=score.device) == 0
         passed = passed | first[None, :]
-    return (alive > 0) & passed
+    return (alive != 0) & passed
