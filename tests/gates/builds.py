@@ -1,0 +1,96 @@
+"""Real builds of tiny models, made once per session beside its tokenizer, and what tests do with copies of them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+import pytest
+
+from engines import artifact as layout
+from engines.artifact import Artifact
+from engines.tokenization import TextEncoder
+from pipeline import build
+from pipeline.cli import main_of
+from pipeline.gates import Reference
+from pipeline.model import PrunedTransformer, save_checkpoint
+from tests.graph.small import random_samples, small_model
+
+BUCKETS = "1x16,1x32,2x32"
+SETTINGS = ("--buckets", BUCKETS, "--samples", "12", "--threads", "1")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A published artifact and what it was built from; `dense` is the checkpoint that it was compared with."""
+
+    artifact: Path
+    checkpoint: Path
+    data: Path
+    dense: Path | None = None
+
+    def copied(self, folder: Path) -> Path:
+        """A copy of the artifact, with the dense one beside it, that a test may damage."""
+        for path in self.artifact.parent.glob("artifact*"):
+            shutil.copytree(path, folder / path.name)
+        return folder / "artifact"
+
+
+def run_verb(module: ModuleType, *arguments: object) -> int:
+    """The exit code of `python -m pipeline.<module> arguments`, run in this process."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        main_of(module.parser, module.run)
+    return int(ended.value.code or 0)
+
+
+@cache
+def classifier(tokenizer: Path) -> Built:
+    """LTP of two layers in two stages against dense, on texts whose labels are what the dense model says of them."""
+    folder = tokenizer.parent / "classifier"
+    dense = small_model("dense")
+    checkpoint = _save(small_model("ltp", layers=2), folder / "ltp", tokenizer)
+    built = Built(folder / "artifact", checkpoint, folder / "data.tsv", _save(dense, folder / "dense", tokenizer))
+    samples = random_samples(24)
+    texts = [" ".join(f"w{i}" for i in sample.input_ids[2:]) for sample in samples[::2] + samples[1::2]]
+    logits = Reference.of(dense, TextEncoder(tokenizer, dense.config.max_length)(texts)).logits
+    says = [dense.config.head.labels[int(row.argmax())] for row in logits]
+    built.data.write_text("".join(f"{label}\t{text}\n" for label, text in zip(says, texts, strict=True)), "utf-8")
+    model = ("--checkpoint", checkpoint, "--dense", built.dense, "--data", built.data, "--stages", 2)
+    assert run_verb(build, *model, *SETTINGS, "--max-drop", 100, "--out", built.artifact) == 0
+    return built
+
+
+@cache
+def tagger(tokenizer: Path) -> Built:
+    """Transkimmer of one layer with a token-level head, on the classifier's texts."""
+    folder, data = tokenizer.parent / "tagger", classifier(tokenizer).data
+    checkpoint = _save(small_model("transkimmer", head="tagging"), folder / "transkimmer", tokenizer)
+    built = Built(folder / "artifact", checkpoint, data)
+    assert run_verb(build, "--checkpoint", checkpoint, "--data", data, *SETTINGS, "--out", built.artifact) == 0
+    return built
+
+
+def reseal(artifact: Path) -> None:
+    """Makes the manifest vouch for the files as they are now, as somebody who changes them on purpose would."""
+    manifest = Artifact.open(artifact, verify=False).manifest
+    layout.write_manifest(artifact, manifest.model_copy(update={"files": layout.digest_files(artifact)}))
+
+
+def set_attribute(graph: Path, name: str, value: float) -> None:
+    """Changes an attribute of the graph's TokenCompact."""
+    model = onnx.load(graph)
+    (node,) = (node for node in model.graph.node if node.op_type == "TokenCompact")
+    (attribute,) = (a for a in node.attribute if a.name == name)
+    attribute.CopyFrom(onnx.helper.make_attribute(name, value))
+    onnx.save(model, graph)
+
+
+def _save(model: PrunedTransformer, directory: Path, tokenizer: Path) -> Path:
+    save_checkpoint(model.config, dict(model.state_dict()), directory, tokenizer)
+    return directory
