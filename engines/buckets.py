@@ -36,7 +36,8 @@ def default_buckets(max_length: int, batches: Iterable[int] = (1, 8)) -> list[Bu
     Neighbouring lengths are at most a factor 1.5 apart and from 32 up at most 1.25, so that a long sample computes at
     most a quarter more than it needs, and a tenth more in the mean.
     """
-    lengths, octave = [], SHORTEST
+    lengths: list[int] = []
+    octave = SHORTEST
     while octave < max_length:
         step = octave // 2 if octave < 2 * SHORTEST else octave // 4
         lengths += range(octave, 2 * octave, step)

@@ -48,7 +48,9 @@ def numeric_parity(
 ) -> list[Gate]:
     """One gate for the graphs (ONNX Runtime) and one for the engines of `backend`. The reason names the stages."""
     graphs, engines = _Found(), _Found()
-    records = {(e.stage, e.bucket): e.file for e in manifest.engines if e.target == backend.target}
+    records: dict[tuple[int | str, Bucket], str] = {
+        (e.stage, e.bucket): e.file for e in manifest.engines if e.target == backend.target
+    }
     for spec, states in walk_states(model, specs, samples):
         stage = Stage(model, spec)
         path = root / manifest.plan.stages[spec.index].graph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ class Stage(nn.Module):
         )
 
     @property
-    def compact_attributes(self) -> dict[str, float | int | str]:
+    def compact_attributes(self) -> dict[str, Any]:
         """The attributes of the TokenCompact node that ends the stage; of every stage but the last."""
         return {
             "threshold": self.model.pruner.threshold(self.spec.steps[-1].layer),
