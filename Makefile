@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 # The TensorRT plugin. Without CMake or nvcc the CUDA parts are left out, and the tests say so.
 native: $(READY)
 	@if command -v cmake >/dev/null; then \
-	  cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) > $(BUILD).log 2>&1 && cmake --build $(BUILD) --parallel >> $(BUILD).log 2>&1 \
+	  cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) > $(BUILD).log 2>&1 && cmake --build $(BUILD) --parallel $$(nproc) >> $(BUILD).log 2>&1 \
 	  || { tail -n 40 $(BUILD).log; exit 1; }; \
 	else echo "SKIPPED: the plugin is not built: cmake is not installed"; fi
 
