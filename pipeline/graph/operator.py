@@ -43,7 +43,15 @@ def token_compact(
 
 
 @token_compact.register_fake
-def _(hidden, score, alive, position, threshold, capacity=0, protect_first=True):  # type: ignore[no-untyped-def]
+def _(
+    hidden: Tensor,
+    score: Tensor,
+    alive: Tensor,
+    position: Tensor,
+    threshold: float,
+    capacity: int = 0,
+    protect_first: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, length, width = hidden.shape
     rows = capacity or length
     return (
