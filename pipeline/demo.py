@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--reviews", type=int, default=1000, help="held-out reviews for accuracy (default 1000)")
     p.add_argument("--timed", type=int, default=1000, help="of these, reviews that are timed (default 1000)")
     p.add_argument("--rounds", type=int, default=1, help="times that every chunk is timed (default 1)")
+    p.add_argument("--max-drop", type=float, default=2.0, help="points that a model may lose (default 2.0)")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     p.add_argument("--table", type=Path, metavar="RESULTS.json", help="only print the README's table of a results file")
     return p
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             out=args.out / method,
             samples=64,
             metric_samples=args.reviews,
+            max_drop=args.max_drop,
             force=True,
             threads=args.threads,
         )
