@@ -117,7 +117,7 @@ class TopkPruner(Pruner):
     """Keeps a fixed share of the alive tokens by attention received (cascade pruning as in SpAtten, Wang et al., 2021).
 
     score = k - rank with k = ceil(rate * alive) and ranks from 1 (ties: the earlier token first), so that a token
-    stays iff it is among the k best.
+    stays iff it is among the k best. The threshold lies between two ranks, where rounding cannot reach it.
     """
 
     def __init__(self, config: PrunerConfig) -> None:
@@ -138,6 +138,9 @@ class TopkPruner(Pruner):
         # The small term keeps ceil from adding a token when rate * alive is whole but not exactly representable.
         allowed = torch.ceil(alive.to(torch.float32).sum(-1, keepdim=True) * self.rates[layer] - 1e-4)
         return allowed - rank
+
+    def threshold(self, layer: int) -> float:
+        return -0.5
 
 
 class ThresholdPruner(Pruner):
