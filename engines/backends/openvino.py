@@ -30,11 +30,14 @@ class OpenVinoBackend(Backend):
         write_static_graph(stage_graph, bucket, out)
 
     def load(self, engine_file: Path, threads: int | None) -> Engine:
-        # LATENCY: one stream that uses every thread for one call. fp32 even where the CPU would prefer bf16.
         config: dict[str, Any] = {
+            # One stream that uses every thread for one call.
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
+            # Also where the CPU would prefer bf16: the precision is the artifact's choice.
             "INFERENCE_PRECISION_HINT": "f32",
+            # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
+            "ENABLE_CPU_PINNING": False,
         }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads

@@ -136,6 +136,13 @@ def test_a_rare_length_is_not_starved_by_a_common_one() -> None:
     assert 0 in scheduler.next(flush=True).samples
 
 
+def test_a_queue_is_in_order_of_arrival_whatever_the_order_of_adding() -> None:
+    scheduler = Scheduler(1, BUCKETS)
+    for sample in (9, 3, 7, 1, 8, 2, 6, 4, 5):
+        scheduler.add(sample, 0, 10)
+    assert scheduler.next(flush=False).samples == (1, 2, 3, 4, 5, 6, 7, 8)
+
+
 def test_too_many_rows_are_an_error() -> None:
     with pytest.raises(InputError, match="65 exceeds the largest bucket, 64"):
         filled(65)
