@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, default=256, help="how many texts (default 256)")
     p.add_argument("--checkpoint", type=Path, help="the model, if it is no longer where the artifact was built from")
     p.add_argument("--dense", type=Path, help="dense checkpoint for the task metric")
-    p.add_argument("--max-drop", type=float, default=1.0, help="points that the metric may lose (default 1.0)")
+    p.add_argument("--max-drop", type=float, help="points that the metric may lose (default: the build's budget)")
     p.add_argument("--target", default="auto", help="target whose engines are checked (default: the best one here)")
     p.add_argument("--provider", help="library that runs the target, such as openvino or onnxruntime")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
@@ -77,7 +77,10 @@ def check(args: argparse.Namespace) -> list[Gate]:
             f"checkpoint {checkpoint}: expected digest {manifest.checkpoint.sha256[:12]}…, from which the artifact was "
             f"built, found {checkpoint_digest(checkpoint)[:12]}…; build again or pass --checkpoint"
         )
-    config = config.model_copy(update={"checkpoint": checkpoint})
+    # The artifact was published within its own budget; another one is the user's to name.
+    budgets = [float(gate.figures["budget_points"]) for gate in manifest.gates if "budget_points" in gate.figures]
+    budget = budgets[0] if budgets and args.max_drop is None else config.max_drop
+    config = config.model_copy(update={"checkpoint": checkpoint, "max_drop": budget})
     data = args.data or (manifest.data.name if manifest.data else config.data)
     subject = Subject.load(checkpoint, data, config.samples)
     specs = specs_of(subject.model, manifest)
