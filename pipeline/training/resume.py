@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,12 +19,12 @@ _STATE, _BEST = "training_state.safetensors", "training_best.safetensors"
 
 @dataclass
 class RunState:
-    """Where a run of these `settings` stands: after `step` batches of `phase`, with the best dev figure so far."""
+    """Where a run of these `settings` stands: after `step` batches of `phase`, with the rank of its best state so far."""
 
     settings: dict
     phase: int
     step: int
-    best: float
+    best: tuple[int, float]
     stale: int
     history: list[dict]
     accumulated: float
@@ -48,7 +48,10 @@ class RunState:
     def read(out: Path) -> RunState | None:
         """The saved state of a directory, None if there is none."""
         path = out / _STATE
-        return RunState(**json.loads(read_metadata(path)["state"])) if path.is_file() else None
+        if not path.is_file():
+            return None
+        state = RunState(**json.loads(read_metadata(path)["state"]))
+        return replace(state, best=(state.best[0], state.best[1]))  # JSON has no tuples
 
     def restore(
         self,

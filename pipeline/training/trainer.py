@@ -26,6 +26,9 @@ from pipeline.training.setup import Trainee
 
 _DISTIL_TEMPERATURE = 2.0
 _CALIBRATION_EXAMPLES = 256
+_REACHED = 0.97
+"""Share of the wanted FLOPs ratio from which a state counts as having reached it."""
+_DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
 
 
 @dataclass
@@ -85,6 +88,7 @@ class Trainer:
         self.teacher, self.train_set, self.dev, self.out = teacher, train, dev, out
         self.teacher_logits = torch.full((len(train), len(self.model.config.head.labels)), torch.nan)
         self.result = Result()
+        self.best: tuple[int, float] = (-1, 0.0)
 
     def run(self, progress: Progress | None = None) -> Result:
         """All phases; resumes where an interrupted run into the same directory stopped."""
@@ -118,17 +122,12 @@ class Trainer:
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate(step, len(plan)))
         relaxation = Relaxation(self.model, phase.name, phase.temperature)
         budget = FlopsBudget(self.config.flops_ratio, self.config.ramp)
-        best, stale, first = float("-inf"), 0, 0
+        stale, first = 0, 0
         if saved is not None:
             saved.restore(self.trainee, optimizer, scheduler, budget, self.out)
-            best, stale, first = saved.best, saved.stale, saved.step
+            self.best, stale, first = saved.best, saved.stale, saved.step
         if phase.name == "hard" and first == 0:
-            sample, limit = self.train_set.first(_CALIBRATION_EXAMPLES), self.config.batch_tokens * 2
-            reach_ratio(
-                self.model.pruner,
-                self.config.flops_ratio,
-                lambda: evaluate(self.model, sample, limit, self.config.bf16).flops_ratio,
-            )
+            self._calibrate()
         every = max(1, len(plan) // self.config.evaluations)
         task = progress.add_task(phase.name, total=len(plan), completed=first) if progress else None
         losses: list[float] = []
@@ -146,6 +145,8 @@ class Trainer:
                 progress.update(task, completed=step + 1, description=text)
             if (step + 1) % every and step + 1 != len(plan):
                 continue
+            if phase.name == "hard":  # the weights move the scores; what is judged and kept has the wanted ratio
+                self._calibrate()
             evaluation = evaluate(self.model, self.dev, self.config.batch_tokens * 2, self.config.bf16)
             self.result.history.append(
                 {
@@ -162,26 +163,45 @@ class Trainer:
             if progress is not None:
                 progress.console.print(json.dumps(self.result.history[-1]))
             losses.clear()
-            # Of a method that learns its ratio, a state that computes too much is no candidate, however accurate.
-            learned = self.config.method in ("ltp", "transkimmer") and phase.name != "fine_tune"
-            reached = not learned or evaluation.flops_ratio >= 0.97 * self.config.flops_ratio
-            candidate = evaluation.metric if reached else evaluation.flops_ratio - 1e3
-            if candidate > best:
-                best, stale = candidate, 0
+            rank = self._rank(phase, evaluation)
+            if rank > self.best:
+                self.best, stale = rank, 0
                 self.trainee.save(self.out)
                 RunState.write_best(self.out, self.trainee)
                 self.result.best = evaluation
-            elif reached:
+            elif rank[0] != _TOO_COSTLY:
                 stale += 1
             history = self.result.history
             state = RunState(
-                self._settings(), number, step + 1, best, stale, history, budget.accumulated, budget.average
+                self._settings(), number, step + 1, self.best, stale, history, budget.accumulated, budget.average
             )
             state.write(self.out, self.trainee, optimizer)
-        # The next phase starts from the best state of this one, with a fresh optimizer and budget.
+        # The next phase starts from the best state so far, with a fresh optimizer and budget.
         self.trainee.load_tensors(RunState.read_best(self.out))
-        fresh = RunState(self._settings(), number + 1, 0, float("-inf"), 0, self.result.history, 0.0, 1.0)
+        fresh = RunState(self._settings(), number + 1, 0, self.best, 0, self.result.history, 0.0, 1.0)
         fresh.write(self.out, self.trainee, None)
+
+    def _rank(self, phase: Phase, evaluation: Evaluation) -> tuple[int, float]:
+        """Orders the states of the whole run, so that a later phase replaces a checkpoint only by a better one.
+
+        Of a method that learns its ratio, a state that computes too much is no candidate, however accurate: those
+        are ordered by how near they come. The dense fine-tuning before it is where such a run starts, not its result.
+        """
+        if self.config.method not in ("ltp", "transkimmer"):
+            return _CANDIDATE, evaluation.metric
+        if phase.name == "fine_tune":
+            return _DENSE, evaluation.metric
+        if evaluation.flops_ratio < _REACHED * self.config.flops_ratio:
+            return _TOO_COSTLY, evaluation.flops_ratio
+        return _CANDIDATE, evaluation.metric
+
+    def _calibrate(self) -> None:
+        sample, limit = self.train_set.first(_CALIBRATION_EXAMPLES), self.config.batch_tokens * 2
+        reach_ratio(
+            self.model.pruner,
+            self.config.flops_ratio,
+            lambda: evaluate(self.model, sample, limit, self.config.bf16).flops_ratio,
+        )
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
         """The indices of every batch of the phase; the same for the same seed, so that a resumed run goes on."""

@@ -158,6 +158,20 @@ def test_under_pressure_a_state_must_reach_the_ratio_to_be_chosen(
     assert (result.best.metric, result.best.flops_ratio) == (0.6, 1.95)
 
 
+def test_a_later_phase_replaces_the_checkpoint_only_by_a_better_one(
+    tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.trainer.reach_ratio", lambda *_: 2.0)
+    phases = ["fine_tune", "straight_through", "hard"]
+    config = make_config(
+        tiny_backbone, "transkimmer", phases=phases, epochs=[1.0], evaluations=1, patience=9, flops_ratio=2.0
+    )
+    left = scripted(monkeypatch, [(0.9, 1.0), (0.7, 2.0), (0.65, 2.0)])
+    result = make_trainer(config, tmp_path).run()
+    assert not left
+    assert result.best.metric == 0.7
+
+
 def test_evaluation_counts_rows_and_hits(tiny_backbone: Path, tmp_path: Path) -> None:
     trainer = make_trainer(make_config(tiny_backbone, "ltp"), tmp_path)
     model, data = trainer.model, trainer.train_set
