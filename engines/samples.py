@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engines.prediction import SampleResult
 from engines.tokenization import Tokens
+
+if TYPE_CHECKING:
+    from engines.device_rows import Place
 
 
 @dataclass
@@ -15,7 +19,8 @@ class Sample:
     """What is known of one input while it passes through the stages.
 
     unit:     the stage (or head) that it goes into next, and `rows` how many rows it has there.
-    hidden:   [rows, D], with `alive` and `position` [rows] int32; None in front of stage 0.
+    hidden:   [rows, D], with `alive` and `position` [rows] int32; None in front of stage 0, and on a device.
+    place:    where these three lie on a device between two calls.
     restored: [length, D], every token's last processed state at its original place; token-level heads only.
     logits:   [classes] or [length, classes] once it is done.
     """
@@ -26,6 +31,7 @@ class Sample:
     hidden: np.ndarray | None = None
     alive: np.ndarray | None = None
     position: np.ndarray | None = None
+    place: Place | None = None
     restored: np.ndarray | None = None
     logits: np.ndarray | None = None
     survivors: list[np.ndarray] = field(default_factory=list)
@@ -34,6 +40,8 @@ class Sample:
     @property
     def rows(self) -> int:
         """Rows that the next unit has to hold."""
+        if self.place is not None:
+            return self.place.count
         if self.hidden is not None:
             return len(self.hidden)
         return len(self.tokens)

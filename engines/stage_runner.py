@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,8 +16,39 @@ from engines.errors import SkimError
 from engines.samples import Sample
 
 
+@dataclass
+class Call:
+    """One call of a unit: its samples, the rows that each of them went in with, and what went wrong."""
+
+    unit: int
+    samples: Sequence[Sample]
+    rows: list[int]
+    error: SkimError | None = None
+
+
+def open_stages(
+    artifact: Artifact, backend: Backend, threads: int | None, streams: int = 2, cuda_graphs: bool = True
+) -> StageRunner:
+    """The stage runner of a backend: over buffers of its device if it has one, else over host arrays.
+
+    streams:     calls that a device works on at a time; without one there is one.
+    cuda_graphs: a call on a device is one CUDA graph; otherwise its copies and kernels are queued one by one.
+    """
+    device = backend.device()
+    if device is None:
+        return StageRunner(artifact, backend, threads)
+    from engines.device_stages import DeviceStageRunner  # which a deployment on a CPU never needs
+
+    return DeviceStageRunner(artifact, backend, threads, device, streams, cuda_graphs)
+
+
 class StageRunner:
-    """The engines of an artifact, loaded at their first use, and how samples go into and come out of them."""
+    """The engines of an artifact, loaded at their first use, and how samples go into and come out of them.
+
+    streams: calls that are worth starting before the first one is finished.
+    """
+
+    streams = 1
 
     def __init__(self, artifact: Artifact, backend: Backend, threads: int | None) -> None:
         self._artifact, self._backend, self._threads = artifact, backend, threads
@@ -45,18 +77,29 @@ class StageRunner:
 
     def run(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> None:
         """Runs a unit and moves every sample on: to the next unit with its carried rows, or to its logits."""
+        self.finish(self.start(unit, bucket, samples))
+
+    def start(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> Call:
+        """Starts a call; `finish` moves its samples on, and until then they belong to the call."""
+        call = Call(unit, samples, [sample.rows for sample in samples])
         with self._turn:
             engine = self._engine(unit, bucket)
-            _fill(engine.inputs, unit, samples, head=unit == self._stages)
-            outputs = engine.run()
-            for place, sample in enumerate(samples):
-                if unit == self._stages:
-                    sample.logits = outputs["logits"][place, : len(sample.tokens)].copy()
-                elif unit == self._stages - 1:
-                    self._finish(sample, place, outputs)
-                else:
-                    self._carry_on(sample, place, outputs)
-                self._check_finite(sample, unit)
+            fill(engine.inputs, unit, samples, head=unit == self._stages)
+            self._move_on(call, engine.run())
+        return call
+
+    def finish(self, call: Call) -> None:
+        """Waits for a call. Raises SkimError, also for what went wrong with any of its samples."""
+
+    def _move_on(self, call: Call, outputs: Arrays) -> None:
+        for place, sample in enumerate(call.samples):
+            if call.unit == self._stages:
+                sample.logits = outputs["logits"][place, : len(sample.tokens)].copy()
+            elif call.unit == self._stages - 1:
+                self._end(call, place, outputs)
+            else:
+                self._carry_on(call, place, outputs)
+            self._check_finite(sample, call.unit)
 
     def _engine(self, unit: int, bucket: Bucket) -> Engine:
         engine = self._engines.get((unit, bucket))
@@ -66,24 +109,30 @@ class StageRunner:
             self._engines[unit, bucket] = engine
         return engine
 
-    def _carry_on(self, sample: Sample, place: int, outputs: Arrays) -> None:
-        before, count = sample.rows, int(outputs["count"][place])
+    def _carry_on(self, call: Call, place: int, outputs: Arrays) -> None:
+        sample, before, count = call.samples[place], call.rows[place], int(outputs["count"][place])
         if not 1 <= count <= before:
             raise SkimError(
                 f"stage {sample.unit}: expected 1 to {before} carried rows for text {sample.number + 1}, found {count}"
             )
-        packed, position = outputs["packed"][place], outputs["packed_position"][place]
+        alive, position = outputs["packed_alive"][place], outputs["packed_position"][place]
         if self._token_level:
             # Rows behind `count` have just died (and behind them is padding): this is their last state.
-            self._restore(sample, packed[count:before], position[count:before])
-        sample.hidden, sample.position = packed[:count].copy(), position[:count].copy()
-        sample.alive = outputs["packed_alive"][place, :count].copy()
-        sample.survivors.append(sample.position[sample.alive > 0])
+            self._restore(sample, outputs["packed"][place, count:before], position[count:before])
+        self._keep(call, place, count, outputs)
+        sample.survivors.append(position[:count][alive[:count] > 0])
         sample.carried.append(count)
         sample.unit += 1
 
-    def _finish(self, sample: Sample, place: int, outputs: Arrays) -> None:
-        rows = sample.rows
+    def _keep(self, call: Call, place: int, count: int, outputs: Arrays) -> None:
+        """Keeps the carried rows of a sample, which are the first `count` of its place."""
+        sample = call.samples[place]
+        sample.hidden = outputs["packed"][place, :count].copy()
+        sample.alive = outputs["packed_alive"][place, :count].copy()
+        sample.position = outputs["packed_position"][place, :count].copy()
+
+    def _end(self, call: Call, place: int, outputs: Arrays) -> None:
+        sample, rows = call.samples[place], call.rows[place]
         position, alive = outputs["final_position"][place, :rows], outputs["final_alive"][place, :rows]
         sample.survivors.append(position[alive > 0])
         sample.unit += 1
@@ -101,8 +150,8 @@ class StageRunner:
 
     def _check_finite(self, sample: Sample, unit: int) -> None:
         values = sample.logits if sample.logits is not None else sample.hidden
-        # A sum is not finite iff an element is not (the states' magnitudes are far from overflowing one).
-        if values is not None and not np.isfinite(values.sum()):
+        # A sum is not finite iff an element is not (the states' magnitudes are far from overflowing one in float32).
+        if values is not None and not np.isfinite(values.sum(dtype=np.float32)):
             name = "head" if unit == self._stages else f"stage {unit}"
             raise SkimError(
                 f"{name}: expected finite values, found NaN or infinity for text {sample.number + 1}; "
@@ -110,7 +159,7 @@ class StageRunner:
             )
 
 
-def _fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], head: bool) -> None:
+def fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], head: bool) -> None:
     """Writes the samples' rows to the front of the buffers; what is behind them, or unused, is dead."""
     if unit == 0:
         inputs["alive"][...] = 0

@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from engines.buckets import Bucket
+
+if TYPE_CHECKING:
+    from engines.backends.device import Device
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -59,6 +62,10 @@ class Backend(ABC):
     @abstractmethod
     def load(self, engine_file: Path, threads: int | None) -> Engine:
         """Loads an engine; `threads` None leaves the number to the provider. Raises InputError."""
+
+    def device(self) -> Device | None:
+        """The GPU that the engines' buffers lie on; None for engines on host arrays. Raises TargetError without one."""
+        return None
 
     def engine_name(self, unit: int | str, bucket: Bucket) -> str:
         """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx."""

@@ -1,0 +1,112 @@
+"""An engine on a GPU: its buffers, and one call of it (copies and all) as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+
+import numpy as np
+
+from engines.backends.base import Arrays, Engine
+from engines.backends.device import Device, DeviceArray, Executable, Stream, Tensor
+
+_ALIGNMENT = 256
+"""Of every tensor in a block, in bytes: what CUDA's own allocations have."""
+
+
+class DeviceEngine(Engine):
+    """An engine on a GPU. Through `inputs` and `run` it takes and returns host arrays, all of them copied each time.
+
+    The stage runner asks for contexts instead, whose hidden states stay on the device.
+    """
+
+    def __init__(self, device: Device, executable: Executable) -> None:
+        self.device, self.executable = device, executable
+
+    def context(self, stream: Stream, resident: Collection[str] = (), graphs: bool = True) -> EngineContext:
+        """A new context on a stream; the tensors named `resident` stay on the device."""
+        return EngineContext(self.device, self.executable, stream, resident, graphs)
+
+    @cached_property
+    def _whole(self) -> EngineContext:
+        return self.context(self.device.stream())
+
+    @cached_property
+    def inputs(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+        """The input buffers, in pinned memory."""
+        return self._whole.inputs
+
+    def run(self) -> Arrays:
+        self._whole.launch()
+        self._whole.done.synchronize()
+        return self._whole.outputs
+
+
+class EngineContext:
+    """One execution context with buffers of its own, at addresses that never change, and the graph of a call.
+
+    inputs, outputs:   pinned host arrays of the tensors that are copied, in one copy each way.
+    arrays:            every tensor on the device, also those that are not copied.
+    done:              the event behind the last call's copies.
+    """
+
+    def __init__(
+        self, device: Device, executable: Executable, stream: Stream, resident: Collection[str], graphs: bool
+    ) -> None:
+        self.stream, self.done = stream, device.event()
+        self._execution = executable.execution()
+        self.arrays: dict[str, DeviceArray] = {}
+        self._up = _Block(device, {n: t for n, t in executable.inputs.items() if n not in resident})
+        self._down = _Block(device, {n: t for n, t in executable.outputs.items() if n not in resident})
+        self.inputs, self.outputs = self._up.host, self._down.host
+        for name, tensor in {**executable.inputs, **executable.outputs}.items():
+            block = self._up if name in self._up.arrays else self._down
+            self.arrays[name] = block.arrays[name] if name in block.arrays else device.array(tensor)
+            self._execution.bind(name, self.arrays[name].address)
+        # A capture must find the engine warm: its first run may allocate, which no graph can hold.
+        self._queue()
+        stream.synchronize()
+        self._graph = stream.capture(self._queue) if graphs else None
+
+    def launch(self) -> None:
+        """Queues a call on what `inputs`, and the resident inputs on the device, hold."""
+        if self._graph is None:
+            self._queue()
+        else:
+            self.stream.launch(self._graph)
+        self.stream.record(self.done)
+
+    def _queue(self) -> None:
+        self._up.upload(self.stream)
+        self._execution.enqueue(self.stream.handle)
+        self._down.download(self.stream)
+
+
+class _Block:
+    """Tensors side by side on the device and in pinned memory, so that one copy moves them all."""
+
+    def __init__(self, device: Device, tensors: Mapping[str, Tensor]) -> None:
+        self.arrays: dict[str, DeviceArray] = {}
+        self.host: dict[str, np.ndarray] = {}
+        self._nbytes = sum(_padded(tensor.nbytes) for tensor in tensors.values())
+        if not self._nbytes:
+            return
+        self._pinned = device.pinned(self._nbytes)
+        self._address, owner = device.allocate(self._nbytes)
+        start = 0
+        for name, tensor in tensors.items():
+            self.arrays[name] = DeviceArray(self._address + start, tensor, owner)
+            self.host[name] = self._pinned[start : start + tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+            start += _padded(tensor.nbytes)
+
+    def upload(self, stream: Stream) -> None:
+        if self._nbytes:
+            stream.upload(self._pinned, self._address)
+
+    def download(self, stream: Stream) -> None:
+        if self._nbytes:
+            stream.download(self._address, self._pinned)
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,141 @@
+"""Runs units on a device: hidden states stay there, calls overlap, and only a few integers a row come to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from engines.artifact import Artifact
+from engines.backends import Backend
+from engines.backends.base import Arrays
+from engines.backends.device import Device, Stream
+from engines.backends.device_engine import DeviceEngine, EngineContext
+from engines.buckets import Bucket
+from engines.device_rows import Mover, Place, Rows
+from engines.errors import SkimError
+from engines.samples import Sample
+from engines.stage_runner import Call, StageRunner, fill
+from engines.stages import CUT_OUTPUTS, LATER_INPUTS
+
+
+class _Lane:
+    """A stream, the contexts that run on it, and the call that it works on."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.contexts: dict[tuple[int, Bucket], _Context] = {}
+        self.call: _DeviceCall | None = None
+
+
+class _Context:
+    """An engine's context, with the rows that it reads and the rows that it leaves; None where the host has them."""
+
+    def __init__(self, context: EngineContext, reads: bool, leaves: bool) -> None:
+        self.engine = context
+        self.input = Rows(*(context.arrays[name] for name in LATER_INPUTS)) if reads else None
+        self.output = Rows(*(context.arrays[name] for name in CUT_OUTPUTS[:3])) if leaves else None
+
+
+class _DeviceCall(Call):
+    """A call that a lane works on, or has finished."""
+
+    lane: _Lane
+    context: _Context
+    done = False
+
+
+class DeviceStageRunner(StageRunner):
+    """Stage runner over device buffers.
+
+    A call is put on a lane that is free and moves its samples on when it is finished: by `finish`, or by whoever needs
+    the lane first, so that a call that was given up blocks nobody. Per row come two integers to the host, alive and
+    position, and per sample the count, in one copy; hidden states only for a token-level head, which reads them from
+    every stage.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        backend: Backend,
+        threads: int | None,
+        device: Device,
+        streams: int,
+        cuda_graphs: bool,
+    ) -> None:
+        super().__init__(artifact, backend, threads)
+        self.streams, self._graphs = streams, cuda_graphs
+        self._mover = Mover(device)
+        # In the order in which they were last used, oldest first.
+        self._lanes = [_Lane(device.stream()) for _ in range(streams)]
+
+    def load_all(self, buckets: Iterable[Bucket]) -> None:
+        """Loads every engine of these buckets, and captures its graph on every stream."""
+        with self._turn:
+            for bucket in buckets:
+                for unit in range(self.units):
+                    for lane in self._lanes:
+                        self._context(lane, unit, bucket)
+
+    def start(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> Call:
+        call = _DeviceCall(unit, samples, [sample.rows for sample in samples])
+        with self._turn:
+            lane = call.lane = self._free_lane()
+            context = call.context = self._context(lane, unit, bucket)
+            if context.input is None:
+                fill(context.engine.inputs, unit, samples, head=unit == self._stages)
+            else:
+                self._mover.gather([_leave(sample) for sample in samples], context.input)
+            if context.output is not None:
+                self._mover.park(context.output)
+            self._mover.let_wait(lane.stream)
+            context.engine.launch()
+            lane.call = call
+        return call
+
+    def finish(self, call: Call) -> None:
+        assert isinstance(call, _DeviceCall)
+        if not call.done:
+            call.context.engine.done.synchronize()  # without the lock, so that others can start meanwhile
+        with self._turn:
+            self._complete(call)
+        if call.error is not None:
+            raise call.error
+
+    def _complete(self, call: _DeviceCall) -> None:
+        if call.done:
+            return
+        call.context.engine.done.synchronize()
+        call.done, call.lane.call = True, None
+        try:
+            self._move_on(call, call.context.engine.outputs)
+        except SkimError as error:
+            call.error = error  # the caller's, who is perhaps not this thread
+
+    def _free_lane(self) -> _Lane:
+        lane = next((lane for lane in self._lanes if lane.call is None), self._lanes[0])
+        if lane.call is not None:
+            self._complete(lane.call)
+        self._lanes.remove(lane)
+        self._lanes.append(lane)
+        return lane
+
+    def _context(self, lane: _Lane, unit: int, bucket: Bucket) -> _Context:
+        context = lane.contexts.get((unit, bucket))
+        if context is None:
+            engine = self._engine(unit, bucket)
+            assert isinstance(engine, DeviceEngine)
+            reads, leaves = 0 < unit < self._stages, unit < self._stages - 1
+            resident = [*(LATER_INPUTS if reads else ()), *(CUT_OUTPUTS[:1] if not self._token_level else ())]
+            context = _Context(engine.context(lane.stream, resident, self._graphs), reads, leaves)
+            lane.contexts[unit, bucket] = context
+        return context
+
+    def _keep(self, call: Call, place: int, count: int, outputs: Arrays) -> None:
+        assert isinstance(call, _DeviceCall) and call.context.output is not None
+        call.samples[place].place = call.context.output.hold(place, count)
+
+
+def _leave(sample: Sample) -> Place:
+    """The sample's place, which is free as soon as what is made of it here is forgotten."""
+    place, sample.place = sample.place, None
+    assert place is not None
+    return place
