@@ -1,0 +1,68 @@
+"""A TensorRT engine as what the device runner executes; the same for the modules tensorrt and tensorrt_rtx."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from engines.backends.device import Tensor
+from engines.errors import InputError, SkimError
+
+
+class TensorRtExecutable:
+    """An ICudaEngine with static shapes.
+
+    trt:     the module that deserialised it, tensorrt or tensorrt_rtx.
+    runtime: what deserialised it, which has to live as long.
+    Raises InputError for an engine whose shapes are not static or that has tensors of a type we do not run.
+    """
+
+    def __init__(self, trt: ModuleType, engine: Any, runtime: Any) -> None:
+        self._engine, self._runtime = engine, runtime
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        types = {
+            trt.DataType.FLOAT: np.float32,
+            trt.DataType.HALF: np.float16,
+            trt.DataType.BF16: np.uint16,
+            trt.DataType.INT32: np.int32,
+        }
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            shape, dtype = tuple(engine.get_tensor_shape(name)), types.get(engine.get_tensor_dtype(name))
+            if dtype is None or min(shape, default=1) < 1:
+                raise InputError(
+                    f"tensor {name!r}: expected a static shape of fp32, fp16, bf16 or int32, found {list(shape)} of "
+                    f"{engine.get_tensor_dtype(name)}; build the engine again"
+                )
+            is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+            (self.inputs if is_input else self.outputs)[name] = Tensor(shape, np.dtype(dtype))
+
+    def execution(self) -> TensorRtExecution:
+        """A new execution context, with activation memory of its own. Raises SkimError when there is too little."""
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise SkimError(
+                f"engine {self._engine.name!r}: expected an execution context, found none; the device's memory is too "
+                "short for its activations: use fewer streams or smaller buckets"
+            )
+        return TensorRtExecution(context, self)
+
+
+class TensorRtExecution:
+    """An IExecutionContext; keeps its engine."""
+
+    def __init__(self, context: Any, executable: TensorRtExecutable) -> None:
+        self._context, self._executable = context, executable
+
+    def bind(self, name: str, address: int) -> None:
+        """Where a tensor lies from now on. Raises SkimError when TensorRT refuses it."""
+        if not self._context.set_tensor_address(name, address):
+            raise SkimError(f"tensor {name!r}: TensorRT refused the address {address:#x}; its log says why")
+
+    def enqueue(self, stream: int) -> None:
+        """Queues one run. Raises SkimError when TensorRT refuses, also while a stream is captured."""
+        if not self._context.execute_async_v3(stream):
+            raise SkimError("execute_async_v3: expected success, found a refusal; TensorRT's log says why")

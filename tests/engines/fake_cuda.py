@@ -1,0 +1,228 @@
+"""Stand-ins for the modules cuda.bindings.runtime and tensorrt, over a device of host memory.
+
+They return what the real ones return (a tuple that starts with a status; False for a refusal) and refuse what CUDA
+refuses: copies from memory that is not pinned, allocations during a capture, unknown addresses.
+"""
+
+from __future__ import annotations
+
+import enum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from engines.backends.device import Tensor
+from engines.errors import SkimError
+from tests.engines.host_device import HostDevice, HostEvent, HostExecutable, HostStream
+
+GARBAGE = 0xA5
+
+
+class Status(enum.IntEnum):
+    """cudaError_t."""
+
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorNoDevice = 100
+    cudaErrorStreamCaptureUnsupported = 900
+
+
+class Handle:
+    """A stream, event or graph: an object with an address."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __int__(self) -> int:
+        return self.value.handle
+
+
+class FakeRuntime:
+    """cuda.bindings.runtime. `failing` names a function to the status that it returns from now on."""
+
+    cudaError_t = Status
+    cudaStreamNonBlocking, cudaEventDisableTiming = 1, 2
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down")
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread local")
+
+    def __init__(self, host: HostDevice, devices: int = 1) -> None:
+        self.host, self.devices = host, devices
+        self.failing: dict[str, Status] = {}
+        self.alive: dict[str, dict[int, Any]] = {"device": {}, "pinned": {}, "handles": {}}
+        self._default = HostStream(host, 0)
+        host.streams.append(self._default)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = object.__getattribute__(self, name)
+        failing = object.__getattribute__(self, "__dict__").get("failing", {})
+        return (lambda *_: (failing[name], None)) if name in failing else found
+
+    def cudaGetDeviceCount(self):
+        return Status.cudaSuccess, self.devices
+
+    def cudaGetErrorString(self, status):
+        return Status.cudaSuccess, status.name.encode()
+
+    def cudaSetDevice(self, device):
+        return (Status.cudaSuccess if device < self.devices else Status.cudaErrorNoDevice,)
+
+    def cudaMalloc(self, nbytes):
+        return self._allocate("device", nbytes)
+
+    def cudaMallocHost(self, nbytes):
+        return self._allocate("pinned", nbytes)
+
+    def _allocate(self, kind: str, nbytes: int):
+        if any(stream.capturing is not None for stream in self.host.streams):
+            return Status.cudaErrorStreamCaptureUnsupported, None
+        memory = np.full(nbytes + 256, GARBAGE, np.uint8)
+        start = -memory.ctypes.data % 256
+        address = memory.ctypes.data + start
+        self.alive[kind][address] = memory[start : start + nbytes]
+        return Status.cudaSuccess, address
+
+    def cudaFree(self, address):
+        del self.alive["device"][address]
+        return (Status.cudaSuccess,)
+
+    def cudaFreeHost(self, address):
+        del self.alive["pinned"][address]
+        return (Status.cudaSuccess,)
+
+    def cudaMemset(self, address, value, nbytes):
+        memory = self.alive["device"][address]
+        self._default.put(lambda: memory.fill(value))
+        return (Status.cudaSuccess,)
+
+    def cudaStreamCreateWithFlags(self, flags):
+        assert flags == self.cudaStreamNonBlocking
+        return self._new(self.host.stream())
+
+    def cudaEventCreateWithFlags(self, flags):
+        assert flags == self.cudaEventDisableTiming
+        return self._new(self.host.event())
+
+    def _new(self, value: Any):
+        handle = Handle(value)
+        self.alive["handles"][id(handle)] = handle
+        return Status.cudaSuccess, handle
+
+    def _destroy(self, handle):
+        del self.alive["handles"][id(handle)]
+        return (Status.cudaSuccess,)
+
+    cudaStreamDestroy = cudaEventDestroy = cudaGraphDestroy = cudaGraphExecDestroy = _destroy
+
+    def cudaEventSynchronize(self, event):
+        event.value.synchronize()
+        return (Status.cudaSuccess,)
+
+    def cudaEventRecord(self, event, stream):
+        assert isinstance(event.value, HostEvent)
+        stream.value.record(event.value)
+        return (Status.cudaSuccess,)
+
+    def cudaStreamWaitEvent(self, stream, event, flags):
+        assert flags == 0
+        stream.value.wait(event.value)
+        return (Status.cudaSuccess,)
+
+    def cudaStreamSynchronize(self, stream):
+        (self._default if stream == 0 else stream.value).synchronize()
+        return (Status.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, target, source, nbytes, kind, stream):
+        host, device = (source, target) if kind == "up" else (target, source)
+        view = self._inside("pinned", host, nbytes)
+        if view is None or self._inside("device", device, nbytes) is None:
+            return (Status.cudaErrorInvalidValue,)
+        if kind == "up":
+            stream.value.upload(view, target)
+        else:
+            stream.value.download(source, view)
+        return (Status.cudaSuccess,)
+
+    def _inside(self, kind: str, address: int, nbytes: int) -> np.ndarray | None:
+        """The bytes at an address, None unless they lie in one allocation of the kind."""
+        for start, memory in self.alive[kind].items():
+            if start <= address and address + nbytes <= start + len(memory):
+                return memory[address - start : address - start + nbytes]
+        return None
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        assert mode == "thread local"
+        stream.value.capturing = []
+        return (Status.cudaSuccess,)
+
+    def cudaStreamEndCapture(self, stream):
+        graph, stream.value.capturing = stream.value.capturing, None
+        return self._new(graph)
+
+    def cudaGraphInstantiate(self, graph, flags):
+        assert flags == 0
+        return self._new(list(graph.value))
+
+    def cudaGraphLaunch(self, graph, stream):
+        stream.value.launch(graph.value)
+        return (Status.cudaSuccess,)
+
+
+class FakeTensorRt:
+    """The module tensorrt, as far as running an engine needs it."""
+
+    DataType = enum.Enum("DataType", "FLOAT HALF BF16 INT32 INT64")
+    TensorIOMode = enum.Enum("TensorIOMode", "INPUT OUTPUT")
+
+
+class FakeCudaEngine:
+    """An ICudaEngine over an ordinary engine; `refusing` is what its contexts refuse."""
+
+    name = "stage"
+
+    def __init__(self, executable: HostExecutable, refusing: str = "", **changed: Tensor) -> None:
+        self.executable, self.refusing = executable, refusing
+        self._tensors = {**executable.inputs, **executable.outputs, **changed}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def get_tensor_dtype(self, name: str):
+        names = {"float32": "FLOAT", "float16": "HALF", "uint16": "BF16", "int32": "INT32", "int64": "INT64"}
+        return FakeTensorRt.DataType[names[self._tensors[name].dtype.name]]
+
+    def get_tensor_mode(self, name: str):
+        return FakeTensorRt.TensorIOMode["INPUT" if name in self.executable.inputs else "OUTPUT"]
+
+    def create_execution_context(self):
+        return None if self.refusing == "contexts" else FakeExecutionContext(self)
+
+
+class FakeExecutionContext:
+    """An IExecutionContext."""
+
+    def __init__(self, engine: FakeCudaEngine) -> None:
+        self._engine, self._execution = engine, engine.executable.execution()
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        if self._engine.refusing == "addresses":
+            return False
+        self._execution.bind(name, address)
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if self._engine.refusing == "runs":
+            return False
+        try:
+            self._execution.enqueue(stream)
+        except SkimError:
+            return False
+        return True

@@ -1,0 +1,164 @@
+"""What only a GPU can run, against stand-ins for CUDA and TensorRT; and the real modules' names, where installed."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.artifact import Artifact
+from engines.backends import cuda_device, cuda_tensorrt
+from engines.backends.base import Backend
+from engines.backends.cuda_device import CudaDevice
+from engines.backends.cuda_tensorrt import TensorRtExecutable
+from engines.backends.device import Tensor
+from engines.backends.device_engine import DeviceEngine
+from engines.errors import InputError, SkimError, TargetError
+from engines.stage_runner import open_stages
+from tests.engines.fake_cuda import FakeCudaEngine, FakeRuntime, FakeTensorRt, Status
+from tests.engines.host_device import HostDevice, HostDeviceBackend, HostExecutable, plain_regroup
+from tests.engines.test_device_stages import INNER, check, drive
+from tests.engines.toy import BUCKETS, Toy, random_tokens
+
+
+class FakeCudaBackend(HostDeviceBackend):
+    """The target tensorrt, over the stand-ins."""
+
+    def __init__(self, inner: Backend, seed: int = 0, refusing: str = "") -> None:
+        super().__init__(inner, HostDevice(plain_regroup, seed))
+        self.runtime = FakeRuntime(self.host_device)
+        self.cuda = CudaDevice(self.runtime, plain_regroup)  # type: ignore[arg-type]
+        self.refusing = refusing
+
+    def load(self, engine_file: Path, threads: int | None) -> DeviceEngine:
+        executable = HostExecutable(self.host_device, self.inner.load(engine_file, threads))
+        engine = FakeCudaEngine(executable, self.refusing)
+        return DeviceEngine(self.cuda, TensorRtExecutable(FakeTensorRt, engine, object()))  # type: ignore[arg-type]
+
+    def device(self) -> CudaDevice:
+        return self.cuda
+
+
+def open_engine(toy_artifact, backend: FakeCudaBackend) -> DeviceEngine:
+    artifact = Artifact.open(toy_artifact(Toy()), verify=False)
+    return backend.load(artifact.file(artifact.manifest.engines[0].file), 1)
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("toy", [Toy(), Toy(head="tagging")], ids=["classification", "tagging"])
+def test_a_run_through_cuda_and_tensorrt(toy_artifact, toy: Toy, graphs: bool) -> None:
+    backend = FakeCudaBackend(INNER)
+    stages = open_stages(Artifact.open(toy_artifact(toy), verify=False), backend, None, 2, graphs)
+    stages.load_all(BUCKETS)
+    samples = random_tokens(5, 40)
+    check(toy, samples, drive(stages, samples))
+    assert bool(backend.host_device.traffic.launches) == graphs
+
+
+def test_everything_is_given_back(toy_artifact) -> None:
+    backend = FakeCudaBackend(INNER)
+    stages = open_stages(Artifact.open(toy_artifact(Toy()), verify=False), backend, None)
+    samples = random_tokens(5, 20)
+    check(Toy(), samples, drive(stages, samples))
+    alive = backend.runtime.alive
+    assert all(alive.values())
+    del stages
+    gc.collect()
+    assert alive == {"device": {}, "pinned": {}, "handles": {}}
+
+
+@pytest.mark.parametrize("function", ["cudaMalloc", "cudaMallocHost", "cudaStreamCreateWithFlags", "cudaMemcpyAsync"])
+def test_an_error_of_cuda_names_the_function_and_the_reason(toy_artifact, function: str) -> None:
+    backend = FakeCudaBackend(INNER)
+    backend.runtime.failing[function] = Status.cudaErrorMemoryAllocation
+    with pytest.raises(SkimError, match=rf"{function}: .*found cudaErrorMemoryAllocation \(CUDA 2\)"):
+        open_engine(toy_artifact, backend).run()
+
+
+def test_a_capture_that_fails_is_ended_and_told(toy_artifact) -> None:
+    backend = FakeCudaBackend(INNER)
+    backend.runtime.failing["cudaStreamEndCapture"] = Status.cudaErrorStreamCaptureUnsupported
+    with pytest.raises(SkimError, match="cudaErrorStreamCaptureUnsupported; run without CUDA graphs"):
+        open_engine(toy_artifact, backend).run()
+    del backend.runtime.failing["cudaStreamEndCapture"]
+    stream = backend.cuda.stream()
+
+    def allocate() -> None:
+        backend.cuda.allocate(16)
+
+    with pytest.raises(SkimError, match=r"cudaMalloc.*cudaErrorStreamCaptureUnsupported"):
+        stream.capture(allocate)
+    assert all(host.capturing is None for host in backend.host_device.streams[1:] if host.handle == stream.handle)
+
+
+@pytest.mark.parametrize(
+    ("refusing", "message"),
+    [
+        ("contexts", "expected an execution context, found none"),
+        ("addresses", "refused the address"),
+        ("runs", "execute_async_v3: expected success"),
+    ],
+)
+def test_what_tensorrt_refuses_is_an_error(toy_artifact, refusing: str, message: str) -> None:
+    with pytest.raises(SkimError, match=message):
+        open_engine(toy_artifact, FakeCudaBackend(INNER, refusing=refusing)).run()
+
+
+@pytest.mark.parametrize(
+    "tensor", [Tensor((-1, 8), np.dtype(np.int32)), Tensor((1, 8), np.dtype(np.int64))], ids=["dynamic", "int64"]
+)
+def test_engines_that_we_did_not_build_are_refused(toy_artifact, tensor: Tensor) -> None:
+    artifact = Artifact.open(toy_artifact(Toy()), verify=False)
+    inner = INNER.load(artifact.file(artifact.manifest.engines[0].file), 1)
+    engine = FakeCudaEngine(HostExecutable(HostDevice(plain_regroup), inner), alive=tensor)
+    with pytest.raises(InputError, match="tensor 'alive': expected a static shape"):
+        TensorRtExecutable(FakeTensorRt, engine, object())  # type: ignore[arg-type]
+
+
+def test_without_a_gpu_the_target_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either the package, the driver or the device; this machine decides which of them is met here first."""
+    if cuda_device.missing_cuda() is None:
+        pytest.skip("this machine has a GPU")
+    cuda_device.cuda_device.cache_clear()
+    with pytest.raises(TargetError, match=r"cuda-python is not installed|no CUDA device|plugin library"):
+        cuda_device.cuda_device()
+
+
+@pytest.mark.parametrize("devices", [0, 1])
+def test_what_is_missing_is_named(devices: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(cuda_device, "_runtime", lambda: FakeRuntime(HostDevice(plain_regroup), devices))
+    monkeypatch.setenv("SKIMRT_PLUGIN_LIBRARY", str(tmp_path / "no.so"))
+    found = cuda_device.missing_cuda()
+    assert found is not None and ("none found" if devices == 0 else "plugin library") in found
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install" in str(cuda_device.missing_cuda())
+
+
+def used(module, pattern: str) -> set[str]:
+    return set(re.findall(pattern, Path(module.__file__).read_text("utf-8")))
+
+
+def test_cuda_has_what_we_call() -> None:
+    if importlib.util.find_spec("cuda") is None:
+        pytest.skip("cuda.bindings is not installed: pip install cuda-bindings")
+    runtime = importlib.import_module("cuda.bindings.runtime")
+    enumerations = (runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode, runtime.cudaError_t)
+    names = used(cuda_device, r"\bcuda[A-Z]\w+")
+    assert "cudaMalloc" in names and names <= {*dir(runtime), *(n for e in enumerations for n in dir(e))}
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_tensorrt_has_what_we_call(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    trt = importlib.import_module(name)
+    assert used(cuda_tensorrt, r"engine\.(\w+)\(") | {"num_io_tensors", "name"} <= set(dir(trt.ICudaEngine))
+    assert used(cuda_tensorrt, r"_context\.(\w+)\(") <= set(dir(trt.IExecutionContext))
+    assert used(cuda_tensorrt, r"trt\.DataType\.(\w+)") <= set(trt.DataType.__members__)
+    assert hasattr(trt.TensorIOMode, "INPUT")
