@@ -1,4 +1,7 @@
-"""The blocks of a BERT-family encoder: embeddings, attention, feed-forward. All masking is by removal."""
+"""The blocks of a BERT-family encoder: embeddings, attention, feed-forward. All masking is by removal.
+
+Linear layers and embeddings run in the type of their weights, layer norm and softmax in float32.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,13 @@ MASK_FILL = -1e4
 fp16; after the softmax it is exactly zero, because exp underflows more than 9,000 below the row's maximum."""
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer norm in float32, rounded to the type that it was given."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float()).to(input.dtype)
+
+
 class Embeddings(nn.Module):
     """Token ids [B, S] and segment ids [B, S] to hidden states [B, S, D]."""
 
@@ -22,7 +32,7 @@ class Embeddings(nn.Module):
         self.word = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position = nn.Embedding(config.max_positions, config.hidden_size)
         self.token_type = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor, position: Tensor) -> Tensor:
         embedded = self.word(input_ids) + self.token_type(token_type_ids) + self.position(position + self.offset)
@@ -40,7 +50,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
         self, hidden: Tensor, alive: Tensor, keep: Tensor | None, need_mass: bool, zero_dead: bool
@@ -60,7 +70,7 @@ class Attention(nn.Module):
 
         query, key, value = (split(layer(hidden)) for layer in (self.query, self.key, self.value))
         bias = ((1 - alive) * MASK_FILL).to(hidden.dtype)[:, None, None, :]  # [B, 1, 1, S]
-        probabilities = torch.softmax((query * self.scale) @ key.transpose(-1, -2) + bias, dim=-1)
+        probabilities = torch.softmax(((query * self.scale) @ key.transpose(-1, -2) + bias).float(), dim=-1)
         if keep is not None:
             weighted = probabilities * keep[:, None, None, :]
             probabilities = weighted / weighted.sum(-1, keepdim=True).clamp_min(1e-9)
@@ -70,7 +80,7 @@ class Attention(nn.Module):
             context = context * weight[:, :, None].to(context.dtype)
         mass = None
         if need_mass:
-            mass = (weight.float()[:, None, None, :] @ probabilities.float()).sum(dim=(1, 2))
+            mass = (weight.float()[:, None, None, :] @ probabilities).sum(dim=(1, 2))
         return self.norm(hidden + self.output(context)), mass
 
 
@@ -81,7 +91,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.activation = config.activation
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pipeline.model.config import EncoderConfig, HeadConfig
 
 
 class Head(nn.Module):
-    """States [B, S, D] to logits: [B, classes], or [B, S, classes] for a token-level head.
+    """States [B, S, D] to float32 logits: [B, classes], or [B, S, classes] for a token-level head.
 
     A sequence head is dense, tanh, linear: BERT's pooler and classifier, and RoBERTa's classification head.
     """
@@ -23,4 +23,4 @@ class Head(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         if self.pooler is not None:
             hidden = torch.tanh(self.pooler(hidden[:, 0]))
-        return self.classifier(hidden)
+        return self.classifier(hidden).float()

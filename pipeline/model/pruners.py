@@ -106,7 +106,7 @@ class TranskimmerPruner(Pruner):
     def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
         # While training, the encoder learns from the task alone: the straight-through gradient is too noisy for it.
         source = hidden.detach() if self.training else hidden
-        logits = self.predictors[layer](source).float()  # [B, S, 2]: skim, keep
+        logits = self.predictors[layer](source.float()).float()  # [B, S, 2]: skim, keep
         return logits[..., 1] - logits[..., 0]
 
     def multiply_adds(self, layer: int, hidden_size: int) -> int:

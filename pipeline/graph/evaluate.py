@@ -1,0 +1,150 @@
+"""Runs a stage on arrays, in PyTorch or as its graph. Floats are float32 outside, whatever the precision inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from pipeline.graph.precision import dtype_of
+from pipeline.graph.stages import HeadStage, Stage
+from pipeline.model.transformer import State
+
+Arrays = dict[str, np.ndarray]
+_NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+@torch.no_grad()
+def run_module(stage: Stage | HeadStage, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    """A stage's outputs by name, in the precision that its module is in."""
+    found = stage(*_tensors(stage, inputs))
+    values = found if isinstance(found, tuple) else (found,)
+    return {
+        name: (value.float() if value.is_floating_point() else value).numpy()
+        for name, value in zip(stage.output_names, values, strict=True)
+    }
+
+
+class GraphSession:
+    """A stage's graph in ONNX Runtime, rounding to the graph's precision where the graph does.
+
+    What ONNX Runtime raises passes through; its errors name the node.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        model = round_explicitly(onnx.load(path))
+        self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        """Outputs by name."""
+        names = [value.name for value in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+
+
+def round_explicitly(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float32 model in which every fp16 or bf16 tensor of `model` is computed wide and then rounded; or `model`.
+
+    ONNX Runtime's CPU kernels are few in fp16 and next to none in bf16. Left alone it runs fp16 graphs in float32 and
+    drops the roundings between operators, so that neither their error nor an overflow would show.
+    """
+    wide = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(model), strict_mode=True)
+    graph = wide.graph
+    narrow: dict[str, int] = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        if kind.elem_type in _NARROW:
+            narrow[value.name] = kind.elem_type
+            kind.elem_type = TensorProto.FLOAT
+    if not narrow:
+        return model
+    for tensor in graph.initializer:
+        if tensor.data_type in _NARROW:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+
+    nodes, inputs = [], {}
+    for value in graph.input:
+        if value.name in narrow:
+            inputs[value.name] = f"{value.name}.rounded"
+            nodes += _rounding(value.name, inputs[value.name], narrow[value.name])
+    for node in graph.node:
+        node.input[:] = [inputs.get(name, name) for name in node.input]
+        if node.op_type == "Cast" and node.output[0] in narrow:
+            node.attribute[0].i = TensorProto.FLOAT
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if name in narrow:
+                node.output[index] = f"{name}.wide"
+                nodes += _rounding(f"{name}.wide", name, narrow[name])
+    rounded = onnx.GraphProto()
+    rounded.CopyFrom(graph)
+    del rounded.node[:]
+    rounded.node.extend(nodes)
+    graph.CopyFrom(rounded)
+    return wide
+
+
+def largest_difference(expected: Arrays, found: Arrays) -> float:
+    """Largest difference of the float outputs; packed rows are compared at their original positions.
+
+    So a token that is decided otherwise changes nothing here, although the rows behind it are packed elsewhere.
+    """
+    ours, theirs = _at_original_positions(found), _at_original_positions(expected)
+    floats = [name for name, value in theirs.items() if np.issubdtype(value.dtype, np.floating)]
+    return max(float(np.abs(ours[name] - theirs[name]).max()) for name in floats)
+
+
+@torch.no_grad()
+def near_threshold(stage: Stage, narrow: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[B] bool: samples with a score so near a threshold that the rounding of `narrow` may decide otherwise.
+
+    Rounding moves a score by at most twice what it moved any score of the layer between the two PyTorch modules.
+    """
+    near = torch.zeros(len(inputs["alive"]), dtype=torch.bool)
+    for (score, alive, threshold), (rounded, *_) in zip(_scores(stage, inputs), _scores(narrow, inputs), strict=True):
+        living = alive > 0
+        moved = (score - rounded).abs()[living].max()
+        near |= (((score - threshold).abs() <= 2 * moved) & living).any(-1)
+    return near.numpy()
+
+
+def _scores(stage: Stage, inputs: Mapping[str, np.ndarray]) -> list[tuple[Tensor, Tensor, float]]:
+    """Score [B, S], alive [B, S] and threshold at every decision of a stage."""
+    model, found = stage.model, []
+    tensors = _tensors(stage, inputs)
+    state = model.embed(*tensors) if stage.spec.index == 0 else State(*tensors)
+
+    def decide(layer: int, score: Tensor, before: State) -> State:
+        found.append((score, before.alive, model.pruner.threshold(layer)))
+        return model.decide_masked(layer, score, before)
+
+    model.walk(state, stage.spec.steps, decide)
+    return found
+
+
+def _tensors(stage: Stage | HeadStage, inputs: Mapping[str, np.ndarray]) -> list[Tensor]:
+    tensors = [torch.from_numpy(inputs[name]) for name in stage.input_names]
+    return [tensor.to(dtype_of(stage)) if tensor.is_floating_point() else tensor for tensor in tensors]
+
+
+def _at_original_positions(outputs: Arrays) -> Arrays:
+    if "packed" not in outputs:
+        return outputs
+    place = outputs["packed_position"][:, :, None]
+    restored = np.zeros_like(outputs["packed"])
+    np.put_along_axis(restored, place.astype(np.int64), outputs["packed"], axis=1)
+    return {"packed": restored}
+
+
+def _rounding(source: str, target: str, precision: int) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Cast", [source], [f"{target}.narrow"], to=precision),
+        helper.make_node("Cast", [f"{target}.narrow"], [target], to=TensorProto.FLOAT),
+    ]
