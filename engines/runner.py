@@ -19,7 +19,7 @@ from engines.errors import InputError
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
 from engines.scheduler import Scheduler
-from engines.stage_runner import StageRunner
+from engines.stage_runner import Call, open_stages
 from engines.tokenization import Text, TextEncoder, Tokens, text_problem
 
 _TOKENISE_TOGETHER = 32
@@ -33,8 +33,10 @@ class Runner:
     provider:  restricts a target to one library, such as "onnxruntime".
     threads:   CPU threads of a call; None leaves it to the library.
     max_batch: uses only buckets of at most so many samples; 1 answers every text before the next one starts.
-    window:    samples in flight at most; bounds the memory of `stream`.
+    window:    samples that are regrouped together; bounds the memory of `stream`.
     truncate:  cuts texts that are longer than the model takes, which are an error otherwise.
+    streams:   on a GPU, calls that it works on at a time.
+    cuda_graphs: on a GPU, every call is one CUDA graph.
 
     Raises InputError for an invalid artifact or argument, TargetError when nothing here can run its engines.
     """
@@ -49,8 +51,11 @@ class Runner:
         window: int = 256,
         truncate: bool = False,
         verify: bool = True,
+        streams: int = 2,
+        cuda_graphs: bool = True,
     ) -> None:
-        for name, value in (("threads", threads), ("max_batch", max_batch), ("window", window)):
+        limits = {"threads": threads, "max_batch": max_batch, "window": window, "streams": streams}
+        for name, value in limits.items():
             if value is not None and value < 1:
                 raise InputError(f"{name}: expected at least 1, found {value}")
         self.artifact = Artifact.open(path, verify)
@@ -61,11 +66,12 @@ class Runner:
             raise InputError(
                 f"max_batch {max_batch}: the artifact's buckets are {format_buckets(manifest.plan.buckets)}"
             )
-        self._stages = StageRunner(self.artifact, self.backend, threads)
+        self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
+        self._scheduler = Scheduler([self.buckets] * self._stages.units)
         self._encode = TextEncoder(
             self.artifact.file(TOKENIZER_NAME), manifest.max_length, manifest.encoder.type_vocab_size
         )
-        self._window, self._truncate = window, truncate
+        self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
     def __call__(self, texts: Sequence[Text]) -> list[Prediction]:
         """One prediction per text, in order. Raises InputError for an empty or too long text."""
@@ -86,43 +92,42 @@ class Runner:
     def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
         rest, number = iter(texts), 0
         while chunk := list(islice(rest, min(_TOKENISE_TOGETHER, self._window))):
-            for place, text in enumerate(chunk, number + 1):
-                problem = text_problem(text)
-                if problem is None and not "".join(text).strip():
-                    problem = "expected at least one word, found an empty text"
-                if problem is not None:
-                    raise InputError(f"text {place}: {problem}")
-            yield from self._encode(chunk)
+            good = next((place for place, text in enumerate(chunk) if _problem(text)), len(chunk))
+            yield from self._encode(chunk[:good])
+            if good < len(chunk):
+                raise InputError(f"text {number + good + 1}: {_problem(chunk[good])}")
             number += len(chunk)
 
     def _run(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult]:
-        scheduler = Scheduler(self._stages.units, self.buckets)
-        flying: dict[int, Sample] = {}
-        unyielded: deque[Sample] = deque()
-        source = enumerate(inputs)
-        more = True
-        while more or unyielded:
-            work = scheduler.next(flush=not more or len(unyielded) >= self._window)
-            if work is not None:
-                batch = [flying[number] for number in work.samples]
-                self._stages.run(work.unit, work.bucket, batch)
-                for sample in batch:
-                    if sample.logits is None:
-                        scheduler.add(sample.number, sample.unit, sample.rows)
-                    else:
-                        del flying[sample.number]
-            elif more:
-                entry = next(source, None)
-                if entry is None:
-                    more = False
-                    continue
-                number, tokens = entry
+        for window in self._windows(inputs):
+            for unit in range(self._stages.units):
+                self._run_unit(unit, window)
+            yield from (sample.result() for sample in window)
+
+    def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:
+        """Checked samples, a window at a time; those in front of a bad one still run before its error is raised."""
+        window: list[Sample] = []
+        try:
+            for number, tokens in enumerate(inputs):
                 self._check(number, tokens)
-                sample = flying[number] = Sample(number, tokens)
-                unyielded.append(sample)
-                scheduler.add(number, sample.unit, sample.rows)
-            while unyielded and unyielded[0].logits is not None:
-                yield unyielded.popleft().result()
+                window.append(Sample(number, tokens))
+                if len(window) == self._window:
+                    yield window
+                    window = []
+        except InputError:
+            yield window
+            raise
+        yield window
+
+    def _run_unit(self, unit: int, window: Sequence[Sample]) -> None:
+        """Regroups the samples of a window and takes them through a unit, with as many calls in flight as pay."""
+        flight: deque[Call] = deque()
+        for work in self._scheduler.calls(unit, [sample.rows for sample in window]):
+            if len(flight) == self._stages.streams:
+                self._stages.finish(flight.popleft())
+            flight.append(self._stages.start(unit, work.bucket, [window[place] for place in work.samples]))
+        while flight:
+            self._stages.finish(flight.popleft())
 
     def _check(self, number: int, tokens: Tokens) -> None:
         encoder, limit = self.manifest.encoder, self.manifest.max_length
@@ -144,3 +149,10 @@ class Runner:
                     problems.append(f"expected every {name} in [0, {size}), found [{min(ids)}, {max(ids)}]")
         if problems:
             raise InputError(f"text {number + 1}: " + "; ".join(problems))
+
+
+def _problem(text: Text) -> str | None:
+    problem = text_problem(text)
+    if problem is None and not "".join(text).strip():
+        problem = "expected at least one word, found an empty text"
+    return problem

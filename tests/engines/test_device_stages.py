@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -66,22 +65,18 @@ def drive(
     stages: StageRunner, samples: Sequence[Tokens], seed: int = 0, buckets: Sequence[Bucket] = BUCKETS
 ) -> list[SampleResult]:
     """Runs samples with as many calls in flight as chance has it, whose ends come in any order."""
-    scheduler, rng = Scheduler(stages.units, buckets), random.Random(seed)
+    scheduler, rng = Scheduler([buckets] * stages.units), random.Random(seed)
     all_samples = [Sample(number, tokens) for number, tokens in enumerate(samples)]
-    waiting, flight = deque(all_samples), deque[Call]()
-    while waiting or scheduler.waiting or flight:
-        action = rng.choice("asssf")
-        if action == "a" and waiting:
-            sample = waiting.popleft()
-            scheduler.add(sample.number, sample.unit, sample.rows)
-        elif action == "f" and flight:
-            call = flight.popleft() if rng.random() < 0.7 else flight.pop()
-            stages.finish(call)
-            for sample in call.samples:
-                if sample.logits is None:
-                    scheduler.add(sample.number, sample.unit, sample.rows)
-        elif action == "s" and (work := scheduler.next(flush=rng.random() < 0.3)):
-            flight.append(stages.start(work.unit, work.bucket, [all_samples[n] for n in work.samples]))
+    for unit in range(stages.units):
+        works = scheduler.calls(unit, [sample.rows for sample in all_samples])
+        rng.shuffle(works)
+        flight: list[Call] = []
+        for work in works:
+            flight.append(stages.start(unit, work.bucket, [all_samples[place] for place in work.samples]))
+            while flight and rng.random() < 0.4:
+                stages.finish(flight.pop(rng.randrange(len(flight))))
+        while flight:
+            stages.finish(flight.pop(rng.randrange(len(flight))))
     return [sample.result() for sample in all_samples]
 
 

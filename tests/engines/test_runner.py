@@ -252,3 +252,21 @@ def test_max_batch_below_the_smallest_bucket(tmp_path: Path, tiny_tokenizer: Pat
     with pytest.raises(InputError, match="3x24"):
         Runner(tmp_path / "a", max_batch=2)
     check(Runner(tmp_path / "a"), Toy(thresholds=()), random_tokens(0, 7))
+
+
+@pytest.mark.parametrize("window", [1, 7, 256])
+def test_what_stands_before_a_bad_text_is_answered(toy_artifact, window: int) -> None:
+    runner = Runner(toy_artifact(Toy()), window=window)
+    stream, answered = runner.stream([*(words(3, n) for n in range(40)), " ", words(3)]), 0
+    with pytest.raises(InputError, match="text 41: expected at least one word"):
+        for _ in stream:
+            answered += 1
+    assert answered == 40
+
+
+def test_what_stands_before_bad_tokens_is_answered(toy_artifact) -> None:
+    results = Runner(toy_artifact(Toy()))._run([*random_tokens(3, 5), Tokens([10**6], [0], 1)])
+    with pytest.raises(InputError, match="text 6: expected every token id"):
+        for answered, _ in enumerate(results, 1):
+            assert answered <= 5
+    assert answered == 5
