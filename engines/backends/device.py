@@ -121,8 +121,13 @@ class Execution(Protocol):
 class Executable(Protocol):
     """A compiled engine with static shapes."""
 
-    inputs: Mapping[str, Tensor]
-    outputs: Mapping[str, Tensor]
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """The input tensors by name."""
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """The output tensors by name."""
 
     def execution(self) -> Execution:
         """A new execution context."""

@@ -1,0 +1,1 @@
+"""Other ways from a traced stage to an engine than through ONNX."""
