@@ -11,14 +11,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
 
+from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, validation_problems
-from engines.files import digest_tree, path_problem, sha256
+from engines.files import Digest, digest_tree, path_problem, sha256
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -34,7 +34,6 @@ def _inside(path: str) -> str:
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
 """A file inside the artifact, with forward slashes; never absolute, never upwards."""
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0)]
 Unit = int | Literal["head"]
 """What an engine runs: the stage of that index, or the token-level head."""
@@ -100,7 +99,12 @@ class Plan(_Strict):
 
 
 class EngineRecord(_Strict):
-    """One compiled (stage, bucket, precision) for one target."""
+    """One compiled (stage, bucket, precision) for one target.
+
+    key:     SHA-256 of all that the engine depends on; the same key, the same engine.
+    binding: the machines that can run it; None: any.
+    report:  JSON file with what compiling it took and the layers that it came to, where the library tells.
+    """
 
     stage: Unit
     batch: Positive
@@ -108,6 +112,14 @@ class EngineRecord(_Strict):
     target: str
     precision: str
     file: RelativePath
+    key: Digest | None = None
+    binding: Binding | None = None
+    report: RelativePath | None = None
+
+    @property
+    def place(self) -> str:
+        """Name of the machines that can run it; empty for any."""
+        return "" if self.binding is None else self.binding.place
 
     @property
     def bucket(self) -> Bucket:
@@ -125,7 +137,12 @@ class Gate(_Strict):
 
 
 class Manifest(_Strict):
-    """The whole of manifest.json."""
+    """The whole of manifest.json.
+
+    build_key:       what the artifact depends on, but for the machine that compiles its engines.
+    build_arguments: of pipeline.build, with which another machine adds its engines to the artifact.
+    engines:         empty in an artifact that was only exported.
+    """
 
     schema_version: Literal[1] = 1
     skimrt_version: str
@@ -139,7 +156,8 @@ class Manifest(_Strict):
     checkpoint: Checkpoint
     data: Data | None = None
     plan: Plan
-    engines: list[EngineRecord] = Field(min_length=1)
+    engines: list[EngineRecord] = []
+    build_arguments: list[str] = []
     tools: dict[str, str] = {}
     machine: dict[str, str] = {}
     files: dict[RelativePath, Digest]
@@ -157,16 +175,20 @@ class Manifest(_Strict):
                 f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
             )
         units: list[Unit] = [*range(len(plan.stages)), *(["head"] if self.head.token_level else [])]  # type: ignore[list-item]
-        keys = [(e.target, e.precision, e.stage, e.bucket) for e in self.engines]
-        problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b in _repeated(keys)]
+        keys = [(e.target, e.precision, e.stage, e.bucket, e.place) for e in self.engines]
+        problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b, _ in _repeated(keys)]
         problems += [
             f"engines: stage {s} is not in the plan" for s in sorted({str(k[2]) for k in keys if k[2] not in units})
         ]
-        for kind in sorted({(e.target, e.precision) for e in self.engines}):
-            missing = [(u, b) for u in units for b in plan.buckets if (*kind, u, b) not in set(keys)]
-            problems += [f"engines: {' '.join(kind)} lacks stage {unit} {bucket}" for unit, bucket in missing]
+        for target, place in sorted({(e.target, e.place) for e in self.engines}):
+            held = {(e.stage, e.bucket) for e in self.engines if (e.target, e.place) == (target, place)}
+            missing = [(u, b) for u in units for b in plan.buckets if (u, b) not in held]
+            problems += [
+                f"engines: {' '.join((target, place)).strip()} lacks stage {unit} {bucket}" for unit, bucket in missing
+            ]
         named = [stage.graph for stage in plan.stages] + [e.file for e in self.engines] + [TOKENIZER_NAME]
         named += [plan.head_graph] if plan.head_graph else []
+        named += [e.report for e in self.engines if e.report is not None]
         problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
         if problems:
             raise ValueError("; ".join(problems))

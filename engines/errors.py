@@ -33,6 +33,12 @@ class GateError(SkimError):
     exit_code = 3
 
 
+class BuildError(SkimError):
+    """An engine could not be compiled; the message holds the end of its log. Nothing is published."""
+
+    exit_code = 3
+
+
 class TargetError(SkimError):
     """The target cannot run or build on this machine; the message names the missing package or driver."""
 

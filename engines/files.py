@@ -5,8 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import StringConstraints
 
 from engines.errors import InputError
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal."""
 
 _BLOCK = 1 << 20
 

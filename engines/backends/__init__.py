@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
+from engines.artifact import EngineRecord, Manifest
 from engines.backends.base import Backend, Engine
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
+from engines.backends.tensorrt import TensorRtBackend
+from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.errors import InputError, TargetError
 
-BACKENDS: tuple[Backend, ...] = (OpenVinoBackend(), OnnxRuntimeBackend())
+BACKENDS: tuple[Backend, ...] = (TensorRtBackend(), TensorRtRtxBackend(), OpenVinoBackend(), OnnxRuntimeBackend())
 """In order of preference: of the backends that can run here, the first is taken."""
 
-__all__ = ["BACKENDS", "Backend", "Engine", "choose_backend", "targets"]
+__all__ = ["BACKENDS", "Backend", "Engine", "choose_backend", "choose_builder", "records_for", "targets"]
 
 
 def targets() -> list[str]:
@@ -36,6 +40,10 @@ def choose_backend(target: str = "auto", provider: str | None = None, built: Ite
     if provider is not None and provider not in providers:
         raise InputError(f"provider {provider!r}: expected one of {', '.join(providers)}")
     wanted = held if target == "auto" else [name for name in held if name == target]
+    if built is not None and not built:
+        raise InputError(
+            f"target {target!r}: the artifact holds no engines; finish it with pipeline.build on the target's machine"
+        )
     if not wanted:
         raise InputError(
             f"target {target!r}: the artifact holds engines for {', '.join(sorted(set(built or ())))}; "
@@ -49,3 +57,41 @@ def choose_backend(target: str = "auto", provider: str | None = None, built: Ite
                 return backend
             reasons.append(f"{backend.target} through {backend.provider}: {reason}")
     raise TargetError("no engine can run on this machine:\n" + "\n".join(f"  - {reason}" for reason in reasons))
+
+
+def choose_builder(target: str) -> Backend:
+    """The preferred backend that can compile for a target here. Raises TargetError with what is missing."""
+    reasons = []
+    for backend in BACKENDS:
+        if backend.target == target:
+            reason = backend.missing_to_build()
+            if reason is None:
+                return backend
+            reasons.append(reason)
+    raise TargetError(
+        f"target {target!r}: this machine cannot build for it: {'; '.join(reasons)}. "
+        "--export-only writes everything that a machine which can needs"
+    )
+
+
+def records_for(manifest: Manifest, backend: Backend) -> list[EngineRecord]:
+    """The engines of a manifest that a backend runs on this machine, for one machine if there are several.
+
+    Engines for exactly this GPU come before those that are compatible with more. Raises TargetError, with the command
+    that adds the missing ones, when none fits.
+    """
+    held = [record for record in manifest.engines if record.target == backend.target]
+    bindings = {record.binding.place: record.binding for record in held if record.binding is not None}
+    if not bindings:
+        return held
+    problems = {place: backend.mismatch(binding) for place, binding in bindings.items()}
+    fitting = [place for place, problem in problems.items() if problem is None]
+    if not fitting:
+        listed = "\n".join(f"  - {problem}" for problem in problems.values())
+        command = shlex.join(["python", "-m", "pipeline.build", *manifest.build_arguments])
+        raise TargetError(
+            f"target {backend.target!r}: none of the artifact's engines fits this machine\n{listed}\n"
+            f"add engines for it with: {command}"
+        )
+    place = min(fitting, key=lambda place: bindings[place].compatibility != "none")
+    return [record for record in held if record.binding is not None and record.binding.place == place]

@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from engines.binding import Binding, Compatibility
 from engines.buckets import Bucket
 
 if TYPE_CHECKING:
     from engines.backends.device import Device
+    from engines.backends.layers import Layer
 
 Arrays = Mapping[str, np.ndarray]
+Report = Callable[[str, float], None]
+"""Takes the phase that a compilation is in and the share of it that is done, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is compiled; a backend refuses what it has no use for (`refuse_unused`).
+
+    plugin:               TokenCompact is the plugin; otherwise it is the function body in the graph.
+    compute_capabilities: GPUs to compile for ahead of time, such as 8.9; () for the backend's default.
+    optimization_level:   0 to 5, from a quick build to a thorough search; None for the library's default.
+    workspace:            MiB of scratch memory that a layer may use at most; None for all there is.
+    compatibility:        other GPUs that the engine must run on.
+    """
+
+    plugin: bool = False
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    workspace: int | None = None
+    compatibility: Compatibility = "none"
+
+
+PLAIN = EngineOptions()
+
+
+@dataclass(frozen=True)
+class Built:
+    """What compiling one engine took: wall-clock seconds, bytes of memory at its peak, and the layers it came to.
+
+    None and () where a backend does not tell.
+    """
+
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    layers: tuple[Layer, ...] = ()
 
 
 class Engine(ABC):
@@ -42,32 +80,77 @@ class Backend(ABC):
     """Compiles and runs engines of one target through one provider (a library).
 
     Providers of one target read the same engine files.
+
+    isolated:              an engine is compiled in a process of its own, several at a time where memory allows.
+    needs_device_to_build: compiling times kernels on the GPU, which one engine at a time must have for itself.
+    plugin_by_default:     TokenCompact is the plugin unless the function body is asked for; None: it never is.
+    machine_bound:         engines run only where their binding says, so an artifact may hold them for several machines.
+    options:               the fields of EngineOptions that change what is compiled.
+    suffix:                of an engine's file.
     """
 
     target: ClassVar[str]
     provider: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
+    isolated: ClassVar[bool] = False
+    needs_device_to_build: ClassVar[bool] = False
+    plugin_by_default: ClassVar[bool | None] = None
+    machine_bound: ClassVar[bool] = False
+    options: ClassVar[frozenset[str]] = frozenset()
+    suffix: ClassVar[str] = ".onnx"
 
     @abstractmethod
     def available(self) -> str | None:
         """None where this machine can run it, else why not: the package or driver that is missing."""
 
+    def missing_to_build(self) -> str | None:
+        """None where this machine can compile for it, else why not."""
+        return self.available()
+
     @abstractmethod
-    def build(self, stage_graph: Path, bucket: Bucket, out: Path) -> None:
+    def build(
+        self,
+        stage_graph: Path,
+        bucket: Bucket,
+        out: Path,
+        options: EngineOptions = EngineOptions(),
+        report: Report | None = None,
+    ) -> Built:
         """Compiles a stage graph (symbolic batch and length) for a bucket into `out`, its weights beside it.
 
-        Raises InputError for a graph that it cannot read.
+        Raises InputError for a graph that it cannot read, BuildError for one that it cannot compile. What `report`
+        raises ends the compilation.
         """
 
     @abstractmethod
-    def load(self, engine_file: Path, threads: int | None) -> Engine:
-        """Loads an engine; `threads` None leaves the number to the provider. Raises InputError."""
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
+        """Loads an engine; `threads` None leaves the number to the provider.
+
+        Raises InputError for a file that is no such engine, and TargetError, before anything is deserialised, for an
+        engine whose binding does not fit this machine.
+        """
+
+    def binding(self, options: EngineOptions) -> Binding | None:
+        """What engines compiled here with these options are bound to; None: they run on any machine."""
+        return None
+
+    def mismatch(self, binding: Binding) -> str | None:
+        """Why an engine so bound cannot run on this machine, or None."""
+        return None
 
     def device(self) -> Device | None:
         """The GPU that the engines' buffers lie on; None for engines on host arrays. Raises TargetError without one."""
         return None
 
+    def refuse_unused(self, options: EngineOptions) -> list[str]:
+        """The options that are given but mean nothing to this backend, one line each."""
+        return [
+            f"{name.replace('_', ' ')}: the target {self.target} has no such option"
+            for name, plain in vars(PLAIN).items()
+            if getattr(options, name) != plain and name not in self.options
+        ]
+
     def engine_name(self, unit: int | str, bucket: Bucket) -> str:
         """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx."""
         stem = unit if unit == "head" else f"stage_{unit}"
-        return f"{stem}_b{bucket.batch}_s{bucket.length}.onnx"
+        return f"{stem}_b{bucket.batch}_s{bucket.length}{self.suffix}"

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.base import Arrays, Backend, Engine
+from engines.backends.base import PLAIN, Arrays, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.static_graph import write_static_graph
+from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError
 
@@ -24,10 +25,18 @@ class OnnxRuntimeBackend(Backend):
             return "the package onnxruntime is not installed; pip install 'skimrt[cpu]'"
         return None
 
-    def build(self, stage_graph: Path, bucket: Bucket, out: Path) -> None:
+    def build(
+        self,
+        stage_graph: Path,
+        bucket: Bucket,
+        out: Path,
+        options: EngineOptions = PLAIN,
+        report: Report | None = None,
+    ) -> Built:
         write_static_graph(stage_graph, bucket, out)
+        return Built()
 
-    def load(self, engine_file: Path, threads: int | None) -> Engine:
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -31,7 +31,7 @@ def graph(tmp_path: Path) -> Path:
 
 def test_the_preferred_available_backend_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (backend for backend in BACKENDS if backend.target == "cpu")
-    assert choose_backend() is first
+    assert choose_backend("cpu") is choose_backend("auto", built=["cpu"]) is first
     assert choose_backend("cpu", second.provider, ["cpu", "cpu"]) is second
     monkeypatch.setattr(type(first), "available", lambda self: "the package is missing")
     assert choose_backend("cpu") is second
@@ -52,7 +52,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, provider: s
         ({"target": "tpu"}, "target 'tpu': expected auto or one of"),
         ({"provider": "pytorch"}, "provider 'pytorch': expected one of"),
         ({"target": "cpu", "built": ["elsewhere"]}, "the artifact holds engines for elsewhere"),
-        ({"built": []}, "the artifact holds engines for"),
+        ({"built": []}, "the artifact holds no engines"),
     ],
 )
 def test_impossible_choices_are_input_errors(arguments: dict, problem: str) -> None:
@@ -133,7 +133,7 @@ def test_buckets_share_one_weights_file(graph: Path, tmp_path: Path, monkeypatch
         entries = {entry.key: entry.value for entry in external.external_data}
         assert entries["location"] == weights.name and int(entries["offset"]) % 4096 == 0
         for backend in BACKENDS:
-            if backend.available() is None:
+            if backend.target == "cpu" and backend.available() is None:
                 assert backend.load(out / f"{number}.onnx", None)
     changed = Toy().graph(0)
     changed.graph.initializer[0].raw_data = bytes(len(changed.graph.initializer[0].raw_data))

@@ -1,0 +1,113 @@
+"""Compiles an engine in a process of its own, so that a crash of the library is an error of that engine alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+from engines.backends.base import Built, EngineOptions, Report
+from engines.backends.layers import Layer
+from engines.errors import BuildError, InputError
+
+_WORKER = "engines.backends.tensorrt_worker"
+_SHOWN = 12
+"""Lines of a log that an error message ends with."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the worker is asked for.
+
+    library:      the module to compile with, tensorrt or tensorrt_rtx.
+    plugin:       the plugin library; None for the function body.
+    compactions:  the plugin layers that the network must have.
+    inspect:      read the layers from the engine, which needs a GPU, instead of from the log.
+    timing_cache: kept timings of kernels, read and written; None for none.
+    """
+
+    library: str
+    graph: str
+    out: str
+    batch: int
+    length: int
+    options: EngineOptions
+    plugin: str | None
+    compactions: int
+    inspect: bool
+    timing_cache: str | None
+
+
+def compile_isolated(request: Request, report: Report | None = None) -> Built:
+    """Runs the worker; its log lies beside the engine, and stays there if it fails.
+
+    Raises InputError for a graph that the library cannot parse, BuildError for whatever else goes wrong, a killed
+    worker included. What `report` raises ends the worker.
+    """
+    out, started = Path(request.out), perf_counter()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log, fresh = out.with_name(out.name + ".log"), out.with_name(out.name + ".partial")
+    result: dict | None = None
+    # Another file than `out`: a worker that outlives us must not write into an artifact that somebody else builds.
+    asked = json.dumps(asdict(request) | {"out": str(fresh)})
+    with log.open("wb") as file:
+        worker = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", _WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env={**os.environ, "PYTHONPATH": _with_this_package(os.environ.get("PYTHONPATH"))},
+        )
+        assert worker.stdin is not None and worker.stdout is not None
+        try:
+            with worker.stdin as pipe:
+                pipe.write(asked)
+            for line in worker.stdout:
+                message = json.loads(line)
+                if "phase" in message:
+                    if report is not None:
+                        report(message["phase"], message["done"])
+                else:
+                    result = message
+        except BrokenPipeError:
+            pass  # it has died, which its exit code tells
+        finally:
+            if worker.poll() is None and result is None:
+                worker.kill()
+            code = worker.wait()
+            worker.stdout.close()
+    if result is None or code != 0:
+        fresh.unlink(missing_ok=True)
+        raise _failure(out, log, code, result)
+    os.replace(fresh, out)
+    log.unlink()
+    layers = tuple(Layer.from_json(entry) for entry in result["layers"])
+    return Built(perf_counter() - started, result["peak_bytes"], layers)
+
+
+def _failure(out: Path, log: Path, code: int, result: dict | None) -> InputError | BuildError:
+    if result is not None and result.get("kind") == "input":
+        log.unlink()
+        return InputError(result["error"])
+    if result is not None and "error" in result:
+        reason = result["error"]
+    else:
+        reason = (
+            f"its builder was killed by {signal.Signals(-code).name}" if code < 0 else f"its builder exited with {code}"
+        )
+    lines = log.read_text("utf-8", "replace").splitlines()
+    shown = [line for line in lines if not line.startswith(("[VERBOSE]", "[INFO]"))][-_SHOWN:] or lines[-_SHOWN:]
+    return BuildError(
+        "\n".join([f"{out.name}: {reason}; its log ({log}) ends:", *(f"    {line[:300]}" for line in shown)])
+    )
+
+
+def _with_this_package(path: str | None) -> str:
+    root = str(Path(__file__).resolve().parents[2])
+    return root if path is None else os.pathsep.join([root, path])

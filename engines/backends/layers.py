@@ -1,0 +1,119 @@
+"""What the library made of a network: the layers of an engine, from TensorRT's inspector or from the build log."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an engine, which is one kernel or a helper.
+
+    kind:            the library's name for it, such as gemm, kgen (a generated kernel) or custom_layer (a plugin).
+    inputs, outputs: data types, such as Half.
+    nodes:           the ONNX nodes that it computes.
+    """
+
+    name: str
+    kind: str
+    tactic: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Layer:
+        """The inverse of dataclasses.asdict, by way of JSON, which has no tuples."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+
+    @property
+    def is_fused_attention(self) -> bool:
+        """Whether one kernel computes a whole attention: both products and the softmax between them."""
+        return any(re.search(r"mha|flash_?attn", text, re.IGNORECASE) for text in (self.name, self.tactic))
+
+
+_LINE = re.compile(
+    r"Name: (?P<name>.*), LayerType: (?P<kind>[^,]*), Inputs: \[(?P<inputs>.*?)\], (?:Constants: \[.*?\], )?"
+    r"Outputs: \[(?P<outputs>.*?)\], (?:TacticName: (?P<tactic>[^,]*), )?"
+)
+_TENSOR = re.compile(r"Datatype: ([^,}]+)")
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+
+
+def parse_build_log(text: str) -> list[Layer]:
+    """The layers that the VERBOSE message starting with "Layers:" of a detailed build lists; [] without one."""
+    _, found, rest = text.partition("Layers:\n")
+    if not found:
+        return []
+    layers = []
+    for line in rest.split("\n\n")[0].splitlines():
+        # A list of tensors ends with "}]"; dimensions inside it are in brackets of their own.
+        match = _LINE.match(re.sub(r"\[(\d+(?:,\d+)*)\]", r"<\1>", line))
+        if match is None:
+            raise ValueError(f"build log: expected a layer, found {line[:200]!r}")
+        layers.append(
+            Layer(
+                name=match["name"],
+                kind=match["kind"],
+                tactic=match["tactic"] or "",
+                inputs=tuple(_TENSOR.findall(match["inputs"])),
+                outputs=tuple(_TENSOR.findall(match["outputs"])),
+                nodes=tuple(_NODE.findall(line)),
+            )
+        )
+    return layers
+
+
+def parse_inspector(text: str) -> list[Layer]:
+    """The layers of the JSON that IEngineInspector gives for an engine built with detailed verbosity.
+
+    TensorRT 10 has one field "Format/Datatype" per tensor, which TensorRT 11 split. Raises ValueError for what is no
+    such JSON.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict) or not isinstance(content.get("Layers"), list):
+        raise ValueError("inspector: expected an object with a list of Layers")
+    layers = []
+    for entry in content["Layers"]:
+        if isinstance(entry, str):
+            raise ValueError("inspector: found layer names only; build with detailed profiling verbosity")
+        layers.append(
+            Layer(
+                name=entry["Name"],
+                kind=entry.get("LayerType", ""),
+                tactic=str(entry.get("TacticName", "")),
+                inputs=tuple(_datatype(tensor) for tensor in entry.get("Inputs", [])),
+                outputs=tuple(_datatype(tensor) for tensor in entry.get("Outputs", [])),
+                nodes=tuple(_NODE.findall(str(entry.get("Metadata", "")))),
+            )
+        )
+    return layers
+
+
+def fused_attention(layers: Sequence[Layer]) -> int:
+    """How many attentions are one kernel."""
+    return sum(layer.is_fused_attention for layer in layers)
+
+
+def fusible_attention(steps: Sequence[str]) -> int:
+    """How many attentions of a stage feed no score, and so can be one kernel.
+
+    steps: the stage's steps, such as "attend 2". A decision right behind an attention reads its probabilities.
+    """
+    return sum(
+        step.startswith("attend ") and following != step.replace("attend", "decide")
+        for step, following in zip(steps, [*steps[1:], ""], strict=True)
+    )
+
+
+def _datatype(tensor: dict[str, Any]) -> str:
+    for field in ("Datatype", "DataType"):
+        if field in tensor:
+            return str(tensor[field])
+    # Such as "Row major linear FP16 format (kLINEAR)": the one word that is a type.
+    words = re.findall(r"\b(FP32|FP16|BF16|FP8|INT64|INT32|INT8|INT4|BOOL|UINT8)\b", str(tensor.get("Format/Datatype")))
+    return words[0] if words else str(tensor.get("Format/Datatype", "unknown"))

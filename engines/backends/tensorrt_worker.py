@@ -1,0 +1,164 @@
+"""python -m engines.backends.tensorrt_worker: compiles one engine; asked on standard input, answers in JSON lines.
+
+Standard error is the log. Progress is {"phase", "done"}, the last line {"layers", "peak_bytes"} or {"error", "kind"}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engines.backends.base import EngineOptions
+from engines.backends.isolated import Request
+from engines.backends.layers import Layer, parse_build_log, parse_inspector
+from engines.errors import BuildError, InputError
+from plugins.library import PluginError, load_into, require_plugin_layers
+
+Say = Callable[[dict[str, Any]], bool]
+"""Sends a message; False when nobody listens any more."""
+
+
+def main() -> int:
+    """0 when the engine is written; 1 with an answer why not."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the library prints belongs into the log
+
+    def say(message: dict[str, Any]) -> bool:
+        try:
+            channel.write(json.dumps(message) + "\n")
+        except BrokenPipeError:
+            return False
+        return True
+
+    asked = json.load(sys.stdin)
+    request = Request(**{**asked, "options": EngineOptions(**asked["options"])})
+    try:
+        layers = compile_engine(importlib.import_module(request.library), request, say)
+    except (InputError, BuildError, PluginError) as error:
+        say({"error": str(error), "kind": "input" if isinstance(error, InputError) else "build"})
+        return 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    say({"layers": [asdict(layer) for layer in layers], "peak_bytes": peak})
+    return 0
+
+
+def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
+    """Compiles with TensorRT 10.12 or newer, 11, or TensorRT-RTX, and writes the engine. Returns its layers.
+
+    Raises InputError for a graph that does not parse, PluginError when the plugin is not what the network got, and
+    BuildError when the library gives no engine.
+    """
+    logger = _logger(trt)
+    if request.plugin is not None:
+        load_into(trt, Path(request.plugin))
+    builder = trt.Builder(logger)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(request.graph):
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise InputError.listing(f"{request.graph}: {trt.__name__} {trt.__version__} cannot parse it", errors)
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        tensor.shape = (request.batch, request.length, *tuple(tensor.shape)[2:])
+    require_plugin_layers(trt, network, request.compactions if request.plugin is not None else 0)
+    config = _config(trt, builder, request, say)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildError(f"{trt.__name__} {trt.__version__} built no engine")
+    Path(request.out).write_bytes(plan)
+    if request.timing_cache is not None:
+        _replace(Path(request.timing_cache), config.get_timing_cache().serialize())
+    if request.inspect:
+        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+        inspector = engine.create_engine_inspector()
+        return parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return parse_build_log(logger.plan)
+
+
+def _strongly_typed(trt: ModuleType) -> int:
+    """The network's flags: its types are the graph's. TensorRT 11 knows no other way and may drop the flag."""
+    flags = trt.NetworkDefinitionCreationFlag
+    return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+
+def _config(trt: ModuleType, builder: Any, request: Request, say: Say) -> Any:
+    config, options = builder.create_builder_config(), request.options
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = _monitor(trt, say)
+    # TF32 products keep 10 bits of what the graph declares as float32, scores included.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.compatibility != "none":
+        level = options.compatibility.upper().replace("-", "_")
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
+    if options.compute_capabilities:
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for index, value in enumerate(options.compute_capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{value.replace('.', '')}"), index)
+    if request.timing_cache is not None:
+        kept = Path(request.timing_cache)
+        cache = config.create_timing_cache(kept.read_bytes() if kept.is_file() else b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return config
+
+
+def _logger(trt: ModuleType) -> Any:
+    class Log(trt.ILogger):  # type: ignore[name-defined,misc]
+        """Writes everything to standard error and keeps the message that lists the layers."""
+
+        plan = ""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            print(f"[{severity.name}] {message}", file=sys.stderr, flush=True)
+            if message.startswith("Layers:"):
+                self.plan = message
+
+    return Log()
+
+
+def _monitor(trt: ModuleType, say: Say) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
+        """Reports the outermost phase's share and the innermost phase's name; ends a build that nobody waits for."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.root, self.steps, self.done = "", 1, 0.0
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self.root, self.steps = phase, steps
+            say({"phase": phase, "done": self.done})
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase == self.root:
+                self.done = (step + 1) / self.steps
+            return say({"phase": phase, "done": self.done})
+
+    return Monitor()
+
+
+def _replace(path: Path, content: Any) -> None:
+    fresh = path.with_name(path.name + ".partial")
+    fresh.write_bytes(content)
+    os.replace(fresh, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
