@@ -1,0 +1,71 @@
+"""A quantisation scheme: which linear layers run in INT8, and the range of each one's input."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+Method = Literal["minmax", "percentile", "entropy", "mse"]
+LEVELS = 127
+"""Positive levels of symmetric INT8: scale = range / 127, zero point 0, as TensorRT demands."""
+_QUANTISED = ("attention.", "feed_forward.")
+"""Modules whose linear layers may be quantised; predictors, pooler and classifier stay in the wider precision."""
+
+
+class QuantizationScheme(BaseModel):
+    """Symmetric INT8 of linear layers: inputs per tensor, weights per output channel.
+
+    ranges: the layer's name in the model, such as "attention.0.query", to the largest magnitude of its input that INT8
+            represents; layers that are not named stay in the wider precision. Layers that read the same tensor (query,
+            key and value) have the same range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Method
+    ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+
+    def scale(self, layer: str) -> float:
+        """Input scale of a layer, a float32."""
+        return float(np.float32(self.ranges[layer]) / np.float32(LEVELS))
+
+    def without(self, layers: Collection[str]) -> QuantizationScheme:
+        """The scheme that leaves these layers in the wider precision."""
+        return self.model_copy(update={"ranges": {k: v for k, v in self.ranges.items() if k not in layers}})
+
+    def only(self, layers: Collection[str]) -> QuantizationScheme:
+        """The scheme that quantises none but these layers."""
+        return self.model_copy(update={"ranges": {k: v for k, v in self.ranges.items() if k in layers}})
+
+
+def quantizable_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that a scheme may quantise, by name: those of the attention and feed-forward blocks."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(_QUANTISED)
+    }
+
+
+def groups(layers: Collection[str]) -> dict[str, list[str]]:
+    """Layers that are quantised together or not at all, by name: query, key and value share one input tensor."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        block, leaf = layer.rsplit(".", 1)
+        found.setdefault(f"{block}.qkv" if leaf in ("query", "key", "value") else layer, []).append(layer)
+    return found
+
+
+def weight_scales(weight: torch.Tensor) -> torch.Tensor:
+    """[N] float32, one scale per output channel of a weight [N, K]."""
+    return weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / LEVELS
+
+
+def clipped_share(scheme: QuantizationScheme, shares: Mapping[str, float]) -> float:
+    """Mean share of the inputs' values that lie outside the ranges, over the quantised layers."""
+    return float(np.mean([shares[layer] for layer in scheme.ranges])) if scheme.ranges else 0.0

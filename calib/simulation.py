@@ -1,0 +1,45 @@
+"""The PyTorch counterpart of a quantised model: the same ranges, simulated by rounding in float32."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calib.scheme import LEVELS, QuantizationScheme, quantizable_layers, weight_scales
+from engines.errors import InputError
+from pipeline.model.transformer import PrunedTransformer
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer whose input and weight are rounded to INT8 and back; [..., K] to [..., N]."""
+
+    def __init__(self, linear: nn.Linear, scale: float) -> None:
+        super().__init__()
+        weight, scales = linear.weight.detach(), weight_scales(linear.weight.detach())
+        zeros = torch.zeros_like(scales, dtype=torch.int32)
+        self.scale, self.bias = scale, linear.bias
+        self.weight = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -LEVELS, LEVELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = torch.fake_quantize_per_tensor_affine(x, self.scale, 0, -LEVELS - 1, LEVELS)
+        return F.linear(rounded, self.weight, self.bias)
+
+
+def simulate(model: PrunedTransformer, scheme: QuantizationScheme) -> PrunedTransformer:
+    """A copy of the model whose layers named by the scheme compute as INT8 does; scores and all else stay float32.
+
+    Raises InputError for a scheme of another model.
+    """
+    layers = quantizable_layers(model)
+    unknown = sorted(set(scheme.ranges) - set(layers))
+    if unknown:
+        raise InputError(f"quantisation scheme: expected layers of the model, found {', '.join(unknown)}")
+    # Replaced layers need no copy of their own weights; what is shared is never written to.
+    simulated = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    for name in scheme.ranges:
+        block, _, leaf = name.rpartition(".")
+        setattr(simulated.get_submodule(block), leaf, QuantizedLinear(layers[name], scheme.scale(name)))
+    return simulated.eval()
