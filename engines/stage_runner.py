@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.artifact import Artifact
-from engines.backends import Backend, Engine
+from engines.backends import Backend, Engine, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from engines.errors import SkimError
@@ -56,8 +56,7 @@ class StageRunner:
         self._stages, self._token_level = len(plan.stages), head.token_level
         self._records = {
             (self._stages if record.stage == "head" else record.stage, record.bucket): record
-            for record in artifact.manifest.engines
-            if record.target == backend.target
+            for record in records_for(artifact.manifest, backend)
         }
         self._engines: dict[tuple[int, Bucket], Engine] = {}
         # Held from filling an engine's buffers to reading its outputs: it has one set of buffers.
@@ -105,7 +104,7 @@ class StageRunner:
         engine = self._engines.get((unit, bucket))
         if engine is None:
             record = self._records[unit, bucket]
-            engine = self._backend.load(self._artifact.file(record.file), self._threads)
+            engine = self._backend.load(self._artifact.file(record.file), self._threads, record.binding)
             self._engines[unit, bucket] = engine
         return engine
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.backends.base import Backend, Engine
+from engines.backends.base import Backend, Built, Engine
 from engines.backends.device import Device, Event, Stream, Tensor
 from engines.backends.device_engine import DeviceEngine
-from engines.buckets import Bucket
+from engines.binding import Binding
 from engines.errors import SkimError
 from plugins.regroup.binding import NO_POSITION, Regroup, Source, Target
 
@@ -221,10 +221,10 @@ class HostDeviceBackend(Backend):
     def available(self) -> str | None:
         return self.inner.available()
 
-    def build(self, stage_graph: Path, bucket: Bucket, out: Path) -> None:
-        self.inner.build(stage_graph, bucket, out)
+    def build(self, *arguments, **options) -> Built:
+        return self.inner.build(*arguments, **options)
 
-    def load(self, engine_file: Path, threads: int | None) -> DeviceEngine:
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> DeviceEngine:
         return DeviceEngine(self.host_device, HostExecutable(self.host_device, self.inner.load(engine_file, threads)))
 
     def device(self) -> Device:

@@ -18,6 +18,7 @@ from engines.backends.cuda_device import CudaDevice
 from engines.backends.cuda_tensorrt import TensorRtExecutable
 from engines.backends.device import Tensor
 from engines.backends.device_engine import DeviceEngine
+from engines.binding import Binding
 from engines.errors import InputError, SkimError, TargetError
 from engines.stage_runner import open_stages
 from tests.engines.fake_cuda import FakeCudaEngine, FakeRuntime, FakeTensorRt, Status
@@ -35,7 +36,7 @@ class FakeCudaBackend(HostDeviceBackend):
         self.cuda = CudaDevice(self.runtime, plain_regroup)  # type: ignore[arg-type]
         self.refusing = refusing
 
-    def load(self, engine_file: Path, threads: int | None) -> DeviceEngine:
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> DeviceEngine:
         executable = HostExecutable(self.host_device, self.inner.load(engine_file, threads))
         engine = FakeCudaEngine(executable, self.refusing)
         return DeviceEngine(self.cuda, TensorRtExecutable(FakeTensorRt, engine, object()))  # type: ignore[arg-type]
