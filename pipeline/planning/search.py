@@ -1,0 +1,120 @@
+"""The plan of least expected time: where to cut and which lengths to compile, by dynamic programming over both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+StageCost = Callable[[int, int, int], float]
+"""(first point, last point, length) to the time that one sample takes in a bucket of that length of that stage."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be planned.
+
+    rows:    [samples, points] rows that a sample has at every point where a stage may begin: point 0 is the input,
+             the others are the decisions, in order. The point behind the last one is the output.
+    lengths: candidate bucket lengths, ascending; the last holds every input, and so does a bucket of every stage.
+    cost:    of a stage between two points.
+    engines: how many (stage, length) pairs there may be.
+    """
+
+    rows: np.ndarray
+    lengths: Sequence[int]
+    cost: StageCost
+    engines: int
+
+    @property
+    def points(self) -> int:
+        """Points where a stage may begin."""
+        return self.rows.shape[1]
+
+    @cached_property
+    def within(self) -> np.ndarray:
+        """[points, lengths]: samples that a bucket of each length holds at each point."""
+        return (self.rows[:, :, None] <= np.asarray(self.lengths)).sum(0)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Stages as points where they begin (the first is 0), the lengths of each, and the expected time of a sample."""
+
+    starts: tuple[int, ...]
+    lengths: tuple[tuple[int, ...], ...]
+    expected: float
+
+
+def solve(problem: Problem) -> Solution:
+    """The solution of least expected time; the one with fewer stages and then fewer engines among equals.
+
+    Raises ValueError when not even one engine is allowed.
+    """
+    if problem.engines < 1:
+        raise ValueError(f"engines: expected at least 1, found {problem.engines}")
+    end, limit = problem.points, problem.engines
+    samples = len(problem.rows)
+    # least[p][e]: stages from the input to point p with e engines; how[p][e]: the last stage's start and lengths.
+    least = np.full((end + 1, limit + 1), np.inf)
+    least[0, 0] = 0.0
+    how: list[list[tuple[int, int] | None]] = [[None] * (limit + 1) for _ in range(end + 1)]
+    for last in range(1, end + 1):
+        for first in range(last):
+            costs, _ = _best_lengths(problem, first, last)
+            for count in range(1, min(len(costs) - 1, limit) + 1):
+                found = least[first, : limit + 1 - count] + costs[count]
+                # A later stage start never wins a tie, so equal plans have fewer stages.
+                better = found < least[last, count:] - 1e-12 * abs(costs[count])
+                for used in np.flatnonzero(better):
+                    least[last, used + count] = found[used]
+                    how[last][used + count] = (first, count)
+    used, point = int(np.argmin(least[end])), end
+    expected = float(least[end, used]) / samples
+    starts: list[int] = []
+    lengths: list[tuple[int, ...]] = []
+    while point:
+        step = how[point][used]
+        assert step is not None
+        first, count = step
+        starts.append(first)
+        lengths.append(_chosen(problem, first, point, count))
+        point, used = first, used - count
+    return Solution(tuple(starts[::-1]), tuple(lengths[::-1]), expected)
+
+
+def expected_time(problem: Problem, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> float:
+    """Mean time of a sample under a given plan: every stage runs it in the shortest bucket that holds it."""
+    total = 0.0
+    for first, last, held in zip(starts, [*starts[1:], problem.points], lengths, strict=True):
+        ordered = np.sort(np.asarray(held))
+        chosen = ordered[np.searchsorted(ordered, problem.rows[:, first])]
+        total += sum(problem.cost(first, last, int(length)) * int((chosen == length).sum()) for length in ordered)
+    return total / len(problem.rows)
+
+
+def _best_lengths(problem: Problem, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Least total time of a stage with exactly so many lengths, [count], and for each count the choices behind it."""
+    cost = np.array([problem.cost(first, last, length) for length in problem.lengths])
+    held, size = problem.within[first], len(problem.lengths)
+    # The samples between two neighbouring lengths, if no length lies between, all run in the longer one.
+    between = np.where(np.tri(size, k=-1, dtype=bool), (held[:, None] - held[None, :]) * cost[:, None], np.inf)
+    best = held * cost
+    totals, choices = [np.inf, best[-1]], [np.full(size, -1)]
+    for _ in range(1, min(size, problem.engines)):
+        through = between + best[None, :]
+        choices.append(through.argmin(1))
+        best = through.min(1)
+        totals.append(best[-1])
+    return np.array(totals), choices
+
+
+def _chosen(problem: Problem, first: int, last: int, count: int) -> tuple[int, ...]:
+    _, choices = _best_lengths(problem, first, last)
+    place, chosen = len(problem.lengths) - 1, []
+    for step in range(count - 1, -1, -1):
+        chosen.append(problem.lengths[place])
+        place = int(choices[step][place])
+    return tuple(chosen[::-1])
