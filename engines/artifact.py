@@ -90,9 +90,10 @@ class StagePlan(_Strict):
 
 
 class Plan(_Strict):
-    """The stages, and the buckets that every one of them is compiled for."""
+    """The stages, the buckets that every one of them is compiled for, and the number format of their graphs."""
 
     kind: Literal["staged"]
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     stages: list[StagePlan] = Field(min_length=1)
     head_graph: RelativePath | None = None
     buckets: list[Bucket] = Field(min_length=1)

@@ -8,13 +8,19 @@ from rich.console import Console
 
 from engines.artifact import Artifact
 from engines.errors import InputError
-from pipeline.builder import Subject, build, build_key, chosen_buckets
+from pipeline.builder import build, build_key, chosen_buckets
 from pipeline.config import BuildConfig
+from pipeline.subject import Subject
+from pipeline.target import BuildTarget
 
 
 def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
-    """Builds an artifact and, where a dense checkpoint is known, times it against that model's own artifact."""
-    baseline = None if config.dense_checkpoint is None else dense_artifact(config, console)
+    """Builds an artifact and, where a dense checkpoint is known, times it against that model's own artifact.
+
+    Where the target's engines cannot run, nothing is timed.
+    """
+    runs = BuildTarget.of(config).cannot_run is None
+    baseline = dense_artifact(config, console) if runs and config.dense_checkpoint is not None else None
     return build(config, console, baseline)
 
 

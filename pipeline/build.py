@@ -6,10 +6,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
 from engines.artifact import Artifact
+from engines.binding import Compatibility
 from pipeline.baseline import build_against_dense
 from pipeline.cli import main_of, print_gates
 from pipeline.config import BuildConfig, read_build_config
@@ -32,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", help="directory of the trained model (default: the shipped LTP demo)")
     p.add_argument("--dense", help="dense checkpoint that accuracy and speed are compared with")
     p.add_argument("--target", choices=["cpu", "tensorrt", "tensorrt-rtx"], help="what runs the engines (default cpu)")
-    p.add_argument("--precision", choices=["fp32", "fp16", "int8"], help="number format (default fp32)")
+    p.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="number format (default fp32)")
     p.add_argument(
         "--buckets",
         help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths 16 to "
@@ -49,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})")
     p.add_argument("--calibration", help="texts for INT8 ranges: a named set or a file")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    _add_gpu_flags(p.add_argument_group("GPU targets"))
+    p.add_argument("--jobs", type=int, help="engines compiled at a time (default: as many as memory and cores allow)")
     p.add_argument("--out", help=f"directory to publish (default {default.out})")
     p.add_argument("--force", action="store_const", const=True, help="replace an artifact that is there")
     p.add_argument(
@@ -59,6 +63,32 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--json", action="store_true", help="print the result as JSON")
     return p
+
+
+def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--plugin",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="drop tokens with SkimRT's plugin (default for tensorrt) or with standard operators (for tensorrt-rtx)",
+    )
+    group.add_argument(
+        "--compute-capability",
+        help="tensorrt-rtx: the GPUs to compile for, such as 8.6,8.9 (default 8.0,8.6,8.9,12.0)",
+    )
+    group.add_argument("--optimization-level", type=int, help="tensorrt: 0 (built soonest) to 5 (searched longest)")
+    group.add_argument("--workspace", type=int, metavar="MIB", help="tensorrt: scratch memory of a layer at most")
+    group.add_argument(
+        "--compatibility",
+        choices=get_args(Compatibility),
+        help="tensorrt: GPUs that the engines must run on beside this one (default none)",
+    )
+    group.add_argument(
+        "--export-only",
+        action="store_const",
+        const=True,
+        help="write graphs, plugin, golden data and scripts for a machine with a GPU, and compile nothing",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from engines.binding import Compatibility, ComputeCapability
 from engines.errors import InputError, validation_problems
 
 if sys.version_info >= (3, 11):
@@ -20,6 +21,15 @@ DEMO = Path(__file__).resolve().parent.parent / "demo" / "checkpoints"
 """The shipped checkpoints: dense, ltp and transkimmer, as adapters over the pip-installed MiniLM."""
 
 
+_OF_ONE_RUN = ("force", "resume", "jobs", "threads", "export_only")
+"""Settings of one run of the builder, which change nothing about what is built."""
+
+
+def _parts(value: Any) -> Any:
+    """The parts of a list as a flag has it, such as 8.0,8.9."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
 class BuildConfig(BaseModel):
     """What to build. Every field is a flag of `pipeline.build` and a key of its TOML file."""
 
@@ -28,7 +38,7 @@ class BuildConfig(BaseModel):
     checkpoint: Path = DEMO / "ltp"
     dense: Path | None = None
     target: Literal["cpu", "tensorrt", "tensorrt-rtx"] = "cpu"
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
     data: str = "movie-reviews"
@@ -37,6 +47,13 @@ class BuildConfig(BaseModel):
     max_drop: float = Field(1.0, allow_inf_nan=False)
     calibration: str | None = None
     threads: int | None = Field(None, gt=0)
+    plugin: bool | None = None
+    compute_capability: Annotated[tuple[ComputeCapability, ...], BeforeValidator(_parts)] = ()
+    optimization_level: int | None = Field(None, ge=0, le=5)
+    workspace: int | None = Field(None, gt=0)
+    compatibility: Compatibility = "none"
+    jobs: int | None = Field(None, gt=0)
+    export_only: bool = False
     out: Path = Path("artifact")
     force: bool = False
     resume: bool = True
@@ -46,6 +63,18 @@ class BuildConfig(BaseModel):
         """The dense model to compare with: the one named, or the shipped one for a shipped checkpoint."""
         shipped = self.checkpoint.resolve().parent == DEMO and self.checkpoint.name != "dense"
         return self.dense or (DEMO / "dense" if shipped else None)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The flags of pipeline.build that build the same on any machine."""
+        flags = []
+        for name, value in self.model_dump(mode="json", exclude_defaults=True, exclude=set(_OF_ONE_RUN)).items():
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                flags.append(flag if value else flag.replace("--", "--no-", 1))
+            else:
+                flags += [flag, ",".join(value) if isinstance(value, list) else str(value)]
+        return flags
 
 
 def read_build_config(file: Path | None, flags: dict[str, Any]) -> BuildConfig:

@@ -14,13 +14,14 @@ from rich.table import Table
 from calib.data import examples_digest
 from engines.artifact import Artifact
 from engines.tokenization import Tokens
-from pipeline.builder import Subject, build
+from pipeline.builder import build
 from pipeline.cli import main_of, progress_bars
 from pipeline.config import DEMO, BuildConfig
 from pipeline.gates.reference import Reference
 from pipeline.measure import as_record, measure, speedups
 from pipeline.model import PrunedTransformer, load_checkpoint
 from pipeline.report import write_demo_report
+from pipeline.subject import Subject
 
 METHODS = ("dense", "ltp", "transkimmer")
 

@@ -11,13 +11,14 @@ from rich.console import Console
 from engines.artifact import Artifact, Gate
 from engines.backends import choose_backend
 from engines.errors import InputError
-from engines.runner import Runner
 from pipeline import gates
-from pipeline.builder import Subject, metric_gate, specs_of
+from pipeline.builder import specs_of
+from pipeline.checks import engine_gates
 from pipeline.cli import main_of, print_gates
 from pipeline.config import read_build_config
 from pipeline.gates.reference import Reference
 from pipeline.model.checkpoint import checkpoint_digest
+from pipeline.subject import Subject
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +54,13 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> list[Gate]:
     """All gates of an artifact. A changed file fails the first one, and then nothing of the artifact is loaded."""
-    asked = {"dense": args.dense, "max_drop": args.max_drop, "samples": args.samples, "metric_samples": args.samples}
+    asked = {
+        "dense": args.dense,
+        "max_drop": args.max_drop,
+        "samples": args.samples,
+        "metric_samples": args.samples,
+        "threads": args.threads,
+    }
     config = read_build_config(None, asked)
     try:
         artifact = Artifact.open(args.artifact)
@@ -88,11 +95,7 @@ def check(args: argparse.Namespace) -> list[Gate]:
     reference = Reference.of(subject.model, subject.samples)
     found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
     found.append(gates.reference_parity(subject.model, subject.samples, reference))
-    found += gates.numeric_parity(subject.model, specs, subject.samples, artifact.path, manifest, backend, args.threads)
-    runner = Runner(artifact.path, args.target, args.provider, args.threads, verify=False)
-    found.append(gates.decision_parity(subject.model, specs, reference, runner.run_tokens(subject.samples)))
-    found.append(metric_gate(config, subject, runner))
-    return found
+    return found + engine_gates(config, subject, specs, reference, artifact.path, manifest, backend)
 
 
 if __name__ == "__main__":

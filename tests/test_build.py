@@ -36,7 +36,7 @@ def built(tiny_tokenizer: Path) -> Built:
 def ready_graphs(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the classifier's graphs instead of exporting them again."""
     graphs = built.artifact / "stages"
-    monkeypatch.setattr(builder, "export_stage", lambda stage, config, path: shutil.copyfile(graphs / path.name, path))
+    monkeypatch.setattr(builder, "export_stage", lambda *call: shutil.copyfile(graphs / call[2].name, call[2]))
 
 
 def model_of(built: Built) -> tuple[object, ...]:
@@ -138,8 +138,13 @@ def test_an_artifact_is_not_replaced_unasked(capsys: pytest.CaptureFixture[str],
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--target", "tensorrt"), 4, "builds for cpu only"),
-        (("--precision", "int8"), 2, "builds fp32 for cpu"),
+        (("--target", "tensorrt"), 4, "the package tensorrt is not installed"),
+        (("--precision", "int8"), 2, "precision 'int8': expected one of fp32"),
+        (("--precision", "fp16"), 2, "precision 'fp16': expected one of fp32"),
+        (("--export-only",), 2, "the target cpu is built on any machine"),
+        (("--plugin",), 2, "plugin: the target cpu has no such option"),
+        (("--compute-capability", "8.0"), 2, "compute capabilities: the target cpu has no such option"),
+        (("--optimization-level", "6"), 2, "optimization_level: "),
         (("--buckets", "1x16"), 2, "the longest is 16, the model takes 32"),
         (("--buckets", "1x16,ax"), 2, "expected batch x length"),
         (("--stages", "7"), 2, "2 decision points, so 1 to 3 stages"),
@@ -170,7 +175,7 @@ from pipeline import build, builder
 from pipeline.cli import main_of
 from pipeline.publish import Publisher
 graphs = Path(sys.argv.pop(1))
-builder.export_stage = lambda stage, config, path: shutil.copyfile(graphs / path.name, path)
+builder.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
 mark, marked = Publisher.mark, []
 def mark_and_die(self, step):
     mark(self, step)
@@ -193,7 +198,7 @@ def test_a_killed_build_goes_on_where_it_stopped(
 
     compiled = []
     compile_one = OpenVinoBackend.build
-    monkeypatch.setattr(OpenVinoBackend, "build", lambda *call: (compiled.append(call[-1].name), compile_one(*call))[1])
+    monkeypatch.setattr(OpenVinoBackend, "build", lambda *call: (compiled.append(call[3].name), compile_one(*call))[1])
     monkeypatch.setattr(builder, "export_stage", lambda *call: pytest.fail("exported again"))
     assert run_verb(build, *arguments) == 0
     # Two graphs and three engines were done; which engines are left follows from the order of stages and buckets.

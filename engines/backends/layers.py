@@ -28,7 +28,8 @@ class Layer:
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Layer:
         """The inverse of dataclasses.asdict, by way of JSON, which has no tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()})
+        lists = {name: tuple(entry[name]) for name in ("inputs", "outputs", "nodes")}
+        return cls(entry["name"], entry["kind"], entry["tactic"], **lists)
 
     @property
     def is_fused_attention(self) -> bool:

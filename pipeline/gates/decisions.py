@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from engines.artifact import Gate
 from engines.prediction import SampleResult
 from pipeline.gates.reference import Reference
-from pipeline.graph.stages import StageSpec
+from pipeline.graph.stages import StageSpec, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 
 _TIE = 1e-3
@@ -21,13 +21,19 @@ def decision_parity(
     specs: Sequence[StageSpec],
     reference: Reference,
     results: Sequence[SampleResult],
+    rounded: Reference | None = None,
 ) -> Gate:
     """Compares alive sets at every cut, sample by sample.
+
+    rounded: what PyTorch gives in the engines' precision, where that is not fp32; rounding is then what it moved scores
+    and answers by, as long as it kept the same tokens.
 
     A token whose alive bit differs is a flip. A flip is excused if its score lies within rounding of the threshold;
     from there on the sample's states differ, so its later flips and its answer are counted but not judged. Any other
     flip fails, and so does another answer without a flip, unless the reference itself is within rounding of a tie.
     """
+    rounding = {layer: reference.rounding(layer, rounded) for layer in decision_layers(model)}
+    tie = _TIE if rounded is None else max(_TIE, reference.answer_rounding(rounded))
     tokens = flips = near = agreeing = 0
     failed: list[str] = []
     for index, result in enumerate(results):
@@ -42,12 +48,12 @@ def decision_parity(
             different = torch.nonzero(ours != alive).flatten().tolist()
             tokens += alive.numel()
             flips += len(different)
-            excused = [token for token in different if _is_near(model, reference, index, layers, token)]
+            excused = [token for token in different if _is_near(model, reference, rounding, index, layers, token)]
             near += len(excused)
             if different and not blurred and len(excused) < len(different):
                 failed.append(f"stage_{spec.index}, sample {index}: token {min(set(different) - set(excused))}")
             blurred = blurred or bool(different)
-        if not blurred and not _same_answer(model, expected, found, _TIE):
+        if not blurred and not _same_answer(model, expected, found, tie):
             failed.append(f"sample {index}: the same tokens, but another answer")
     figures: dict[str, float | int | str] = {
         "samples": len(results),
@@ -63,11 +69,18 @@ def decision_parity(
     return Gate(name="decisions", status="PASSED", figures=figures)
 
 
-def _is_near(model: PrunedTransformer, reference: Reference, index: int, layers: Sequence[int], token: int) -> bool:
+def _is_near(
+    model: PrunedTransformer,
+    reference: Reference,
+    rounding: Mapping[int, float],
+    index: int,
+    layers: Sequence[int],
+    token: int,
+) -> bool:
     """Whether the token's score was within rounding of the threshold at any decision of the stage."""
     for layer in layers:
         distance = abs(float(reference.score[index][layer][token]) - model.pruner.threshold(layer))
-        if distance <= reference.rounding(layer):
+        if distance <= rounding[layer]:
             return True
     return False
 

@@ -2,39 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from engines.artifact import Gate, Manifest
-from engines.backends import Backend, Engine
+from engines.artifact import EngineRecord, Gate, Manifest
+from engines.backends import Backend, Engine, records_for
 from engines.buckets import Bucket
 from engines.errors import GateError, InputError
 from engines.tokenization import Tokens
 from pipeline.gates.reference import NOTHING_DECIDED
+from pipeline.graph.evaluate import GraphSession, near_threshold, run_module
 from pipeline.graph.operator import NAME
 from pipeline.graph.stages import HeadStage, Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer, State
 
 FP32_TOLERANCE = 1e-4
 """Largest difference of an fp32 engine from PyTorch."""
+ERROR_RATIO = 2.0
+"""Of an engine in a narrower precision: its error over PyTorch's own in that precision, both against fp32."""
 
 Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
 
 
 @dataclass
 class _Found:
+    """Findings of one gate; `comparisons` are those of the stage at hand, until its tolerance is known."""
+
     worst: float = 0.0
+    ratio: float = 0.0
     checked: int = 0
     compared: int = 0
     undecided: int = 0
     failures: list[str] = field(default_factory=list)
+    comparisons: list[tuple[str, list[str], dict[str, float]]] = field(default_factory=list)
+
+    def compare(self, where: str, expected: Arrays, actual: Arrays, undecided: np.ndarray) -> None:
+        """Compares the first `len(undecided)` samples: integers exactly, floats when `judge` is called."""
+        self.checked += 1
+        self.undecided += int(undecided.sum())
+        self.compared += int((~undecided).sum())
+        unequal, differences = [], {}
+        for name, (ours, theirs) in _decided(expected, actual, undecided).items():
+            if not np.issubdtype(theirs.dtype, np.integer):
+                differences[name] = _difference(ours, theirs)
+            elif not np.array_equal(ours, theirs):
+                unequal.append(f"{name} differs")
+        self.comparisons.append((where, unequal, differences))
+
+    def judge(self, tolerance: float) -> None:
+        """Fails what differs by more than the tolerance of the stage that was compared since the last call."""
+        for where, unequal, differences in self.comparisons:
+            worst = max(differences.values(), default=0.0)
+            self.worst = max(self.worst, worst)
+            self.ratio = max(self.ratio, ERROR_RATIO * worst / tolerance) if tolerance else self.ratio
+            beyond = [f"{name} differs by {d:.3g}" for name, d in differences.items() if not d <= tolerance]  # also NaN
+            problems = [*unequal, *beyond]
+            if problems:
+                rest = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+                self.failures.append(f"{where}: {problems[0]}{rest}")
+        self.comparisons.clear()
+
+    def gate(self, name: str, narrow: bool) -> Gate:
+        """The gate of these findings."""
+        figures: dict[str, float | int | str] = {"largest_difference": self.worst}
+        if narrow:
+            figures |= {"error_over_pytorchs": self.ratio, "tolerance_of_it": ERROR_RATIO}
+        else:
+            figures |= {"tolerance": FP32_TOLERANCE}
+        figures |= {"checked": self.checked, "within_rounding_of_threshold": self.undecided}
+        if self.failures:
+            shown = "; ".join(self.failures[:5])
+            shown += f"; and {len(self.failures) - 5} more" if len(self.failures) > 5 else ""
+            return Gate(name=name, status="FAILED", reason=shown, figures=figures)
+        if not self.compared:
+            return Gate(name=name, status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
+        return Gate(name=name, status="PASSED", figures=figures)
 
 
 def numeric_parity(
@@ -45,31 +94,59 @@ def numeric_parity(
     manifest: Manifest,
     backend: Backend,
     threads: int | None = None,
+    narrow: PrunedTransformer | None = None,
+    cannot_run: str | None = None,
 ) -> list[Gate]:
-    """One gate for the graphs (ONNX Runtime) and one for the engines of `backend`. The reason names the stages."""
+    """One gate for the graphs (ONNX Runtime) and one for the engines of `backend`. The reason names the stages.
+
+    narrow:     PyTorch's counterpart of the graphs in their precision; None: they are in fp32. A stage's error against
+                fp32 may be at most twice that of `narrow`, the largest over all buckets.
+    cannot_run: why this machine cannot run the engines; their gate is then SKIPPED.
+    """
     graphs, engines = _Found(), _Found()
-    records: dict[tuple[int | str, Bucket], str] = {
-        (e.stage, e.bucket): e.file for e in manifest.engines if e.target == backend.target
-    }
+    records: dict[tuple[int | str, Bucket], EngineRecord] = {}
+    if cannot_run is None:
+        records = {(e.stage, e.bucket): e for e in records_for(manifest, backend)}
+
+    def check(
+        stage: Stage | HeadStage, unit: int | str, path: Path, batches: Sequence[tuple[Bucket, Arrays, int]]
+    ) -> None:
+        counterpart = None if narrow is None else _of(narrow, stage)
+        graph, error = _session(path), 0.0
+        for bucket, inputs, real in batches:
+            expected = run_module(stage, inputs)
+            undecided = _undecided(stage, counterpart, inputs)[:real]
+            if counterpart is not None:
+                both = _decided(expected, run_module(counterpart, inputs), undecided).values()
+                error = max(error, *(_difference(*pair) for pair in both if pair[0].dtype == np.float32), 0.0)
+            graphs.compare(f"{path.name} at {bucket}", expected, graph(inputs), undecided)
+            if cannot_run is None:
+                record = records[unit, bucket]
+                found = _run_engine(_load(backend, root / record.file, threads, record), inputs, record.precision)
+                engines.compare(record.file, expected, found, undecided)
+        for gate in (graphs, engines):
+            gate.judge(FP32_TOLERANCE if narrow is None else ERROR_RATIO * error)
+
     for spec, states in walk_states(model, specs, samples):
         stage = Stage(model, spec)
         path = root / manifest.plan.stages[spec.index].graph
         graphs.failures += _wrong_attributes(path, stage)
-        session = _session(path)
-        for bucket in manifest.plan.buckets:
-            filled = fill_bucket(states, bucket)
-            if filled is None:
-                continue
-            inputs, real = filled
-            expected = _run_torch(stage, inputs)
-            flips = _undecided(stage, inputs)[:real]
-            found = dict(zip(stage.output_names, session.run(list(stage.output_names), inputs), strict=True))
-            _compare(graphs, f"{path.name} at {bucket}", expected, found, flips)
-            file = records[spec.index, bucket]
-            _compare(engines, file, expected, _load(backend, root / file, threads)(inputs), flips)
+        filled = [(bucket, fill_bucket(states, bucket)) for bucket in manifest.plan.buckets]
+        check(stage, spec.index, path, [(bucket, *found) for bucket, found in filled if found is not None])
     if manifest.plan.head_graph:
-        _check_head(model, root, manifest, backend, records, graphs, engines, threads)
-    return [_gate("numeric: graphs", graphs), _gate(f"numeric: engines ({backend.target})", engines)]
+        head, generator = HeadStage(model), np.random.default_rng(0)
+        shapes = [
+            (bucket, (bucket.batch, bucket.length, manifest.encoder.hidden_size)) for bucket in manifest.plan.buckets
+        ]
+        states_ = [
+            (bucket, {"hidden": generator.standard_normal(shape, np.float32)}, shape[0]) for bucket, shape in shapes
+        ]
+        check(head, "head", root / manifest.plan.head_graph, states_)
+    name = f"numeric: engines ({backend.target})"
+    narrowed = narrow is not None
+    if cannot_run is not None:
+        return [graphs.gate("numeric: graphs", narrowed), Gate(name=name, status="SKIPPED", reason=cannot_run)]
+    return [graphs.gate("numeric: graphs", narrowed), engines.gate(name, narrowed)]
 
 
 @torch.no_grad()
@@ -89,7 +166,7 @@ def walk_states(
         yield spec, states
         if not spec.last:
             stage = Stage(model, spec)
-            states = [_next_state(_run_torch(stage, {k: v[None] for k, v in state.items()})) for state in states]
+            states = [_next_state(run_module(stage, {k: v[None] for k, v in state.items()})) for state in states]
 
 
 def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> tuple[Arrays, int] | None:
@@ -117,16 +194,15 @@ def _next_state(outputs: Arrays) -> Arrays:
     return {ours: outputs[theirs][0, :rows] for ours, theirs in names.items()}
 
 
-@torch.no_grad()
-def _run_torch(stage: Stage | HeadStage, inputs: Arrays) -> Arrays:
-    found = stage(*(torch.from_numpy(inputs[name]) for name in stage.input_names))
-    values = found if isinstance(found, tuple) else (found,)
-    return {name: value.numpy() for name, value in zip(stage.output_names, values, strict=True)}
+def _undecided(stage: Stage | HeadStage, narrow: Stage | HeadStage | None, inputs: Arrays) -> np.ndarray:
+    """[B] bool: samples with a score within rounding of a threshold, whose decision may fall either way."""
+    if isinstance(stage, HeadStage):
+        return np.zeros(len(inputs["hidden"]), bool)
+    return near_threshold(stage, narrow, inputs) if isinstance(narrow, Stage) else _near_in_fp32(stage, inputs)
 
 
 @torch.no_grad()
-def _undecided(stage: Stage, inputs: Arrays) -> np.ndarray:
-    """[B] bool: samples with a score within float32 rounding of a threshold, whose decision may fall either way."""
+def _near_in_fp32(stage: Stage, inputs: Arrays) -> np.ndarray:
     model, near = stage.model, torch.zeros(len(inputs["alive"]), dtype=torch.bool)
     tensors = [torch.from_numpy(inputs[name]) for name in stage.input_names]
     state = model.embed(*tensors) if stage.spec.index == 0 else State(*tensors)
@@ -142,56 +218,38 @@ def _undecided(stage: Stage, inputs: Arrays) -> np.ndarray:
     return near.numpy()
 
 
-def _compare(found: _Found, where: str, expected: Arrays, actual: Arrays, undecided: np.ndarray) -> None:
-    """Compares every row of the first `len(undecided)` samples: integers exactly, floats within the tolerance."""
-    found.checked += 1
-    problems: list[str] = []
-    for place, excused in enumerate(undecided):
-        if excused:
-            found.undecided += 1
-            continue
-        found.compared += 1
-        for name, wanted in expected.items():
-            ours, theirs = np.asarray(actual[name][place]), np.asarray(wanted[place])
-            if np.issubdtype(theirs.dtype, np.integer):
-                if not np.array_equal(ours, theirs):
-                    problems.append(f"{name} differs")
-                continue
-            worst = float(np.abs(ours - theirs).max())
-            found.worst = max(found.worst, worst)
-            if not worst <= FP32_TOLERANCE:  # also NaN
-                problems.append(f"{name} differs by {worst:.3g}")
-    if problems:
-        rest = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        found.failures.append(f"{where}: {problems[0]}{rest}")
+def _of(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
+    """The same stage of another model."""
+    return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
 
 
-def _check_head(
-    model: PrunedTransformer,
-    root: Path,
-    manifest: Manifest,
-    backend: Backend,
-    records: dict[tuple[int | str, Bucket], str],
-    graphs: _Found,
-    engines: _Found,
-    threads: int | None,
-) -> None:
-    stage, generator = HeadStage(model), np.random.default_rng(0)
-    path = root / str(manifest.plan.head_graph)
-    session = _session(path)
-    for bucket in manifest.plan.buckets:
-        shape = (bucket.batch, bucket.length, manifest.encoder.hidden_size)
-        inputs = {"hidden": generator.standard_normal(shape, np.float32)}
-        expected, nobody = _run_torch(stage, inputs), np.zeros(bucket.batch, bool)
-        _compare(
-            graphs,
-            f"{path.name} at {bucket}",
-            expected,
-            {"logits": session.run(["logits"], inputs)[0]},
-            nobody,
-        )
-        file = records["head", bucket]
-        _compare(engines, file, expected, _load(backend, root / file, threads)(inputs), nobody)
+def _decided(expected: Arrays, actual: Arrays, undecided: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By output, what was found and what was expected for the samples that can be compared; {} if there are none."""
+    chosen = np.flatnonzero(~undecided)
+    if not len(chosen):
+        return {}
+    return {name: (np.asarray(actual[name])[chosen], value[chosen]) for name, value in expected.items()}
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max())
+
+
+def _run_engine(engine: Engine, inputs: Arrays, precision: str) -> Arrays:
+    """Outputs with floats in float32. A bf16 engine takes and gives them as their bits, the upper half of float32."""
+    if precision == "bf16":
+        half = {name: _to_bf16(v) if v.dtype == np.float32 else v for name, v in inputs.items()}
+        outputs = engine(half)
+        return {
+            n: (v.astype(np.uint32) << 16).view(np.float32) if v.dtype == np.uint16 else v for n, v in outputs.items()
+        }
+    return {n: v.astype(np.float32) if v.dtype == np.float16 else v for n, v in engine(inputs).items()}
+
+
+def _to_bf16(values: np.ndarray) -> np.ndarray:
+    """Rounded to the nearest bfloat16, ties to even, as its bits."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _wrong_attributes(path: Path, stage: Stage) -> list[str]:
@@ -217,32 +275,15 @@ def _wrong_attributes(path: Path, stage: Stage) -> list[str]:
     ]
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(path: Path) -> GraphSession:
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class of their own
+        return GraphSession(path)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise GateError(f"{path.name}: ONNX Runtime cannot load it: {error}") from None
 
 
-def _load(backend: Backend, file: Path, threads: int | None) -> Engine:
+def _load(backend: Backend, file: Path, threads: int | None, record: EngineRecord) -> Engine:
     try:
-        return backend.load(file, threads)
+        return backend.load(file, threads, record.binding)
     except InputError as error:
         raise GateError(str(error)) from None
-
-
-def _gate(name: str, found: _Found) -> Gate:
-    figures: dict[str, float | int | str] = {
-        "largest_difference": found.worst,
-        "tolerance": FP32_TOLERANCE,
-        "checked": found.checked,
-        "within_rounding_of_threshold": found.undecided,
-    }
-    if found.failures:
-        shown = "; ".join(found.failures[:5]) + (
-            f"; and {len(found.failures) - 5} more" if len(found.failures) > 5 else ""
-        )
-        return Gate(name=name, status="FAILED", reason=shown, figures=figures)
-    if not found.compared:
-        return Gate(name=name, status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
-    return Gate(name=name, status="PASSED", figures=figures)

@@ -69,11 +69,37 @@ class Reference:
         ours = count_flops(model.config, lengths, torch.stack(self.counts, dim=1)).total.sum()
         return float(dense_flops(model.config, lengths).total.sum() / ours)
 
-    def rounding(self, layer: int) -> float:
+    def rounding(self, layer: int, rounded: Reference | None = None) -> float:
         """How near to the threshold a score must be for its decision to be a matter of rounding: 1e-4 of the median
-        distance between scores and threshold would be too tight for chains of layers, so 1e-3 of the score's scale."""
+        distance between scores and threshold would be too tight for chains of layers, so 1e-3 of the score's scale.
+
+        rounded: the same in a narrower precision; then at least twice what that moved a score of the layer, in samples
+        that had lost the same tokens before it.
+        """
         values = torch.cat([score[layer][~torch.isnan(score[layer])] for score in self.score])
-        return 1e-3 * float(values.abs().median()) if len(values) else 0.0
+        width = 1e-3 * float(values.abs().median()) if len(values) else 0.0
+        if rounded is None:
+            return width
+        before = [
+            layer == 0 or torch.equal(ours[layer - 1], theirs[layer - 1])
+            for ours, theirs in zip(self.alive, rounded.alive, strict=True)
+        ]
+        moved = [
+            (ours[layer] - theirs[layer]).abs().nan_to_num()
+            for ours, theirs, same in zip(self.score, rounded.score, before, strict=True)
+            if same
+        ]
+        return max(width, 2 * float(torch.cat(moved).max())) if moved else width
+
+    def answer_rounding(self, rounded: Reference) -> float:
+        """Twice what a narrower precision moved an answer by, as a share of its scale (at least 1), in samples that
+        kept the same tokens."""
+        moved = [
+            float((ours - theirs).abs().max()) / max(1.0, float(ours.abs().max()))
+            for ours, theirs, kept, found in zip(self.logits, rounded.logits, self.alive, rounded.alive, strict=True)
+            if torch.equal(kept, found)
+        ]
+        return 2 * max(moved, default=0.0)
 
 
 @torch.no_grad()

@@ -1,0 +1,285 @@
+"""Compiles the engines of a build: several at a time where memory allows, resumed, and reused where nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Event
+
+from pydantic import BaseModel, ConfigDict
+from rich.progress import Progress
+
+from engines.artifact import Artifact, EngineRecord, Unit
+from engines.backends.layers import Layer, fused_attention, fusible_attention
+from engines.buckets import Bucket
+from engines.errors import BuildError
+from engines.files import sha256
+from pipeline import __version__
+from pipeline.publish import Publisher
+from pipeline.target import BuildTarget
+from pipeline.versions import tool_versions
+
+_SHARE_OF_MEMORY = 0.8
+"""Of what is free, that builders running side by side may take together."""
+_SHOWN = 3
+"""Failed engines whose log an error shows."""
+TIMING_CACHE = "timing.cache"
+
+
+class EngineReport(BaseModel):
+    """What compiling one engine took, and what the library made of it; the JSON file beside the engine.
+
+    fusible: attentions of the stage that feed no score. fused: attentions that became one kernel.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float
+    peak_bytes: int
+    size: int
+    fusible: int
+    fused: int
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine to compile."""
+
+    unit: Unit
+    graph: str
+    bucket: Bucket
+    file: str
+    key: str
+
+    @property
+    def report(self) -> str:
+        """The engine's report, beside it."""
+        return str(Path(self.file).with_suffix(".json"))
+
+
+@dataclass
+class Compiled:
+    """The engines that there are, and by bucket why one is missing."""
+
+    records: list[EngineRecord] = field(default_factory=list)
+    failed: dict[Bucket, str] = field(default_factory=dict)
+
+
+class Compilation:
+    """The engines of one build in `root`.
+
+    graphs: graph of every unit. steps: steps of every stage, such as "attend 2".
+    held:   an artifact whose engines are taken where their key is the same.
+    jobs:   engines compiled at a time; None: as many as memory and cores allow.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        target: BuildTarget,
+        graphs: Mapping[Unit, str],
+        steps: Sequence[Sequence[str]],
+        publisher: Publisher,
+        held: Artifact | None = None,
+        jobs: int | None = None,
+    ) -> None:
+        self._root, self._target, self._graphs, self._steps = root, target, graphs, steps
+        self._publisher, self._held, self._jobs = publisher, held, jobs
+        place = "" if target.binding is None else f"/{target.binding.place}"
+        self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
+
+    def run(self, buckets: Sequence[Bucket], progress: Progress) -> Compiled:
+        """Compiles what is not there yet. One engine's failure does not keep the others from being built.
+
+        Raises InputError for a graph that cannot be read, and BuildError when no bucket is complete.
+        """
+        (self._root / self.folder).mkdir(parents=True, exist_ok=True)
+        jobs, compiled = self._all_jobs(buckets), Compiled()
+        label = f"engines ({self._target.backend.target}, {self._target.precision})"
+        task = progress.add_task(label, total=len(jobs))
+        self._take_timings()
+        missing = [job for job in jobs if not self._publisher.done(_step(job)) and not self._take(job)]
+        progress.advance(task, len(jobs) - len(missing))
+        errors: dict[Job, BuildError] = {}
+        for job, error in self._compile(missing, progress):
+            if error is None:
+                self._publisher.mark(_step(job))
+            else:
+                errors[job] = error
+                compiled.failed.setdefault(job.bucket, str(error).splitlines()[0])
+            progress.advance(task)
+        if len(compiled.failed) == len(set(buckets)):
+            logs = "\n".join(f"  - {error}" for error in list(errors.values())[:_SHOWN])
+            raise BuildError(f"{len(errors)} of {len(jobs)} engines could not be compiled\n{logs}")
+        compiled.records = [self._record(job) for job in jobs if job.bucket not in compiled.failed]
+        return compiled
+
+    def report_of(self, record: EngineRecord) -> EngineReport:
+        """The report of an engine that has one."""
+        assert record.report is not None
+        return EngineReport.model_validate_json((self._root / record.report).read_bytes())
+
+    def take_over(self, record: EngineRecord) -> bool:
+        """Brings an engine of the held artifact here, with its report; False where its files are not what they were."""
+        assert self._held is not None
+        names = [name for name in (record.file, record.report) if name is not None]
+        digests = self._held.manifest.files
+        if any(sha256(self._held.path / name) != digests[name] for name in names):
+            return False
+        for name in names:
+            _link(self._held.path / name, self._root / name)
+        return True
+
+    def _all_jobs(self, buckets: Sequence[Bucket]) -> list[Job]:
+        jobs = []
+        for unit, graph in self._graphs.items():
+            inputs = {
+                "graph": sha256(self._root / graph),
+                "target": self._target.backend.target,
+                "precision": self._target.precision,
+                "options": asdict(self._target.options),
+                "binding": None if self._target.binding is None else self._target.binding.model_dump(),
+                "version": __version__,
+                "tools": tool_versions(),
+            }
+            for bucket in buckets:
+                key = hashlib.sha256(json.dumps({**inputs, "bucket": str(bucket)}, sort_keys=True).encode()).hexdigest()
+                file = f"{self.folder}/{self._target.backend.engine_name(unit, bucket)}"
+                jobs.append(Job(unit, graph, bucket, file, key))
+        return jobs
+
+    def _take(self, job: Job) -> bool:
+        """Takes an engine with the same key from the held artifact, where engines are files of their own."""
+        if self._held is None or not self._target.backend.isolated:
+            return False
+        same = [record for record in self._held.manifest.engines if record.key == job.key and record.file == job.file]
+        if not same or not self.take_over(same[0]):
+            return False
+        self._publisher.mark(_step(job))
+        return True
+
+    def _take_timings(self) -> None:
+        name = f"{self.folder}/{TIMING_CACHE}"
+        if self._held is not None and name in self._held.manifest.files and not (self._root / name).exists():
+            # A copy: it is read and written while engines are compiled.
+            shutil.copyfile(self._held.path / name, self._root / name)
+
+    def _compile(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, BuildError | None]]:
+        if not self._target.backend.isolated:
+            for job in jobs:
+                self._target.backend.build(self._root / job.graph, job.bucket, self._root / job.file)
+                yield job, None
+            return
+        if not jobs:
+            return
+        stop = Event()
+        # The first one alone, to see how much memory one takes.
+        yield jobs[0], self._attempt(jobs[0], progress, stop)
+        with ThreadPoolExecutor(self._parallel(jobs[0])) as pool:
+            futures: dict[Future[BuildError | None], Job] = {
+                pool.submit(self._attempt, job, progress, stop): job for job in jobs[1:]
+            }
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _attempt(self, job: Job, progress: Progress, stop: Event) -> BuildError | None:
+        with _line(progress, Path(job.file).stem) as show:
+
+            def report(phase: str, done: float) -> None:
+                if stop.is_set():
+                    raise _Stopped
+                show(phase, done)
+
+            graph, out = self._root / job.graph, self._root / job.file
+            try:
+                built = self._target.backend.build(graph, job.bucket, out, self._target.options, report)
+            except BuildError as error:
+                return error
+        assert built.seconds is not None and built.peak_bytes is not None
+        steps = [] if job.unit == "head" else self._steps[int(job.unit)]
+        found = EngineReport(
+            seconds=round(built.seconds, 3),
+            peak_bytes=built.peak_bytes,
+            size=out.stat().st_size,
+            fusible=fusible_attention(steps),
+            fused=fused_attention(built.layers),
+            layers=built.layers,
+        )
+        (self._root / job.report).write_text(found.model_dump_json(indent=1) + "\n", "utf-8")
+        return None
+
+    def _parallel(self, first: Job) -> int:
+        if self._jobs is not None:
+            return self._jobs
+        if self._target.backend.needs_device_to_build:
+            return 1  # kernels that are timed side by side time each other
+        try:
+            peak = EngineReport.model_validate_json((self._root / first.report).read_bytes()).peak_bytes
+        except OSError:  # it failed
+            return 1
+        return max(1, min(len(os.sched_getaffinity(0)), int(_SHARE_OF_MEMORY * _free_memory() // peak)))
+
+    def _record(self, job: Job) -> EngineRecord:
+        isolated = self._target.backend.isolated
+        return EngineRecord(
+            stage=job.unit,
+            batch=job.bucket.batch,
+            length=job.bucket.length,
+            target=self._target.backend.target,
+            precision=self._target.precision,
+            file=job.file,
+            key=job.key,
+            binding=self._target.binding,
+            report=job.report if isolated else None,
+        )
+
+
+class _Stopped(Exception):
+    """Ends a compilation because another one has ended the build."""
+
+
+def _step(job: Job) -> str:
+    """What is marked as done: the file, and what it was made from."""
+    return f"{job.file} {job.key}"
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under two names where the file system can, which costs no space; else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _free_memory() -> int:
+    """Bytes that can be taken without swapping; Linux counts them, elsewhere it is what nobody has."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+@contextmanager
+def _line(progress: Progress, name: str) -> Iterator[Callable[[str, float], None]]:
+    """A line of its own for an engine while it is compiled."""
+    task = progress.add_task(f"  {name}", total=1.0)
+    try:
+        yield lambda phase, done: progress.update(task, completed=done, description=f"  {name}: {phase}")
+    finally:
+        progress.remove_task(task)

@@ -1,0 +1,81 @@
+"""What a build and its parity check look at: the model, the texts of the gates, and how right its answers are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from calib.data import Example, examples_digest, read_examples
+from engines.artifact import Gate
+from engines.runner import Runner
+from engines.tokenization import TextEncoder, Tokens
+from pipeline import gates
+from pipeline.config import BuildConfig
+from pipeline.gates.metric import accuracy
+from pipeline.gates.reference import Reference
+from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
+from pipeline.model.transformer import PrunedTransformer
+
+_DENSE_METRICS: dict[tuple[str, str], float] = {}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model, and the texts that the gates use."""
+
+    checkpoint: Path
+    model: PrunedTransformer
+    examples: Sequence[Example]
+    samples: Sequence[Tokens]
+    data: str
+
+    @classmethod
+    def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
+        """Loads a checkpoint and the first `count` examples of the test split (or the file). Raises InputError."""
+        model = load_checkpoint(checkpoint)
+        examples = read_examples(data, "test")[:count]
+        encoder = TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
+        # The gates read what the model sees of a longer text: cut at max_length, as in training.
+        tokens = encoder([example.content for example in examples])
+        samples = [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
+        return cls(checkpoint, model, examples, samples, data)
+
+    @property
+    def classes_match(self) -> bool:
+        """Whether the data's labels are the model's, so that a metric means something."""
+        head = self.model.config.head
+        if head.kind == "regression":
+            return all(_is_number(example.label) for example in self.examples)
+        return {example.label for example in self.examples} <= set(head.labels)
+
+
+def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:
+    """Gate 4 on the first `metric_samples` examples, against the dense model in PyTorch."""
+    count = min(config.metric_samples, len(subject.examples))
+    if not subject.classes_match:
+        wanted = subject.model.config.head
+        expected = "numbers" if wanted.kind == "regression" else f"the model's ({', '.join(wanted.labels)})"
+        reason = f"the labels of {subject.data} are not {expected}"
+        return Gate(name="task metric", status="SKIPPED", reason=reason)
+    if subject.model.config.head.token_level:
+        reason = "the data has one label per text, the model one per token"
+        return Gate(name="task metric", status="SKIPPED", reason=reason)
+    examples, head = subject.examples[:count], runner.manifest.head
+    ours = accuracy(head, [r.logits for r in runner.run_tokens(subject.samples[:count])], examples)
+    dense = None
+    if config.dense_checkpoint is not None:
+        digest = checkpoint_digest(config.dense_checkpoint), examples_digest(examples)
+        if digest not in _DENSE_METRICS:  # a demo compares several models with the same dense one
+            baseline = Reference.of(load_checkpoint(config.dense_checkpoint), subject.samples[:count])
+            _DENSE_METRICS[digest] = accuracy(head, [logits.numpy() for logits in baseline.logits], examples)
+        dense = _DENSE_METRICS[digest]
+    return gates.task_metric(ours, dense, count, config.max_drop)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,72 @@
+"""What a build compiles for: the backend, how, for which machines, and whether this one can run the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast, get_args
+
+from engines.backends import BACKENDS, Backend, choose_builder
+from engines.backends.base import EngineOptions
+from engines.backends.tensorrt import plugin_digest
+from engines.backends.tensorrt_rtx import TensorRtRtxBackend
+from engines.binding import Binding
+from engines.errors import InputError
+from pipeline.config import BuildConfig
+from pipeline.graph.precision import Precision
+
+
+@dataclass(frozen=True)
+class BuildTarget:
+    """The target of a build.
+
+    binding:    the machines that its engines will run on; None: any, or nothing is compiled.
+    cannot_run: why this machine cannot run its engines; None: it can.
+    """
+
+    backend: Backend
+    options: EngineOptions
+    precision: str
+    binding: Binding | None
+    cannot_run: str | None
+
+    @property
+    def graph_precision(self) -> Precision:
+        """The number format of the stage graphs. Raises InputError for int8, which no graph is exported in."""
+        if self.precision not in get_args(Precision):
+            raise InputError(
+                f"precision {self.precision!r}: this version exports graphs in {', '.join(get_args(Precision))}; "
+                "quantised graphs come from calibration"
+            )
+        return cast("Precision", self.precision)
+
+    @classmethod
+    def of(cls, config: BuildConfig) -> BuildTarget:
+        """Raises InputError for settings that the target does not have, TargetError with what is missing here."""
+        if config.export_only:
+            backend = next(backend for backend in BACKENDS if backend.target == config.target)
+            if not backend.machine_bound:
+                raise InputError(f"--export-only: the target {config.target} is built on any machine; leave it out")
+        else:
+            backend = choose_builder(config.target)
+        wanted = config.plugin if config.plugin is not None else backend.plugin_by_default
+        options = EngineOptions(
+            plugin=bool(wanted),
+            compute_capabilities=config.compute_capability,
+            optimization_level=config.optimization_level,
+            workspace=config.workspace,
+            compatibility=config.compatibility,
+        )
+        problems = backend.refuse_unused(options)
+        if config.precision not in backend.precisions:
+            problems.append(f"precision {config.precision!r}: expected one of {', '.join(backend.precisions)}")
+        if isinstance(backend, TensorRtRtxBackend) and not config.export_only:
+            known = backend.known_capabilities()
+            wrong = [value for value in config.compute_capability if value not in known]
+            problems += [f"compute capability {value}: expected one of {', '.join(known)}" for value in wrong]
+        if problems:
+            raise InputError.listing(f"target {config.target!r}", problems)
+        if options.plugin:
+            plugin_digest()
+        if config.export_only:
+            return cls(backend, options, config.precision, None, "only exported, no engine was compiled")
+        return cls(backend, options, config.precision, backend.binding(options), backend.available())
