@@ -41,6 +41,12 @@ class DeviceEngine(Engine):
         self._whole.done.synchronize()
         return self._whole.outputs
 
+    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """As of any engine; where it has bfloat16, takes and returns float32."""
+        narrow = {name for name, buffer in self.inputs.items() if buffer.dtype == np.uint16}
+        found = super().__call__({n: _to_bfloat16(v) if n in narrow else v for n, v in inputs.items()})
+        return {n: _from_bfloat16(v) if v.dtype == np.uint16 else v for n, v in found.items()}
+
 
 class EngineContext:
     """One execution context with buffers of its own, at addresses that never change, and the graph of a call.
@@ -106,6 +112,16 @@ class _Block:
     def download(self, stream: Stream) -> None:
         if self._nbytes:
             stream.download(self._address, self._pinned)
+
+
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """The bits of float32 values rounded to bfloat16, to nearest and ties to even. Values must be finite."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _padded(nbytes: int) -> int:

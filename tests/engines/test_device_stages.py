@@ -115,6 +115,26 @@ def test_any_batch_gives_what_the_cpu_runner_gives(
         assert (ours.carried, ours.length) == (theirs.carried, theirs.length)
 
 
+@pytest.mark.parametrize("streams", [1, 3])
+def test_the_runner_keeps_several_calls_in_flight(streams: int, toy_artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, samples, most = HostDevice(plain_regroup), random_tokens(2, 60), 0
+    monkeypatch.setattr("engines.backends.BACKENDS", (HostDeviceBackend(INNER, device),))
+    runner = Runner(toy_artifact(Toy()), streams=streams)
+    stages = runner._stages
+    assert isinstance(stages, DeviceStageRunner)
+    start = stages.start
+
+    def counted(*arguments) -> Call:
+        nonlocal most
+        call = start(*arguments)
+        most = max(most, sum(lane.call is not None for lane in stages._lanes))
+        return call
+
+    monkeypatch.setattr(stages, "start", counted)
+    check(Toy(), samples, runner.run_tokens(samples))
+    assert most == streams
+
+
 def broken(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plants a fault in the order of things."""
     if fault == "engines do not wait for moves":
