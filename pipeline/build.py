@@ -67,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
+        "--frontend",
+        choices=["onnx", "torch-tensorrt"],
+        help="tensorrt: the way from PyTorch to an engine (default onnx; the other one always uses the plugin)",
+    )
+    group.add_argument(
         "--plugin",
         action=argparse.BooleanOptionalAction,
         default=None,

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from pipeline.checks import engine_gates
 from pipeline.cli import progress_bars
 from pipeline.compilation import Compilation, Compiled
 from pipeline.config import BuildConfig
+from pipeline.frontends.traced_backend import TracedBackend
 from pipeline.gates.reference import Reference
 from pipeline.graph.export import export_stage
 from pipeline.graph.precision import Precision
@@ -69,6 +71,8 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
 
         specs = cut_stages(subject.model, choose_cuts(subject.model, config.stages, reference.mean_rows()))
         graphs = _export(subject.model, specs, precision, root, publisher, progress)
+        if config.frontend == "torch-tensorrt":
+            target = _traced(target, subject.model, specs)
         steps = [spec.step_names for spec in specs]
         compilation = Compilation(root, target, graphs, steps, publisher, held, config.jobs)
         compiled = Compiled()
@@ -121,6 +125,7 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "samples": config.samples,
         "buckets": format_buckets(buckets),
         "target": config.target,
+        "frontend": config.frontend,
         "precision": config.precision,
         "data": examples_digest(subject.examples),
         "version": __version__,
@@ -187,6 +192,14 @@ def _say_what_failed(
         consequence = "the others do not hold every input" if alone else "the engines for other machines have them"
         raise BuildError("\n  - ".join([f"{len(lines)} bucket(s) could not be built, and {consequence}", *lines]))
     console.print("\n  - ".join(["WARNING: left out of the artifact:", *lines]), style="yellow", highlight=False)
+
+
+def _traced(target: BuildTarget, model: PrunedTransformer, specs: Sequence[StageSpec]) -> BuildTarget:
+    """The same target, its engines compiled from the traced stages."""
+    stages: dict[str, Stage | HeadStage] = {spec.name: Stage(model, spec) for spec in specs}
+    if model.config.head.token_level:
+        stages["head"] = HeadStage(model)
+    return replace(target, backend=TracedBackend(model.config, stages, target.graph_precision, target.options))
 
 
 def _export(

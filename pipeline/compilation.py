@@ -144,6 +144,7 @@ class Compilation:
             inputs = {
                 "graph": sha256(self._root / graph),
                 "target": self._target.backend.target,
+                "provider": self._target.backend.provider,
                 "precision": self._target.precision,
                 "options": asdict(self._target.options),
                 "binding": None if self._target.binding is None else self._target.binding.model_dump(),

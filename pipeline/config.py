@@ -47,6 +47,7 @@ class BuildConfig(BaseModel):
     max_drop: float = Field(1.0, allow_inf_nan=False)
     calibration: str | None = None
     threads: int | None = Field(None, gt=0)
+    frontend: Literal["onnx", "torch-tensorrt"] = "onnx"
     plugin: bool | None = None
     compute_capability: Annotated[tuple[ComputeCapability, ...], BeforeValidator(_parts)] = ()
     optimization_level: int | None = Field(None, ge=0, le=5)

@@ -10,8 +10,9 @@ from engines.backends.base import EngineOptions
 from engines.backends.tensorrt import plugin_digest
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.binding import Binding
-from engines.errors import InputError
+from engines.errors import InputError, TargetError
 from pipeline.config import BuildConfig
+from pipeline.frontends import torch_tensorrt
 from pipeline.graph.precision import Precision
 
 
@@ -48,6 +49,8 @@ class BuildTarget:
                 raise InputError(f"--export-only: the target {config.target} is built on any machine; leave it out")
         else:
             backend = choose_builder(config.target)
+        if config.frontend == "torch-tensorrt":
+            _refuse_tracing(config)
         wanted = config.plugin if config.plugin is not None else backend.plugin_by_default
         options = EngineOptions(
             plugin=bool(wanted),
@@ -70,3 +73,15 @@ class BuildTarget:
         if config.export_only:
             return cls(backend, options, config.precision, None, "only exported, no engine was compiled")
         return cls(backend, options, config.precision, backend.binding(options), backend.available())
+
+
+def _refuse_tracing(config: BuildConfig) -> None:
+    """Raises InputError for a build that torch-tensorrt is no way to, TargetError where it is missing."""
+    if config.target != "tensorrt" or config.export_only or config.plugin is False:
+        raise InputError(
+            "frontend torch-tensorrt: expected the target tensorrt, with the plugin, and not only exported; build "
+            "through ONNX"
+        )
+    missing = torch_tensorrt.missing()
+    if missing is not None:
+        raise TargetError(f"frontend torch-tensorrt: {missing}")

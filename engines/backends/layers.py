@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 
@@ -107,7 +108,7 @@ def fusible_attention(steps: Sequence[str]) -> int:
     """
     return sum(
         step.startswith("attend ") and following != step.replace("attend", "decide")
-        for step, following in zip(steps, [*steps[1:], ""], strict=True)
+        for step, following in zip_longest(steps, steps[1:])
     )
 
 
