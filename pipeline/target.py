@@ -43,14 +43,14 @@ class BuildTarget:
     @classmethod
     def of(cls, config: BuildConfig) -> BuildTarget:
         """Raises InputError for settings that the target does not have, TargetError with what is missing here."""
+        if config.frontend == "torch-tensorrt":
+            _refuse_tracing(config)
         if config.export_only:
             backend = next(backend for backend in BACKENDS if backend.target == config.target)
             if not backend.machine_bound:
                 raise InputError(f"--export-only: the target {config.target} is built on any machine; leave it out")
         else:
             backend = choose_builder(config.target)
-        if config.frontend == "torch-tensorrt":
-            _refuse_tracing(config)
         wanted = config.plugin if config.plugin is not None else backend.plugin_by_default
         options = EngineOptions(
             plugin=bool(wanted),

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from engines.backends.base import EngineOptions
 from engines.buckets import Bucket
-from engines.errors import TargetError
+from engines.errors import BuildError, InputError, TargetError
+from pipeline.config import BuildConfig
 from pipeline.frontends import torch_tensorrt as frontend
+from pipeline.frontends.traced_backend import TracedBackend, settings
 from pipeline.graph.export import example_inputs
 from pipeline.graph.operator import token_compact
 from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
+from pipeline.target import BuildTarget
 
 OPERATOR = torch.ops.skimrt.token_compact.default
 BUCKET = Bucket(batch=2, length=8)
@@ -222,3 +228,55 @@ def test_a_stage_built_through_torch_tensorrt(tiny_model, precision: str) -> Non
 
 def test_the_operator_is_registered() -> None:
     assert token_compact._opoverload is OPERATOR
+
+
+def test_the_target_with_traced_stages(torch_tensorrt, tiny_model, tmp_path: Path) -> None:
+    """A backend like any other: it finds the stage by its graph's name and writes the plan."""
+    model = tiny_model("ltp")
+    stages = {spec.name: Stage(model, spec) for spec in cut_stages(model, decision_layers(model))}
+    options = EngineOptions(plugin=True, optimization_level=4, workspace=2, compatibility="ampere-plus")
+    backend = TracedBackend(model.config, stages, "fp32", options)
+    assert (backend.target, backend.suffix, backend.isolated) == ("tensorrt", ".plan", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frontend.compile_stage, "__defaults__", ("fp32", None, "cpu"))
+        built = backend.build(tmp_path / "stage_1.onnx", BUCKET, tmp_path / "engine.plan")
+    assert (tmp_path / "engine.plan").read_bytes() == b"plan" and built.seconds is not None
+    *_, names, output_names, found = torch_tensorrt.calls[-1]
+    assert (names, output_names) == (stages["stage_1"].input_names, stages["stage_1"].output_names)
+    assert (found["optimization_level"], found["workspace_size"], found["hardware_compatible"]) == (4, 2 << 20, True)
+
+
+def test_a_stage_that_cannot_be_converted_is_an_error_of_its_engine(torch_tensorrt, tiny_model, tmp_path: Path) -> None:
+    model = tiny_model("dense")
+    (spec,) = cut_stages(model, [])
+
+    def fail(program, *, arg_inputs, output_binding_names, **rest) -> bytes:
+        raise ValueError("no converter for aten.something")
+
+    torch_tensorrt.module.dynamo.convert_exported_program_to_serialized_trt_engine = fail
+    backend = TracedBackend(model.config, {"stage_0": Stage(model, spec)}, "fp32", EngineOptions(plugin=True))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BuildError, match=r"engine\.plan: .* aten\.something"):
+        patch.setattr(frontend.compile_stage, "__defaults__", ("fp32", None, "cpu"))
+        backend.build(tmp_path / "stage_0.onnx", BUCKET, tmp_path / "engine.plan")
+
+
+def test_options_that_torch_tensorrt_lacks_are_refused() -> None:
+    with pytest.raises(TargetError, match="found same-compute-capability; build through ONNX"):
+        settings(EngineOptions(compatibility="same-compute-capability"))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"target": "cpu"}, {"target": "tensorrt", "plugin": False}, {"target": "tensorrt", "export_only": True}]
+)
+def test_builds_that_it_is_no_way_to_are_refused(changed: dict) -> None:
+    with pytest.raises(InputError, match="frontend torch-tensorrt: expected the target tensorrt, with the plugin"):
+        BuildTarget.of(BuildConfig(frontend="torch-tensorrt", **changed))
+
+
+def test_the_build_verb_exits_with_4_and_says_what_is_missing() -> None:
+    if frontend.missing() is None:
+        pytest.skip("this machine can build through torch-tensorrt")
+    command = [sys.executable, "-m", "pipeline.build", "--target", "tensorrt", "--frontend", "torch-tensorrt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 4
+    assert "not installed" in done.stderr or "CUDA" in done.stderr
