@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib.scheme import LEVELS, Method, QuantizationScheme, quantizable_layers
+from calib.scheme import LEVELS, Method, QuantizationScheme, groups, quantizable_layers
 from engines.errors import InputError
 from engines.tokenization import Tokens
 from pipeline.gates.reference import run_batch
@@ -37,10 +37,8 @@ class Histogram:
         while self.limit < largest:  # two old bins make one new one, so nothing is counted wrongly
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(_BINS // 2, np.int64)])
             self.limit *= 2
-        if self.limit == 0:
-            self.counts[0] += magnitudes.numel()
-        else:
-            self.counts += torch.histc(magnitudes, _BINS, 0, self.limit).numpy().astype(np.int64)
+        places = (_BINS * (magnitudes.flatten() / (self.limit or 1.0))).clamp_max(_BINS - 1).to(torch.int32)
+        self.counts += torch.bincount(places, minlength=_BINS).numpy()  # several times faster than torch.histc
 
     @property
     def width(self) -> float:
@@ -55,12 +53,17 @@ class Histogram:
 
 def collect_histograms(model: PrunedTransformer, samples: Sequence[Tokens]) -> dict[str, Histogram]:
     """Runs the model compacted, one sample at a time, so that neither padding nor a dropped token is counted."""
-    found = {name: Histogram() for name in quantizable_layers(model)}
+    layers = quantizable_layers(model)
+    found: dict[str, Histogram] = {}
+    handles = []
 
     def hook(histogram: Histogram) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, inputs: histogram.add(inputs[0])
 
-    handles = [m.register_forward_pre_hook(hook(found[name])) for name, m in quantizable_layers(model).items()]
+    for names in groups(layers).values():  # layers of a group read the same tensor
+        histogram = Histogram()
+        found |= dict.fromkeys(names, histogram)
+        handles.append(layers[names[0]].register_forward_pre_hook(hook(histogram)))
     try:
         for sample in samples:
             run_batch(model, [sample], "compacted")

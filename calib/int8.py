@@ -1,0 +1,182 @@
+"""INT8 for a model: calibrates ranges, chooses the method, tells what each layer costs, and holds a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from calib.accuracy import Kept, LayerCost, changed_share, divergence, hold_budget, sensitivity_table
+from calib.calibration import CalibrationSet, Coverage
+from calib.data import Example
+from calib.ranges import choose_ranges, collect_histograms
+from calib.retention import RetentionStatistics
+from calib.scheme import Method, QuantizationScheme
+from calib.selection import EngineChoice
+from calib.shift import Divergence, divergences
+from calib.simulation import simulate
+from engines.artifact import Gate
+from pipeline.gates.metric import accuracy
+from pipeline.gates.reference import Reference
+from pipeline.model.config import HeadConfig
+from pipeline.model.transformer import PrunedTransformer
+
+_COMPARED = 64
+"""Texts on which the methods are compared."""
+_TABLE = 32
+"""Texts on which each layer's cost is taken."""
+
+
+class Calibration(BaseModel):
+    """Everything that decided on INT8; calibration.json of an artifact.
+
+    shift:    how far the calibration texts are from the gates'; methods: mean divergence of the answers by method, of
+              which the smallest was taken; clipped: share of each layer's values outside its range.
+    costs:    the sensitivity table, the costliest layers first; kept: the scheme that holds the budget.
+    measured_by: what the budget is counted in. engines: for every stage and bucket whether INT8 is used.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    coverage: Coverage
+    shift: list[Divergence]
+    methods: dict[Method, float]
+    clipped: dict[str, float]
+    costs: list[LayerCost]
+    kept: Kept
+    measured_by: str
+    engines: list[EngineChoice] = []
+
+    @property
+    def scheme(self) -> QuantizationScheme:
+        """The scheme that holds the budget; it quantises nothing if none does."""
+        return self.kept.scheme if self.kept.within_budget else self.kept.scheme.only(())
+
+
+class _Answers:
+    """The model's answers on the calibration texts, and what a scheme changes about them."""
+
+    def __init__(self, model: PrunedTransformer, calibration: CalibrationSet) -> None:
+        self.model, self.head = model, model.config.head
+        self.examples, self.samples = calibration.examples, calibration.samples
+        self.reference = Reference.of(model, self.samples)
+        self.by_label = _labelled(self.head, self.examples)
+
+    def divergence(self, scheme: QuantizationScheme) -> float:
+        """On the first texts."""
+        expected = self.reference.first(_COMPARED)
+        found = Reference.of(simulate(self.model, scheme), expected.samples)
+        return divergence(self.head, expected.logits, found.logits)
+
+    def drop(self, scheme: QuantizationScheme) -> float:
+        """Points that the metric loses; without the model's labels, percent of the texts that get another one."""
+        found = Reference.of(simulate(self.model, scheme), self.samples)
+        if not self.by_label:
+            return 100 * changed_share(self.head, self.reference.logits, found.logits)
+        return 100 * (self._metric - self.metric(found))
+
+    @cached_property
+    def _metric(self) -> float:
+        return self.metric(self.reference)
+
+    def metric(self, found: Reference) -> float:
+        """Accuracy (regression: correlation) on the calibration texts."""
+        return accuracy(self.head, [logits.numpy() for logits in found.logits], self.examples)  # type: ignore[arg-type]
+
+
+def calibrate(
+    model: PrunedTransformer,
+    calibration: CalibrationSet,
+    gates: Reference,
+    max_drop: float,
+    dense: PrunedTransformer | None = None,
+    method: Method | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Ranges, method, costs and the scheme within the budget.
+
+    gates:    the model on the texts of the gates, to notice that the calibration texts are of another kind.
+    max_drop: points that the metric may lose against `dense` in all; what pruning loses of them on the calibration
+              texts is no longer there for INT8. Without `dense`, INT8 may lose them all.
+    method:   None takes the one whose answers diverge least.
+    """
+    answers = _Answers(model, calibration)
+    tick()
+    histograms = collect_histograms(model, calibration.samples)
+    tick()
+    schemes = {name: choose_ranges(histograms, name) for name in ([method] if method else get_args(Method))}
+    methods = {name: answers.divergence(scheme) for name, scheme in schemes.items()}
+    scheme = schemes[min(methods, key=lambda name: methods[name])]
+    tick()
+    costs = sensitivity_table(model, scheme, answers.reference.first(_TABLE))
+    tick()
+    budget = max_drop
+    if dense is not None and answers.by_label:
+        lost = answers.metric(Reference.of(dense, calibration.samples)) - answers.metric(answers.reference)
+        budget = max(0.0, max_drop - 100 * max(0.0, lost))
+    kept = hold_budget(scheme, lambda: costs, answers.drop, budget)
+    tick()
+    return Calibration(
+        coverage=calibration.coverage,
+        shift=divergences(calibration.samples, gates.samples, retention_of(answers.reference), retention_of(gates)),
+        methods=methods,
+        clipped={name: histograms[name].clipped(range_) for name, range_ in scheme.ranges.items()},
+        costs=costs,
+        kept=kept,
+        measured_by="points of the metric" if answers.by_label else "percent of texts with another label",
+    )
+
+
+def retention_of(
+    reference: Reference, data: str = "", data_sha256: str = "", checkpoint_sha256: str = ""
+) -> RetentionStatistics:
+    """The retention statistics of a reference run."""
+    return RetentionStatistics.from_counts(
+        [len(sample) for sample in reference.samples],
+        torch.stack(reference.counts).numpy(),
+        data=data,
+        data_sha256=data_sha256,
+        checkpoint_sha256=checkpoint_sha256,
+    )
+
+
+def int8_gate(calibration: Calibration) -> Gate:
+    """What became of INT8, for the manifest: PASSED where it is used at all, else SKIPPED; and every reason why not."""
+    kept, used = calibration.kept, [choice for choice in calibration.engines if choice.int8]
+    figures: dict[str, float | int | str] = {
+        "int8_engines": len(used),
+        "engines": len(calibration.engines),
+        "method": kept.scheme.method,
+        "calibration_texts": calibration.coverage.samples,
+        "calibration_data": calibration.coverage.data_sha256,
+        "drop_in_calibration": round(kept.drops[-1], 4),
+        "budget": round(kept.budget, 4),
+    }
+    if kept.left_wide:
+        figures["left_wide"] = ", ".join(kept.left_wide)
+    for choice in calibration.engines:
+        if choice.reason is not None:
+            figures[f"stage_{choice.stage} {choice.bucket}"] = choice.reason
+    if not kept.within_budget:
+        reason = (
+            f"INT8 is not used: {min(kept.drops):.2f} {calibration.measured_by} are lost at best, "
+            f"the budget has {kept.budget:.2f} left"
+        )
+        return Gate(name="int8", status="SKIPPED", reason=reason, figures=figures)
+    if not used:
+        return Gate(
+            name="int8", status="SKIPPED", reason="INT8 is not used: it is faster in no bucket", figures=figures
+        )
+    return Gate(name="int8", status="PASSED", figures=figures)
+
+
+def _labelled(head: HeadConfig, examples: Sequence[Example]) -> bool:
+    """Whether the texts' labels are the model's classes (for regression, numbers), so that a metric means something."""
+    if head.token_level:
+        return False
+    if head.kind == "regression":
+        return all(example.label.replace(".", "", 1).lstrip("-").isdecimal() for example in examples)
+    return {example.label for example in examples} <= set(head.labels)

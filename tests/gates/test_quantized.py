@@ -1,0 +1,134 @@
+"""INT8 engines against the simulation: OpenVINO really computes in int8, and every kind of difference is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib.qdq import quantize_graphs
+from calib.ranges import choose_ranges, collect_histograms
+from calib.scheme import QuantizationScheme
+from calib.simulation import simulate
+from engines.artifact import EngineRecord, Gate
+from engines.backends import Engine, choose_backend
+from engines.backends.base import Arrays
+from engines.buckets import Bucket
+from pipeline.gates.quantized import quantized_parity
+from pipeline.graph.export import export_stage
+from pipeline.graph.stages import Stage, StageSpec, cut_stages
+from pipeline.model import PrunedTransformer
+from tests.graph.small import random_samples, small_model
+
+SAMPLES = random_samples(8)
+BUCKETS = (Bucket(batch=1, length=16), Bucket(batch=1, length=32), Bucket(batch=4, length=32))
+
+
+class Quantized:
+    """Two stages of a model in INT8, as engine files of the target cpu."""
+
+    def __init__(self, model: PrunedTransformer, folder: Path) -> None:
+        self.model, self.folder = model, folder
+        self.specs: list[StageSpec] = cut_stages(model, [1])
+        self.scheme: QuantizationScheme = choose_ranges(collect_histograms(model, SAMPLES), "minmax")
+        sources = [folder / f"{spec.name}.onnx" for spec in self.specs]
+        for spec, path in zip(self.specs, sources, strict=True):
+            export_stage(Stage(model, spec), model.config, path)
+        targets = [path.with_name(f"{path.stem}-int8.onnx") for path in sources]
+        quantize_graphs(sources, self.scheme, targets)
+        backend, self.records = choose_backend("cpu", "openvino"), []
+        for spec, graph in zip(self.specs, targets, strict=True):
+            for bucket in BUCKETS:
+                file = f"{spec.name}_b{bucket.batch}_s{bucket.length}.onnx"
+                backend.build(graph, bucket, folder / file)
+                shape = {"batch": bucket.batch, "length": bucket.length}
+                self.records.append(EngineRecord(stage=spec.index, **shape, target="cpu", precision="int8", file=file))
+
+    def loader(self, provider: str = "openvino") -> Callable[[EngineRecord], Engine]:
+        """Loads engines with a provider."""
+        backend = choose_backend("cpu", provider)
+        return lambda record: backend.load(self.folder / record.file, 1)
+
+    def gate(self, simulated: PrunedTransformer | None = None, load: Callable | None = None) -> Gate:
+        """The gate, against the right simulation unless told otherwise."""
+        simulated = simulated or simulate(self.model, self.scheme)
+        return quantized_parity(self.model, simulated, self.specs, SAMPLES, self.records, load or self.loader())
+
+
+@pytest.fixture(scope="module", params=["ltp", "transkimmer"])
+def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """A model of two layers in INT8."""
+    return Quantized(small_model(request.param, layers=2), tmp_path_factory.mktemp(request.param))
+
+
+@pytest.mark.parametrize("provider", ["openvino", "onnxruntime"])
+def test_engines_of_the_scheme_pass(quantized: Quantized, provider: str) -> None:
+    gate = quantized.gate(load=quantized.loader(provider))
+    assert gate.status == "PASSED", gate.reason
+    assert gate.figures["checked"] == 6 and gate.figures["decisions"] > 100
+    assert 0.5 < gate.figures["error_over_simulations"] <= 1.2  # it is the same rounding
+
+
+def test_openvino_computes_every_quantised_layer_in_int8(quantized: Quantized) -> None:
+    import openvino
+
+    products = 0
+    for record in quantized.records:
+        compiled = openvino.Core().compile_model(quantized.folder / record.file, "CPU")
+        for node in compiled.get_runtime_model().get_ordered_ops():
+            info = {key: node.get_rt_info()[key].astype(str) for key in ("layerType", "runtimePrecision")}
+            if info["layerType"] == "FullyConnected":
+                products += info["runtimePrecision"] in ("i8", "u8")
+    assert products == len(BUCKETS) * len(quantized.scheme.ranges)
+
+
+def test_engines_that_round_more_than_the_simulation_fail(quantized: Quantized) -> None:
+    finer = simulate(quantized.model, quantized.scheme.only(["attention.0.output", "feed_forward.1.down"]))
+    gate = quantized.gate(finer)
+    assert gate.status == "FAILED" and "times the error of the simulation" in gate.reason
+
+
+def test_a_simulation_of_nothing_allows_no_difference(quantized: Quantized) -> None:
+    gate = quantized.gate(quantized.model)
+    assert gate.status == "FAILED" and "the simulation does not" in gate.reason
+
+
+class Wrong(Engine):
+    """An engine with one output changed."""
+
+    def __init__(self, engine: Engine, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+        self.engine, self.inputs, self.change = engine, engine.inputs, change
+
+    def run(self) -> Arrays:
+        outputs = {name: value.copy() for name, value in self.engine.run().items()}
+        self.change(outputs)
+        return outputs
+
+
+def test_decisions_away_from_the_threshold_fail_and_name_the_engine(quantized: Quantized) -> None:
+    def kill(outputs: dict[str, np.ndarray]) -> None:
+        for name in ("packed_alive", "final_alive"):
+            if name in outputs:
+                outputs[name][...] = 0
+
+    load = quantized.loader()
+    gate = quantized.gate(load=lambda record: Wrong(load(record), kill))
+    assert gate.status == "FAILED"
+    assert "stage_0_b1_s16.onnx: " in gate.reason and "away from the threshold" in gate.reason
+
+
+def test_nan_fails(quantized: Quantized) -> None:
+    def spoil(outputs: dict[str, np.ndarray]) -> None:
+        if "logits" in outputs:
+            outputs["logits"][...] = np.nan
+
+    load = quantized.loader()
+    gate = quantized.gate(load=lambda record: Wrong(load(record), spoil))
+    assert gate.status == "FAILED" and "stage_1: nan times" in gate.reason
+
+
+def test_no_engine_in_int8_is_no_pass(quantized: Quantized) -> None:
+    gate = quantized_parity(quantized.model, quantized.model, quantized.specs, SAMPLES, [], quantized.loader())
+    assert gate.status == "SKIPPED"
