@@ -1,0 +1,160 @@
+"""Golden inputs and outputs of stages in Polygraphy's JSON format, with which `polygraphy run` checks an engine."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from engines.artifact import Manifest, Unit
+from engines.buckets import Bucket
+from engines.tokenization import Tokens
+from pipeline.gates.numeric import ERROR_RATIO, FP32_TOLERANCE, walk_states
+from pipeline.graph.evaluate import Arrays, near_threshold, run_module
+from pipeline.graph.precision import reference_in
+from pipeline.graph.stages import HeadStage, Stage, StageSpec
+from pipeline.model.transformer import PrunedTransformer
+
+FOLDER = "polygraphy"
+RUNNER = "pytorch-fp32"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden data of one engine.
+
+    inputs, outputs: files below the artifact.
+    tolerances:      by output, the largest absolute difference that gate 2 allows; 0 for integers.
+    """
+
+    unit: Unit
+    bucket: Bucket
+    inputs: str
+    outputs: str
+    tolerances: dict[str, float]
+
+
+def edge_buckets(buckets: Sequence[Bucket]) -> list[Bucket]:
+    """The shortest and the longest bucket of every batch size, in order."""
+    ends = {batch: sorted(b for b in buckets if b.batch == batch) for batch in {b.batch for b in buckets}}
+    return sorted({found[place] for found in ends.values() for place in (0, -1)})
+
+
+def write_golden(
+    root: Path,
+    specs: Sequence[StageSpec],
+    model: PrunedTransformer,
+    samples: Sequence[Tokens],
+    manifest: Manifest,
+    narrow: PrunedTransformer | None = None,
+) -> list[Golden]:
+    """Writes golden data for every stage at the edge buckets; leaves out those that no sample fits.
+
+    The inputs are the reference's own states, the outputs those of PyTorch in float32. Only samples are used whose
+    decisions rounding cannot turn, since a token decided otherwise moves all rows behind it. bf16 graphs get none:
+    the format has no such arrays.
+
+    narrow: PyTorch's counterpart of the graphs in their precision; None: they are in fp32.
+    """
+    if manifest.plan.precision == "bf16":
+        return []
+    (root / FOLDER).mkdir(exist_ok=True)
+    written: list[Golden] = []
+    for unit, stage, batches in _batches(specs, model, narrow or reference_in(model, "fp16"), samples, manifest):
+        counterpart = None if narrow is None else _of(narrow, stage)
+        runs = [(bucket, inputs, run_module(stage, inputs)) for bucket, inputs in batches]
+        tolerances = {name: 0.0 for _, _, outputs in runs for name in outputs}
+        for _, inputs, expected in runs:
+            rounded = None if counterpart is None else run_module(counterpart, inputs)
+            for name, value in expected.items():
+                if value.dtype == np.float32:
+                    allowed = FP32_TOLERANCE
+                    if rounded is not None:
+                        allowed = ERROR_RATIO * float(np.abs(rounded[name] - value).max())
+                    tolerances[name] = max(tolerances[name], allowed)
+        types = _input_types(root / _graph_of(manifest, unit))
+        for bucket, inputs, expected in runs:
+            stem = f"{FOLDER}/{'head' if unit == 'head' else f'stage_{unit}'}_b{bucket.batch}_s{bucket.length}"
+            golden = Golden(unit, bucket, f"{stem}.inputs.json", f"{stem}.outputs.json", tolerances)
+            typed = {name: value.astype(types[name]) for name, value in inputs.items()}
+            (root / golden.inputs).write_text(json.dumps([_encoded(typed)]), "utf-8")
+            (root / golden.outputs).write_text(json.dumps(_results(expected)), "utf-8")
+            written.append(golden)
+    return written
+
+
+def _batches(
+    specs: Sequence[StageSpec],
+    model: PrunedTransformer,
+    rounding: PrunedTransformer,
+    samples: Sequence[Tokens],
+    manifest: Manifest,
+) -> Iterator[tuple[Unit, Stage | HeadStage, list[tuple[Bucket, Arrays]]]]:
+    """Every unit with the batches that its edge buckets can be filled with."""
+    buckets = edge_buckets(manifest.plan.buckets)
+    for spec, states in walk_states(model, specs, samples):
+        stage = Stage(model, spec)
+        length = max(bucket.length for bucket in buckets)
+        near = near_threshold(stage, Stage(rounding, spec), _stacked(states, Bucket(batch=len(states), length=length)))
+        decided = sorted((s for s, excused in zip(states, near, strict=True) if not excused), key=_rows, reverse=True)
+        fitting = [(bucket, [s for s in decided if _rows(s) <= bucket.length]) for bucket in buckets]
+        yield spec.index, stage, [(bucket, _stacked(chosen, bucket)) for bucket, chosen in fitting if chosen]
+    if manifest.plan.head_graph is not None:
+        generator, width = np.random.default_rng(0), manifest.encoder.hidden_size
+        shapes = [(bucket, (bucket.batch, bucket.length, width)) for bucket in buckets]
+        yield "head", HeadStage(model), [(b, {"hidden": generator.standard_normal(s, np.float32)}) for b, s in shapes]
+
+
+def _rows(state: Arrays) -> int:
+    return len(state["alive"])
+
+
+def _stacked(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
+    """A full batch of the bucket's shape; samples are repeated where there are too few, rows padded with zeros."""
+    batch = {n: np.zeros((bucket.batch, bucket.length, *v.shape[1:]), v.dtype) for n, v in states[0].items()}
+    for place in range(bucket.batch):
+        for name, value in states[place % len(states)].items():
+            batch[name][place, : len(value)] = value
+    return batch
+
+
+def _of(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
+    return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
+
+
+def _graph_of(manifest: Manifest, unit: Unit) -> str:
+    return str(manifest.plan.head_graph) if unit == "head" else manifest.plan.stages[int(unit)].graph
+
+
+def _input_types(graph: Path) -> dict[str, np.dtype]:
+    values = onnx.load(graph, load_external_data=False).graph.input
+    return {v.name: onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in values}
+
+
+def _encoded(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays as Polygraphy writes them: a .npy file in base64."""
+    encoded = {}
+    for name, value in arrays.items():
+        file = io.BytesIO()
+        np.save(file, value, allow_pickle=False)
+        encoded[name] = {"array": base64.b64encode(file.getvalue()).decode(), "polygraphy_class": "ndarray"}
+    return encoded
+
+
+def _results(outputs: Arrays) -> dict[str, Any]:
+    """Polygraphy's RunResults of one runner and one iteration."""
+    lazy = {n: {"values": array, "polygraphy_class": "LazyArray"} for n, array in _encoded(outputs).items()}
+    iteration = {
+        "outputs": lazy,
+        "runtime": None,
+        "runner_name": RUNNER,
+        "polygraphy_class": "IterationResult",
+    }
+    return {"lst": [[RUNNER, [iteration]]], "polygraphy_class": "RunResults"}

@@ -1,0 +1,150 @@
+"""What a GPU host needs beside the graphs: golden data, and scripts around trtexec and Polygraphy."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+
+from engines.artifact import Manifest, Unit
+from engines.backends.base import PLAIN, EngineOptions
+from engines.buckets import Bucket
+from engines.tokenization import Tokens
+from pipeline.golden import Golden, edge_buckets, write_golden
+from pipeline.graph.stages import StageSpec
+from pipeline.model.transformer import PrunedTransformer
+
+COMPILE, CHECK = "scripts/trtexec.sh", "scripts/polygraphy.sh"
+_TRTEXEC_LEVELS = {"same-compute-capability": "sameComputeCapability", "ampere-plus": "ampere+"}
+
+_COMPILE_HEAD = """\
+#!/usr/bin/env bash
+# Compiles the engines of this artifact with trtexec, one at a time: scripts/trtexec.sh [more options of trtexec]
+#   OUT     folder for the engines, their layers and the timing cache
+#   ONLY    compile only engines whose name contains this, such as stage_0_b8
+# The types are those of the graphs; --stronglyTyped is needed by TensorRT 10 and ignored by 11. --shapes makes the only
+# profile exactly the bucket.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+OUT="${OUT:-trtexec}"
+mkdir -p "$OUT"
+
+engine() {
+  local name="$1"
+  shift
+  [[ "$name" == *"${ONLY:-}"* ]] || return 0
+  "${TRTEXEC:-trtexec}" "$@" --saveEngine="$OUT/$name.plan" --exportLayerInfo="$OUT/$name.layers.json"
+}
+"""
+
+_CHECK_HEAD = """\
+#!/usr/bin/env bash
+# Checks engines against PyTorch in float32 on real inputs, with Polygraphy: scripts/polygraphy.sh [folder of engines]
+# Exit code 0: all passed; 1: an engine differs; 2: nothing could be checked.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+ENGINES="${1:-%(engines)s}"
+passed=0 failed=0 skipped=0
+
+check() {
+  local name="$1"
+  shift
+  if [[ ! -f "$ENGINES/$name.plan" ]]; then
+    echo "SKIPPED $name: $ENGINES/$name.plan does not exist"
+    skipped=$((skipped + 1))
+  elif polygraphy run "$ENGINES/$name.plan" --model-type engine --trt%(plugins)s --rtol 0 \\
+    --load-inputs "polygraphy/$name.inputs.json" --load-outputs "polygraphy/$name.outputs.json" --atol "$@"; then
+    echo "PASSED $name"
+    passed=$((passed + 1))
+  else
+    echo "FAILED $name"
+    failed=$((failed + 1))
+  fi
+}
+"""
+
+_CHECK_TAIL = """
+echo "$passed passed, $failed failed, $skipped skipped; %(covered)s"
+[[ $failed == 0 ]] || exit 1
+[[ $passed != 0 ]] || exit 2
+"""
+
+
+def write_gpu_kit(
+    root: Path,
+    specs: Sequence[StageSpec],
+    model: PrunedTransformer,
+    samples: Sequence[Tokens],
+    manifest: Manifest,
+    narrow: PrunedTransformer | None = None,
+    options: EngineOptions = PLAIN,
+) -> list[Golden]:
+    """Writes `polygraphy/` and `scripts/` into an artifact whose graphs are there, and returns the golden data.
+
+    narrow:  PyTorch's counterpart of the graphs in their precision; None: they are in fp32.
+    options: how the engines are compiled; scripts expect the plugin libraries in `plugins/`.
+    """
+    golden = write_golden(root, specs, model, samples, manifest, narrow)
+    (root / "scripts").mkdir(exist_ok=True)
+    for name, content in (
+        (COMPILE, compile_script(root, manifest, options)),
+        (CHECK, check_script(manifest, golden, options)),
+    ):
+        (root / name).write_text(content, "utf-8", newline="\n")
+        (root / name).chmod(0o755)
+    return golden
+
+
+def compile_script(root: Path, manifest: Manifest, options: EngineOptions) -> str:
+    """The trtexec line of every engine."""
+    common = ["--stronglyTyped", "--noTF32", "--skipInference", "--profilingVerbosity=detailed", "--dumpLayerInfo"]
+    if options.optimization_level is not None:
+        common.append(f"--builderOptimizationLevel={options.optimization_level}")
+    if options.workspace is not None:
+        common.append(f"--memPoolSize=workspace:{options.workspace}")
+    if options.compatibility != "none":
+        common.append(f"--hardwareCompatibilityLevel={_TRTEXEC_LEVELS[options.compatibility]}")
+    plugin = ' --dynamicPlugins="${PLUGIN:-plugins/libskimrt_plugins.so}"' if options.plugin else ""
+    cache = ' --timingCacheFile="$OUT/timing.cache"'
+    lines = []
+    for unit, graph in _graphs(manifest):
+        inputs = onnx.load(root / graph, load_external_data=False).graph.input
+        for bucket in manifest.plan.buckets:
+            shapes = ",".join(
+                "x".join([f"{value.name}:{bucket}", *(str(d.dim_value) for d in value.type.tensor_type.shape.dim[2:])])
+                for value in inputs
+            )
+            words = shlex.join([f"--onnx={graph}", f"--shapes={shapes}", *common])
+            lines.append(f'engine {engine_stem(unit, bucket)} {words}{plugin}{cache} "$@"')
+    return "\n".join([_COMPILE_HEAD, *lines, ""])
+
+
+def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOptions) -> str:
+    """The Polygraphy call of every engine that there is golden data for."""
+    # Polygraphy only opens a plugin library; this one then registers its plugins itself.
+    plugins = ' --plugins "${PLUGIN:-plugins/libskimrt_autoload.so}"' if options.plugin else ""
+    folders = {str(Path(record.file).parent) for record in manifest.engines if record.target == "tensorrt"}
+    head = {"engines": min(folders, default="trtexec"), "plugins": plugins}
+    lines = []
+    for data in golden:
+        tolerances = (f"{name}:{value:.6g}" for name, value in data.tolerances.items())
+        lines.append(f"check {engine_stem(data.unit, data.bucket)} {' '.join(tolerances)}")
+    units = sum(1 for _ in _graphs(manifest))
+    edges = ", ".join(str(bucket) for bucket in edge_buckets(manifest.plan.buckets))
+    covered = f"golden data for {len(golden)} of {units * len(manifest.plan.buckets)} engines, in the buckets {edges}"
+    if manifest.plan.precision == "bf16":
+        covered += "; none in bf16, which the format cannot hold"
+    return "\n".join([_CHECK_HEAD % head, *lines, _CHECK_TAIL % {"covered": covered}])
+
+
+def engine_stem(unit: Unit, bucket: Bucket) -> str:
+    """An engine's name without its suffix: stage_0_b8_s128."""
+    return f"{'head' if unit == 'head' else f'stage_{unit}'}_b{bucket.batch}_s{bucket.length}"
+
+
+def _graphs(manifest: Manifest) -> Iterator[tuple[Unit, str]]:
+    yield from ((index, stage.graph) for index, stage in enumerate(manifest.plan.stages))
+    if manifest.plan.head_graph is not None:
+        yield "head", manifest.plan.head_graph

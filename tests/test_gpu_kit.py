@@ -1,0 +1,228 @@
+"""Golden data and scripts for a GPU host: read by Polygraphy, and run with ONNX Runtime in TensorRT's place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from engines.artifact import Encoder, Head, Manifest, Plan, StagePlan
+from engines.backends.base import EngineOptions
+from engines.buckets import Bucket, parse_buckets
+from pipeline.golden import RUNNER, Golden, edge_buckets
+from pipeline.gpu_kit import CHECK, COMPILE, write_gpu_kit
+from pipeline.graph.export import export_stage
+from pipeline.graph.precision import reference_in
+from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
+from pipeline.model import PrunedTransformer
+from tests.conftest import LONGEST
+from tests.graph.small import random_samples, small_model
+
+BUCKETS = parse_buckets("1x16,1x24,1x32,4x16,4x24,4x32")
+DIGEST = "0" * 64
+TRTEXEC = """#!/usr/bin/env python3
+import shutil, sys
+options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+shutil.copyfile(options["--onnx"], options["--saveEngine"])
+print(" ".join(sys.argv[1:]), file=open("trtexec.log", "a"))
+"""
+POLYGRAPHY = f"""#!{sys.executable}
+import sys
+from polygraphy.tools import main
+sys.argv = [{{"engine": "onnx", "--trt": "--onnxrt"}}.get(word, word) for word in sys.argv]
+if "--plugins" in sys.argv:  # an option of TensorRT's
+    place = sys.argv.index("--plugins")
+    del sys.argv[place : place + 2]
+sys.exit(main())
+"""
+
+
+@dataclass
+class Kit:
+    """An artifact without engines, and what was written into it."""
+
+    root: Path
+    manifest: Manifest
+    golden: list[Golden]
+
+    def script(self, name: str, tools: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs a script of the kit with stand-ins for trtexec and polygraphy."""
+        for tool, content in (("trtexec", TRTEXEC), ("polygraphy", POLYGRAPHY)):
+            (tools / tool).write_text(content)
+            (tools / tool).chmod(0o755)
+        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        call = ["bash", str(self.root / name), *arguments]
+        return subprocess.run(call, capture_output=True, text=True, env={**os.environ, **path, **environment})
+
+
+def make_kit(root: Path, precision: str, method: str = "transkimmer", **options) -> Kit:
+    """Exports a small model and writes its kit; "tagging" is LTP with a token-level head."""
+    tagging = method == "tagging"
+    model = small_model("ltp", head="tagging") if tagging else small_model(method)
+    specs = cut_stages(model, decision_layers(model))
+    (root / "stages").mkdir(parents=True)
+    for spec in specs:
+        export_stage(Stage(model, spec), model.config, root / f"stages/{spec.name}.onnx", precision)
+    if tagging:
+        export_stage(HeadStage(model), model.config, root / "stages/head.onnx", precision)
+    manifest = manifest_of(model, [spec.step_names for spec in specs], precision)
+    narrow = None if precision == "fp32" else reference_in(model, precision)
+    golden = write_gpu_kit(root, specs, model, random_samples(12), manifest, narrow, EngineOptions(**options))
+    return Kit(root, manifest, golden)
+
+
+def manifest_of(model: PrunedTransformer, steps: list[list[str]], precision: str) -> Manifest:
+    """The manifest of a build that only exported."""
+    head, encoder = model.config.head, model.config.encoder
+    stages = [StagePlan(graph=f"stages/stage_{i}.onnx", steps=s) for i, s in enumerate(steps)]
+    plan = {"kind": "staged", "precision": precision, "stages": stages, "buckets": BUCKETS}
+    graphs = [stage.graph for stage in stages] + (["stages/head.onnx"] if head.token_level else [])
+    return Manifest(
+        skimrt_version="0",
+        created="now",
+        build_key=DIGEST,
+        method=model.config.pruner.method,
+        head=Head(kind=head.kind, labels=head.labels),
+        max_length=LONGEST,
+        encoder=Encoder(**encoder.model_dump(include=set(Encoder.model_fields))),
+        protect_first=True,
+        checkpoint={"path": "tiny", "sha256": DIGEST},
+        plan=Plan(**plan, head_graph=graphs[-1] if head.token_level else None),
+        engines=[],
+        files=dict.fromkeys([*graphs, "tokenizer/tokenizer.json"], DIGEST),
+    )
+
+
+@pytest.fixture(scope="session")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Kit]:
+    """Kits by precision and method, made once. Do not change them."""
+    made: dict[tuple[str, str], Kit] = {}
+
+    def kit(precision: str, method: str = "transkimmer") -> Kit:
+        if (precision, method) not in made:
+            made[precision, method] = make_kit(tmp_path_factory.mktemp(f"{precision}-{method}"), precision, method)
+        return made[precision, method]
+
+    return kit
+
+
+def test_edges_are_the_shortest_and_the_longest_bucket_of_every_batch_size() -> None:
+    assert edge_buckets(BUCKETS) == parse_buckets("1x16,1x32,4x16,4x32")
+    assert edge_buckets([Bucket(batch=2, length=8)]) == [Bucket(batch=2, length=8)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "method"), [("fp32", "transkimmer"), ("fp16", "transkimmer"), ("fp16", "ltp"), ("fp16", "tagging")]
+)
+def test_polygraphys_onnx_runtime_runner_gives_the_golden_outputs(
+    kits: Callable[..., Kit], precision: str, method: str
+) -> None:
+    pytest.importorskip("polygraphy")
+    from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+    from polygraphy.comparator import Comparator, CompareFunc, RunResults
+    from polygraphy.json import load_json
+
+    kit = kits(precision, method)
+    units = {*range(len(kit.manifest.plan.stages)), *(["head"] if method == "tagging" else [])}
+    assert {(data.unit, data.bucket) for data in kit.golden} == {(u, b) for u in units for b in edge_buckets(BUCKETS)}
+    for data in kit.golden:
+        stem = "head" if data.unit == "head" else f"stage_{data.unit}"
+        runner = OnnxrtRunner(SessionFromOnnx(str(kit.root / f"stages/{stem}.onnx"), providers=["cpu"]))
+        inputs = load_json(str(kit.root / data.inputs))
+        results = Comparator.run([runner], data_loader=inputs)
+        golden = RunResults.load(str(kit.root / data.outputs))
+        assert list(golden.keys()) == [RUNNER]
+        results.extend(golden)
+        accuracy = Comparator.compare_accuracy(
+            results, compare_func=CompareFunc.simple(atol=data.tolerances, rtol=0), fail_fast=True
+        )
+        assert bool(accuracy), (data.unit, data.bucket)
+
+
+def test_golden_inputs_are_real_states_in_the_graphs_types(kits: Callable[..., Kit]) -> None:
+    pytest.importorskip("polygraphy")
+    from polygraphy.json import load_json
+
+    kit = kits("fp16")
+    for data in kit.golden:
+        (inputs,) = load_json(str(kit.root / data.inputs))
+        for value in onnx.load(kit.root / kit.manifest.plan.stages[data.unit].graph).graph.input:
+            array = inputs[value.name]
+            assert array.dtype == onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            assert array.shape[:2] == (data.bucket.batch, data.bucket.length)
+        assert inputs["alive"].any(1).all()  # no sample is padding, whose numbers mean nothing
+        assert not any(value for name, value in data.tolerances.items() if "alive" in name or name == "count")
+        assert all(value > 0 for name, value in data.tolerances.items() if name in ("packed", "logits"))
+
+
+def test_the_scripts_compile_and_check_every_engine(kits: Callable[..., Kit], tmp_path: Path) -> None:
+    pytest.importorskip("polygraphy")
+    kit = kits("fp16")
+    compiled = kit.script(COMPILE, tmp_path, OUT=str(tmp_path / "engines"))
+    assert compiled.returncode == 0, compiled.stderr
+    names = sorted(path.stem for path in (tmp_path / "engines").glob("*.plan"))
+    assert names == sorted(f"stage_{i}_b{b.batch}_s{b.length}" for i in (0, 1) for b in BUCKETS)
+    checked = kit.script(CHECK, tmp_path, str(tmp_path / "engines"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "8 passed, 0 failed, 0 skipped; golden data for 8 of 12 engines, in the buckets 1x16, 1x32, 4x16, 4x32" in (
+        checked.stdout
+    )
+
+
+def test_a_wrong_engine_fails_and_a_missing_one_is_skipped(kits: Callable[..., Kit], tmp_path: Path) -> None:
+    pytest.importorskip("polygraphy")
+    kit, engines = kits("fp16"), tmp_path / "engines"
+    assert kit.script(CHECK, tmp_path, str(engines)).returncode == 2  # nothing was checked, so nothing has passed
+    engines.mkdir()
+    model = onnx.load(kit.root / "stages/stage_1.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name == "model.head.classifier.bias":
+            moved = onnx.numpy_helper.to_array(tensor) + np.float16(0.1)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
+    onnx.save(model, engines / "stage_1_b1_s16.plan")
+    checked = kit.script(CHECK, tmp_path, str(engines))
+    assert checked.returncode == 1
+    assert "FAILED stage_1_b1_s16" in checked.stdout and "SKIPPED stage_0_b1_s16" in checked.stdout
+    assert "0 passed, 1 failed, 7 skipped" in checked.stdout
+
+
+def test_the_trtexec_lines_carry_what_the_engines_are_compiled_with(tmp_path: Path) -> None:
+    options = {"plugin": True, "optimization_level": 4, "workspace": 512, "compatibility": "ampere-plus"}
+    kit = make_kit(tmp_path / "kit", "fp16", **options)
+    compiled = kit.script(COMPILE, tmp_path, "--iterations=3", OUT=str(tmp_path / "engines"), ONLY="stage_1_b4_s24")
+    assert compiled.returncode == 0, compiled.stderr
+    (line,) = (kit.root / "trtexec.log").read_text().splitlines()
+    out = tmp_path / "engines"
+    assert set(line.split()) == {
+        "--onnx=stages/stage_1.onnx",
+        "--shapes=hidden:4x24x32,alive:4x24,position:4x24",
+        "--stronglyTyped",
+        "--noTF32",
+        "--skipInference",
+        "--profilingVerbosity=detailed",
+        "--dumpLayerInfo",
+        "--builderOptimizationLevel=4",
+        "--memPoolSize=workspace:512",
+        "--hardwareCompatibilityLevel=ampere+",
+        "--dynamicPlugins=plugins/libskimrt_plugins.so",
+        f"--timingCacheFile={out}/timing.cache",
+        f"--saveEngine={out}/stage_1_b4_s24.plan",
+        f"--exportLayerInfo={out}/stage_1_b4_s24.layers.json",
+        "--iterations=3",
+    }
+    assert '--plugins "${PLUGIN:-plugins/libskimrt_autoload.so}"' in (kit.root / CHECK).read_text()
+
+
+def test_bf16_has_scripts_and_says_that_it_has_no_golden_data(tmp_path: Path) -> None:
+    kit = make_kit(tmp_path / "kit", "bf16")
+    assert kit.golden == []
+    checked = kit.script(CHECK, tmp_path)
+    assert checked.returncode == 2
+    assert "golden data for 0 of 12 engines" in checked.stdout and "none in bf16" in checked.stdout
