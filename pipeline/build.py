@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import get_args
@@ -16,6 +17,7 @@ from pipeline.baseline import build_against_dense
 from pipeline.cli import main_of, print_gates
 from pipeline.config import BuildConfig, read_build_config
 from pipeline.measure import Timing, speedups
+from pipeline.target import BuildTarget
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,8 +122,18 @@ def run(args: argparse.Namespace) -> int:
                 f"{bench['flops_ratio']:.2f} times fewer FLOPs",
                 highlight=False,
             )
-    console.print(f"next       {Path(sys.executable).name} -m pipeline.run {config.out} --text 'A film to remember.'")
+    console.print(f"next       {_next_command(config)}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _next_command(config: BuildConfig) -> str:
+    """What to run now, and where."""
+    python = f"{Path(sys.executable).name} -m pipeline"
+    if config.export_only:
+        command = shlex.join(["pipeline.build", *config.arguments])
+        return f"on a machine with a GPU: {Path(sys.executable).name} -m {command} adds its engines to {config.out}"
+    where = "" if BuildTarget.of(config).cannot_run is None else "on a machine with a GPU: "
+    return f"{where}{python}.run {config.out} --text 'A film to remember.'"
 
 
 def _bench(artifact: Artifact) -> dict | None:

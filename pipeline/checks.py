@@ -39,6 +39,8 @@ def engine_gates(
     )
     advance()
     if cannot_run is not None:
+        advance()
+        advance()
         return found + [Gate(name=name, status="SKIPPED", reason=cannot_run) for name in ("decisions", "task metric")]
     runner = Runner(root, backend.target, backend.provider, config.threads, verify=False)
     rounded = None if narrow is None else Reference.of(narrow, reference.samples)

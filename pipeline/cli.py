@@ -33,7 +33,8 @@ def print_gates(gates: Sequence[Gate], console: Console) -> None:
     """One line per gate: status, name, and the reason or the figures."""
     for gate in gates:
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
-        console.print(f"{gate.status:<10} {gate.name}: {gate.reason or figures}", highlight=False, soft_wrap=True)
+        line = f"{gate.status:<10} {gate.name}: {gate.reason or figures}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_bars(console: Console) -> Progress:

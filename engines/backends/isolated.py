@@ -16,8 +16,8 @@ from engines.backends.layers import Layer
 from engines.errors import BuildError, InputError
 
 _WORKER = "engines.backends.tensorrt_worker"
-_SHOWN = 12
-"""Lines of a log that an error message ends with."""
+_SHOWN = 8
+"""Errors, and last lines, of a log that an error message ends with."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ def compile_isolated(request: Request, report: Report | None = None) -> Built:
                     result = message
         except BrokenPipeError:
             pass  # it has died, which its exit code tells
+        except BaseException:
+            worker.kill()
+            raise
         finally:
-            if worker.poll() is None and result is None:
-                worker.kill()
             code = worker.wait()
             worker.stdout.close()
     if result is None or code != 0:
@@ -102,7 +103,8 @@ def _failure(out: Path, log: Path, code: int, result: dict | None) -> InputError
             f"its builder was killed by {signal.Signals(-code).name}" if code < 0 else f"its builder exited with {code}"
         )
     lines = log.read_text("utf-8", "replace").splitlines()
-    shown = [line for line in lines if not line.startswith(("[VERBOSE]", "[INFO]"))][-_SHOWN:] or lines[-_SHOWN:]
+    errors = [line for line in lines if line.startswith(("[ERROR]", "[INTERNAL_ERROR]"))]
+    shown = [*errors[-_SHOWN:], *(line for line in lines[-_SHOWN:] if line not in errors)]
     return BuildError(
         "\n".join([f"{out.name}: {reason}; its log ({log}) ends:", *(f"    {line[:300]}" for line in shown)])
     )

@@ -41,6 +41,10 @@ def _checked(path: Path, modified: int, size: int) -> int:
         raise InputError(f"{path}: expected an ONNX graph, found {error}") from None
     if not model.graph.node:
         raise InputError(f"{path}: expected an ONNX graph, found one without nodes; the file is empty or cut off")
+    newest = onnx.defs.onnx_opset_version()
+    for entry in model.opset_import:
+        if entry.domain == "" and entry.version > newest:
+            raise InputError(f"{path}: expected operators of opset {newest} or older, found {entry.version}")
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise InputError(f"{path}: expected weights inside the graph, found {tensor.name!r} in another file")

@@ -63,7 +63,8 @@ def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(request.graph):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        found = [parser.get_error(index) for index in range(parser.num_errors)]
+        errors = [f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}" for error in found]
         raise InputError.listing(f"{request.graph}: {trt.__name__} {trt.__version__} cannot parse it", errors)
     for index in range(network.num_inputs):
         tensor = network.get_input(index)

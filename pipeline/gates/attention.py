@@ -20,8 +20,9 @@ def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int
         "fusible": sum(fusible for fusible, _ in found.values()),
         "fused": sum(fused for _, fused in found.values()),
     }
-    if precision == "fp32":
-        return Gate(name=name, status="SKIPPED", reason="no library fuses attention in fp32", figures=figures)
+    if precision == "fp32" or not figures["fusible"]:
+        reason = "every attention feeds a score" if precision != "fp32" else "no library fuses attention in fp32"
+        return Gate(name=name, status="SKIPPED", reason=reason, figures=figures)
     apart = [f"{file}: {fused} of {fusible}" for file, (fusible, fused) in found.items() if fused < fusible]
     if apart:
         rest = f"; and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""

@@ -39,6 +39,13 @@ def test_a_graph_beyond_what_protobuf_can_hold(tmp_path: Path) -> None:
         count_compactions(tmp_path / "stage_0.onnx")
 
 
+def test_operators_from_the_future(tmp_path: Path) -> None:
+    model = Toy().graph(0)
+    model.opset_import[0].version = 999
+    with pytest.raises(InputError, match=r"expected operators of opset \d+ or older, found 999"):
+        count_compactions(saved(model, tmp_path))
+
+
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "stage_0.weights"])
 @pytest.mark.parametrize("where", ["initializer", "constant", "function", "branch"])
 def test_weights_in_another_file(tmp_path: Path, location: str, where: str) -> None:
