@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from engines.artifact import Artifact
 from engines.backends import Backend
 from engines.backends.base import Arrays
-from engines.backends.device import Device, Stream
-from engines.backends.device_engine import DeviceEngine, EngineContext
+from engines.backends.device import Device
+from engines.backends.device_engine import DeviceEngine, EngineContext, Lane
 from engines.buckets import Bucket
 from engines.device_rows import Mover, Place, Rows
 from engines.errors import SkimError
@@ -17,11 +17,11 @@ from engines.stage_runner import Call, StageRunner, fill
 from engines.stages import CUT_OUTPUTS, LATER_INPUTS
 
 
-class _Lane:
+class _Lane(Lane):
     """A stream, the contexts that run on it, and the call that it works on."""
 
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
         self.contexts: dict[tuple[int, Bucket], _Context] = {}
         self.call: _DeviceCall | None = None
 
@@ -65,15 +65,17 @@ class DeviceStageRunner(StageRunner):
         self.streams, self._graphs = streams, cuda_graphs
         self._mover = Mover(device)
         # In the order in which they were last used, oldest first.
-        self._lanes = [_Lane(device.stream()) for _ in range(streams)]
+        self._lanes = [_Lane(device) for _ in range(streams)]
 
     def load_all(self, buckets: Iterable[Bucket]) -> None:
         """Loads every engine of these buckets, and captures its graph on every stream."""
         with self._turn:
-            for bucket in buckets:
-                for unit in range(self.units):
-                    for lane in self._lanes:
-                        self._context(lane, unit, bucket)
+            keys = [(unit, bucket) for bucket in buckets for unit in range(self.units)]
+            scratch = max(self._device_engine(*key).executable.scratch_bytes for key in keys)
+            for lane in self._lanes:
+                lane.scratch(scratch)
+                for key in keys:
+                    self._context(lane, *key)
 
     def start(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> Call:
         call = _DeviceCall(unit, samples, [sample.rows for sample in samples])
@@ -121,13 +123,17 @@ class DeviceStageRunner(StageRunner):
     def _context(self, lane: _Lane, unit: int, bucket: Bucket) -> _Context:
         context = lane.contexts.get((unit, bucket))
         if context is None:
-            engine = self._engine(unit, bucket)
-            assert isinstance(engine, DeviceEngine)
+            engine = self._device_engine(unit, bucket)
             reads, leaves = 0 < unit < self._stages, unit < self._stages - 1
             resident = [*(LATER_INPUTS if reads else ()), *(CUT_OUTPUTS[:1] if not self._token_level else ())]
-            context = _Context(engine.context(lane.stream, resident, self._graphs), reads, leaves)
+            context = _Context(engine.context(lane, resident, self._graphs), reads, leaves)
             lane.contexts[unit, bucket] = context
         return context
+
+    def _device_engine(self, unit: int, bucket: Bucket) -> DeviceEngine:
+        engine = self._engine(unit, bucket)
+        assert isinstance(engine, DeviceEngine)
+        return engine
 
     def _keep(self, call: Call, place: int, count: int, outputs: Arrays) -> None:
         assert isinstance(call, _DeviceCall) and call.context.output is not None

@@ -21,6 +21,8 @@ class TensorRtExecutable:
 
     def __init__(self, trt: ModuleType, engine: Any, runtime: Any) -> None:
         self._engine, self._runtime = engine, runtime
+        self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.scratch_bytes: int = engine.device_memory_size_v2
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         types = {
@@ -40,14 +42,16 @@ class TensorRtExecutable:
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             (self.inputs if is_input else self.outputs)[name] = Tensor(shape, np.dtype(dtype))
 
-    def execution(self) -> TensorRtExecution:
-        """A new execution context, with activation memory of its own. Raises SkimError when there is too little."""
-        context = self._engine.create_execution_context()
+    def execution(self, scratch: int) -> TensorRtExecution:
+        """A new execution context, its activations at `scratch`. Raises SkimError when there is too little memory."""
+        context = self._engine.create_execution_context(self._strategy)
         if context is None:
             raise SkimError(
-                f"engine {self._engine.name!r}: expected an execution context, found none; the device's memory is too "
-                "short for its activations: use fewer streams or smaller buckets"
+                f"engine {self._engine.name!r}: expected an execution context, found none; TensorRT's log says why: if "
+                "the device's memory is short use fewer streams or buckets"
             )
+        if self.scratch_bytes:
+            context.set_device_memory(scratch, self.scratch_bytes)
         return TensorRtExecution(context, self)
 
 

@@ -129,5 +129,9 @@ class Executable(Protocol):
     def outputs(self) -> Mapping[str, Tensor]:
         """The output tensors by name."""
 
-    def execution(self) -> Execution:
-        """A new execution context."""
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that a run needs for activations."""
+
+    def execution(self, scratch: int) -> Execution:
+        """A new execution context, whose runs use the memory at `scratch`."""

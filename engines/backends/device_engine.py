@@ -23,13 +23,13 @@ class DeviceEngine(Engine):
     def __init__(self, device: Device, executable: Executable) -> None:
         self.device, self.executable = device, executable
 
-    def context(self, stream: Stream, resident: Collection[str] = (), graphs: bool = True) -> EngineContext:
-        """A new context on a stream; the tensors named `resident` stay on the device."""
-        return EngineContext(self.device, self.executable, stream, resident, graphs)
+    def context(self, lane: Lane, resident: Collection[str] = (), graphs: bool = True) -> EngineContext:
+        """A new context on a lane; the tensors named `resident` stay on the device."""
+        return EngineContext(self.device, self.executable, lane, resident, graphs)
 
     @cached_property
     def _whole(self) -> EngineContext:
-        return self.context(self.device.stream())
+        return self.context(Lane(self.device))
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray]:  # type: ignore[override]
@@ -48,6 +48,20 @@ class DeviceEngine(Engine):
         return {n: _from_bfloat16(v) if v.dtype == np.uint16 else v for n, v in found.items()}
 
 
+class Lane:
+    """A stream, and the memory for activations that its calls, one after the other, all use."""
+
+    def __init__(self, device: Device) -> None:
+        self.stream = device.stream()
+        self._device, self._scratch = device, DeviceArray(0, Tensor((0,), np.dtype(np.uint8)), None)
+
+    def scratch(self, nbytes: int) -> DeviceArray:
+        """At least so many bytes. It only grows: graphs hold the address that their context was given."""
+        if self._scratch.tensor.nbytes < nbytes:
+            self._scratch = self._device.array(Tensor((nbytes,), np.dtype(np.uint8)))
+        return self._scratch
+
+
 class EngineContext:
     """One execution context with buffers of its own, at addresses that never change, and the graph of a call.
 
@@ -57,10 +71,11 @@ class EngineContext:
     """
 
     def __init__(
-        self, device: Device, executable: Executable, stream: Stream, resident: Collection[str], graphs: bool
+        self, device: Device, executable: Executable, lane: Lane, resident: Collection[str], graphs: bool
     ) -> None:
-        self.stream, self.done = stream, device.event()
-        self._execution = executable.execution()
+        self.stream, self.done = lane.stream, device.event()
+        self._scratch = lane.scratch(executable.scratch_bytes)
+        self._execution = executable.execution(self._scratch.address)
         self.arrays: dict[str, DeviceArray] = {}
         self._up = _Block(device, {n: t for n, t in executable.inputs.items() if n not in resident})
         self._down = _Block(device, {n: t for n, t in executable.outputs.items() if n not in resident})
@@ -71,8 +86,8 @@ class EngineContext:
             self._execution.bind(name, self.arrays[name].address)
         # A capture must find the engine warm: its first run may allocate, which no graph can hold.
         self._queue()
-        stream.synchronize()
-        self._graph = stream.capture(self._queue) if graphs else None
+        self.stream.synchronize()
+        self._graph = self.stream.capture(self._queue) if graphs else None
 
     def launch(self) -> None:
         """Queues a call on what `inputs`, and the resident inputs on the device, hold."""

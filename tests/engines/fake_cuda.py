@@ -174,6 +174,7 @@ class FakeTensorRt:
 
     DataType = enum.Enum("DataType", "FLOAT HALF BF16 INT32 INT64")
     TensorIOMode = enum.Enum("TensorIOMode", "INPUT OUTPUT")
+    ExecutionContextAllocationStrategy = enum.Enum("ExecutionContextAllocationStrategy", "STATIC USER_MANAGED")
 
 
 class FakeCudaEngine:
@@ -202,7 +203,12 @@ class FakeCudaEngine:
     def get_tensor_mode(self, name: str):
         return FakeTensorRt.TensorIOMode["INPUT" if name in self.executable.inputs else "OUTPUT"]
 
-    def create_execution_context(self):
+    @property
+    def device_memory_size_v2(self) -> int:
+        return self.executable.scratch_bytes
+
+    def create_execution_context(self, strategy):
+        assert strategy is FakeTensorRt.ExecutionContextAllocationStrategy.USER_MANAGED
         return None if self.refusing == "contexts" else FakeExecutionContext(self)
 
 
@@ -210,7 +216,11 @@ class FakeExecutionContext:
     """An IExecutionContext."""
 
     def __init__(self, engine: FakeCudaEngine) -> None:
-        self._engine, self._execution = engine, engine.executable.execution()
+        self._engine, self._execution = engine, engine.executable.execution(0)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory % 256 == 0 and size >= self._engine.device_memory_size_v2
+        self._execution.scratch = memory
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if self._engine.refusing == "addresses":

@@ -171,15 +171,19 @@ class HostExecutable:
         self.inputs = {name: Tensor(a.shape, a.dtype) for name, a in engine.inputs.items()}
         self.outputs = {name: Tensor(a.shape, a.dtype) for name, a in engine.run().items()}
 
-    def execution(self) -> HostExecution:
-        return HostExecution(self)
+    @property
+    def scratch_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.inputs.values())
+
+    def execution(self, scratch: int) -> HostExecution:
+        return HostExecution(self, scratch)
 
 
 class HostExecution:
     """A context: bound once, queued any number of times."""
 
-    def __init__(self, executable: HostExecutable) -> None:
-        self.executable = executable
+    def __init__(self, executable: HostExecutable, scratch: int) -> None:
+        self.executable, self.scratch = executable, scratch
         self.bound: dict[str, int] = {}
         self.captured: dict[str, int] | None = None
         self.ran = False
@@ -203,6 +207,7 @@ class HostExecution:
 
     def _run(self) -> None:
         self.ran = True
+        view(self.scratch, Tensor((self.executable.scratch_bytes,), np.dtype(np.uint8))).fill(0xA5)
         engine = self.executable.engine
         for name, tensor in self.executable.inputs.items():
             engine.inputs[name][...] = view(self.bound[name], tensor)

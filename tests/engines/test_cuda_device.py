@@ -19,7 +19,10 @@ from engines.backends.cuda_tensorrt import TensorRtExecutable
 from engines.backends.device import Tensor
 from engines.backends.device_engine import DeviceEngine
 from engines.binding import Binding
+from engines.buckets import Bucket
+from engines.device_stages import DeviceStageRunner
 from engines.errors import InputError, SkimError, TargetError
+from engines.samples import Sample
 from engines.stage_runner import open_stages
 from tests.engines.fake_cuda import FakeCudaEngine, FakeRuntime, FakeTensorRt, Status
 from tests.engines.host_device import HostDevice, HostDeviceBackend, HostExecutable, plain_regroup
@@ -159,7 +162,41 @@ def test_tensorrt_has_what_we_call(name: str) -> None:
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     trt = importlib.import_module(name)
-    assert used(cuda_tensorrt, r"engine\.(\w+)\(") | {"num_io_tensors", "name"} <= set(dir(trt.ICudaEngine))
+    properties = {"num_io_tensors", "name", "device_memory_size_v2"}
+    assert used(cuda_tensorrt, r"engine\.(\w+)\(") | properties <= set(dir(trt.ICudaEngine))
+    assert used(cuda_tensorrt, r"\bcontext\.(\w+)\(") <= set(dir(trt.IExecutionContext))
     assert used(cuda_tensorrt, r"_context\.(\w+)\(") <= set(dir(trt.IExecutionContext))
+    assert hasattr(trt.ExecutionContextAllocationStrategy, "USER_MANAGED")
     assert used(cuda_tensorrt, r"trt\.DataType\.(\w+)") <= set(trt.DataType.__members__)
     assert hasattr(trt.TensorIOMode, "INPUT")
+
+
+def test_a_bucket_that_memory_is_too_short_for_leaves_the_others_usable(toy_artifact) -> None:
+    """Fault 28: the error says what to do, nothing leaks, and the same samples can be run in another bucket."""
+    backend = FakeCudaBackend(INNER)
+    stages = open_stages(Artifact.open(toy_artifact(Toy()), verify=False), backend, None, streams=1)
+    sample = Sample(0, random_tokens(0, 1, longest=4)[0])
+    small, large = Bucket(batch=1, length=4), Bucket(batch=3, length=24)
+    stages.run(0, small, [sample])
+    before = {kind: set(held) for kind, held in backend.runtime.alive.items()}
+    backend.runtime.failing["cudaMalloc"] = Status.cudaErrorMemoryAllocation
+    with pytest.raises(SkimError, match="fewer streams or smaller buckets"):
+        stages.run(1, large, [sample])
+    del backend.runtime.failing["cudaMalloc"]
+    gc.collect()
+    assert {kind: set(held) for kind, held in backend.runtime.alive.items()} == before
+    while sample.logits is None:
+        stages.run(sample.unit, small, [sample])
+    np.testing.assert_allclose(sample.logits, Toy().reference(sample.tokens)[0], atol=1e-5)
+
+
+def test_calls_of_a_stream_share_the_memory_for_activations(toy_artifact) -> None:
+    """Loaded all at once, a stream takes what its largest engine needs, and no more."""
+    backend = FakeCudaBackend(INNER)
+    stages = open_stages(Artifact.open(toy_artifact(Toy()), verify=False), backend, None, streams=1)
+    stages.load_all(BUCKETS)
+    assert isinstance(stages, DeviceStageRunner)
+    contexts = [c.engine for lane in stages._lanes for c in lane.contexts.values()]
+    needed = max(context._execution._executable.scratch_bytes for context in contexts)  # type: ignore[attr-defined]
+    assert {context._scratch.address for context in contexts} == {contexts[0]._scratch.address}
+    assert contexts[0]._scratch.tensor.nbytes == needed

@@ -140,7 +140,9 @@ class Doubling:
         self.outputs = {"packed": Tensor((2, 3), np.dtype(np.uint16))}
         self.bound: dict[str, int] = {}
 
-    def execution(self) -> Doubling:
+    scratch_bytes = 0
+
+    def execution(self, scratch: int) -> Doubling:
         return self
 
     def bind(self, name: str, address: int) -> None:
