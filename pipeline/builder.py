@@ -16,20 +16,23 @@ from rich.console import Console
 from rich.progress import Progress
 
 from calib.data import examples_digest
+from calib.int8 import int8_gate
 from engines import artifact as layout
 from engines.artifact import Artifact, EngineRecord, Gate, Manifest, Unit
 from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import BuildError, GateError, InputError
 from pipeline import __version__, gates
-from pipeline.checks import engine_gates
+from pipeline.checks import counterpart, engine_gates
 from pipeline.cli import progress_bars
 from pipeline.compilation import Compilation, Compiled
 from pipeline.config import BuildConfig
 from pipeline.frontends.traced_backend import TracedBackend
 from pipeline.gates.reference import Reference
+from pipeline.gpu_kit import write_gpu_kit
 from pipeline.graph.export import export_stage
 from pipeline.graph.precision import Precision
 from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
+from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
 from pipeline.measure import as_record, measure
 from pipeline.model.checkpoint import checkpoint_digest, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
@@ -38,6 +41,7 @@ from pipeline.publish import Publisher
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget
 from pipeline.versions import tool_versions
+from plugins.library import copy_plugins
 
 _TIMED_TEXTS, _ROUNDS = 64, 3
 
@@ -52,6 +56,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
     precision = target.graph_precision
     subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
     buckets = chosen_buckets(config, subject.model)
+    texts = read_calibration_set(config, subject, buckets) if config.precision == "int8" else None
     key = build_key(config, subject, buckets)
     held = _held(config.out)
     others = _engines_elsewhere(held, key, target)
@@ -74,10 +79,25 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         if config.frontend == "torch-tensorrt":
             target = _traced(target, subject.model, specs)
         steps = [spec.step_names for spec in specs]
-        compilation = Compilation(root, target, graphs, steps, publisher, held, config.jobs)
+
+        def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
+            return Compilation(root, target, graphs, steps, publisher, held, config.jobs)
+
+        compilation, calibration = compilation_of(target, graphs), None
+        if texts is not None:
+            calibration = calibrated(config, subject, texts, reference, root, publisher, progress, console)
+            int8 = quantised_graphs(graphs, calibration.scheme, root)
+            if target.backend.machine_bound:
+                compilation = compilation_of(target, {**graphs, **int8})
         compiled = Compiled()
         if not config.export_only:
-            compiled = compilation.run(buckets, progress)
+            if calibration is None or target.backend.machine_bound:
+                compiled = compilation.run(buckets, progress)
+            else:
+                both = compilation_of(replace(target, precision=precision), graphs), compilation_of(target, int8)
+                compiled, calibration = compile_int8(
+                    *both, calibration, buckets, root, target.backend, config.threads, progress
+                )
             _say_what_failed(compiled, buckets, subject.model, console, alone=not others)
             others = [record for record in others if compilation.take_over(record)]
         (root / "tokenizer").mkdir(exist_ok=True)
@@ -85,6 +105,11 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         kept = [bucket for bucket in buckets if bucket not in compiled.failed]
         manifest = _manifest(config, precision, key, subject, specs, graphs, kept, [*others, *compiled.records], root)
         layout.write_manifest(root, manifest)
+        if target.options.plugin:
+            copy_plugins(root / "plugins")
+        if config.export_only or target.backend.needs_device_to_build:
+            narrow = counterpart(subject.model, precision)
+            write_gpu_kit(root, specs, subject.model, checked, manifest, narrow, target.options)
 
         gated = progress.add_task("gates", total=3 + (baseline is not None))
 
@@ -93,6 +118,8 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
 
         checks = (config, subject, specs, reference, root, manifest, target.backend, target.cannot_run, advance)
         found += engine_gates(*checks)
+        if calibration is not None:
+            found.append(int8_gate(calibration, compared=not target.backend.machine_bound))
         reports = {r.file: compilation.report_of(r) for r in compiled.records if r.report is not None}
         if reports:
             name = f"fused attention ({target.backend.target} {compiled.records[0].place})"
@@ -131,6 +158,8 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "version": __version__,
         "tools": tool_versions(),
     }
+    if config.precision == "int8":
+        inputs["calibration"] = read_calibration_set(config, subject, buckets).coverage.data_sha256
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

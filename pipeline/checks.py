@@ -7,13 +7,22 @@ from pathlib import Path
 
 from engines.artifact import Gate, Manifest
 from engines.backends import Backend
+from engines.prediction import SampleResult
 from engines.runner import Runner
 from pipeline import gates
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference
-from pipeline.graph.precision import reference_in
+from pipeline.graph.precision import Precision, reference_in
 from pipeline.graph.stages import StageSpec
+from pipeline.int8 import int8_parity, simulated_model
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.model.transformer import PrunedTransformer
 from pipeline.subject import Subject, metric_gate
+
+
+def counterpart(model: PrunedTransformer, precision: Precision) -> PrunedTransformer | None:
+    """PyTorch's model in the precision of the graphs; None in fp32, where it is the model itself."""
+    return None if precision == "fp32" else reference_in(model, precision)
 
 
 def engine_gates(
@@ -32,21 +41,47 @@ def engine_gates(
     cannot_run: why this machine cannot run the engines; what they would be asked is then SKIPPED.
     advance:    called after each of the three.
     """
-    precision = manifest.plan.precision
-    narrow = None if precision == "fp32" else reference_in(subject.model, precision)
+    narrow = counterpart(subject.model, manifest.plan.precision)
     found = gates.numeric_parity(
         subject.model, specs, reference.samples, root, manifest, backend, config.threads, narrow, cannot_run
     )
+    found += int8_parity(subject.model, specs, reference, root, manifest, backend, config.threads, cannot_run)
     advance()
     if cannot_run is not None:
         advance()
         advance()
         return found + [Gate(name=name, status="SKIPPED", reason=cannot_run) for name in ("decisions", "task metric")]
     runner = Runner(root, backend.target, backend.provider, config.threads, verify=False)
-    rounded = None if narrow is None else Reference.of(narrow, reference.samples)
     results = runner.run_tokens(reference.samples)
-    found.append(gates.decision_parity(subject.model, specs, reference, results, rounded))
+    if any(record.precision == "int8" for record in manifest.engines):
+        found.append(_int8_decisions(subject.model, specs, reference, results, root))
+    else:
+        rounded = None if narrow is None else Reference.of(narrow, reference.samples)
+        found.append(gates.decision_parity(subject.model, specs, reference, results, rounded))
     advance()
     found.append(metric_gate(config, subject, runner))
     advance()
     return found
+
+
+def _int8_decisions(
+    model: PrunedTransformer,
+    specs: Sequence[StageSpec],
+    reference: Reference,
+    results: Sequence[SampleResult],
+    root: Path,
+) -> Gate:
+    """Gate 3 in INT8: against the simulation of the same ranges; flips against float32 are counted beside it.
+
+    Quantisation moves what is decided, which the task metric judges; the engines must decide as the simulation does.
+    """
+    simulated = simulated_model(model, root)
+    ours = Reference.of(simulated, reference.samples)
+    gate = gates.decision_parity(simulated, specs, ours, results, rounded=reference)
+    plain = gates.decision_parity(model, specs, reference, results, rounded=ours).figures
+    figures = {
+        "flips_against_fp32": plain["flips"],
+        "of_them_within_rounding_of_threshold": plain["flips_within_rounding_of_threshold"],
+        "label_agreement_with_fp32": plain["label_agreement"],
+    }
+    return gate.model_copy(update={"figures": {**gate.figures, **figures}})

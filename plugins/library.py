@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ NAME, NAMESPACE, VERSION = "TokenCompact", "skimrt", "1"
 
 ENVIRONMENT_VARIABLE = "SKIMRT_PLUGIN_LIBRARY"
 FILE_NAME = "libskimrt_plugins.so"
+AUTOLOAD_NAME = "libskimrt_autoload.so"  # for programs that only open a library
+RTX_ALIAS_NAME = "libtensorrt_rtx.so"  # for TensorRT-RTX's parser
 ABI_VERSION = 1
 ENTRY_POINTS = (
     "getCreators",
@@ -53,6 +56,18 @@ def library_path() -> Path:
         f"plugin library: expected {FILE_NAME} at {' or '.join(map(str, candidates))}, found none. "
         f"Build it (cmake -S . -B build && cmake --build build; needs nvcc) or set {ENVIRONMENT_VARIABLE}."
     )
+
+
+def copy_plugins(folder: Path) -> None:
+    """Copies the library that `library_path` names, and those that belong to it, into a folder.
+
+    Raises PluginError when there is none.
+    """
+    source = library_path()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (source.name, AUTOLOAD_NAME, RTX_ALIAS_NAME):
+        if source.with_name(name).is_file():
+            shutil.copyfile(source.with_name(name), folder / name)
 
 
 def open_library(path: Path | None = None) -> ctypes.CDLL:
@@ -152,7 +167,7 @@ def _find_creators(registry: Any) -> list[Any]:
 def _provide_parser_library(path: Path) -> None:
     """Loads the stand-in for libtensorrt_rtx.so, without which the ONNX parser of the TensorRT-RTX wheel ends
     the process at the first plugin node; rtx_alias/CMakeLists.txt says why."""
-    alias = path.with_name("libtensorrt_rtx.so")
+    alias = path.with_name(RTX_ALIAS_NAME)
     try:
         ctypes.CDLL(str(alias), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
