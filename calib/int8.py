@@ -143,8 +143,11 @@ def retention_of(
     )
 
 
-def int8_gate(calibration: Calibration) -> Gate:
-    """What became of INT8, for the manifest: PASSED where it is used at all, else SKIPPED; and every reason why not."""
+def int8_gate(calibration: Calibration, compared: bool = True) -> Gate:
+    """What became of INT8, for the manifest: PASSED where it is used at all, else SKIPPED; and every reason why not.
+
+    compared: whether engines of both precisions were timed; where they were not, INT8 is used wherever accuracy allows.
+    """
     kept, used = calibration.kept, [choice for choice in calibration.engines if choice.int8]
     figures: dict[str, float | int | str] = {
         "int8_engines": len(used),
@@ -166,7 +169,7 @@ def int8_gate(calibration: Calibration) -> Gate:
             f"the budget has {kept.budget:.2f} left"
         )
         return Gate(name="int8", status="SKIPPED", reason=reason, figures=figures)
-    if not used:
+    if compared and not used:
         return Gate(
             name="int8", status="SKIPPED", reason="INT8 is not used: it is faster in no bucket", figures=figures
         )

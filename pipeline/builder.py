@@ -56,7 +56,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
     precision = target.graph_precision
     subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
     buckets = chosen_buckets(config, subject.model)
-    texts = read_calibration_set(config, subject, buckets) if config.precision == "int8" else None
+    calibration_texts = read_calibration_set(config, subject, buckets) if config.precision == "int8" else None
     key = build_key(config, subject, buckets)
     held = _held(config.out)
     others = _engines_elsewhere(held, key, target)
@@ -84,8 +84,8 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
             return Compilation(root, target, graphs, steps, publisher, held, config.jobs)
 
         compilation, calibration = compilation_of(target, graphs), None
-        if texts is not None:
-            calibration = calibrated(config, subject, texts, reference, root, publisher, progress, console)
+        if calibration_texts is not None:
+            calibration = calibrated(config, subject, calibration_texts, reference, root, publisher, progress, console)
             int8 = quantised_graphs(graphs, calibration.scheme, root)
             if target.backend.machine_bound:
                 compilation = compilation_of(target, {**graphs, **int8})

@@ -16,7 +16,6 @@ from pipeline.graph.precision import Precision, reference_in
 from pipeline.graph.stages import StageSpec
 from pipeline.int8 import int8_parity, simulated_model
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.model.transformer import PrunedTransformer
 from pipeline.subject import Subject, metric_gate
 
 

@@ -106,7 +106,7 @@ class Compilation:
         label = f"engines ({self._target.backend.target}, {self._target.precision})"
         task = progress.add_task(label, total=len(jobs))
         self._take_timings()
-        missing = [job for job in jobs if not self._publisher.done(_step(job)) and not self._take(job)]
+        missing = [job for job in jobs if not self._is_there(job) and not self._take(job)]
         progress.advance(task, len(jobs) - len(missing))
         errors: dict[Job, BuildError] = {}
         for job, error in self._compile(missing, progress):
@@ -156,6 +156,10 @@ class Compilation:
                 file = f"{self.folder}/{self._target.backend.engine_name(unit, bucket)}"
                 jobs.append(Job(unit, graph, bucket, file, key))
         return jobs
+
+    def _is_there(self, job: Job) -> bool:
+        """Whether the build that is resumed has compiled it, and it was not given up for a faster one since."""
+        return self._publisher.done(_step(job)) and (self._root / job.file).is_file()
 
     def _take(self, job: Job) -> bool:
         """Takes an engine with the same key from the held artifact, where engines are files of their own."""
@@ -231,7 +235,7 @@ class Compilation:
             peak = EngineReport.model_validate_json((self._root / first.report).read_bytes()).peak_bytes
         except OSError:  # it failed
             return 1
-        return max(1, min(len(os.sched_getaffinity(0)), int(_SHARE_OF_MEMORY * _free_memory() // peak)))
+        return builders_side_by_side(peak)
 
     def _record(self, job: Job) -> EngineRecord:
         isolated = self._target.backend.isolated
@@ -265,6 +269,11 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def builders_side_by_side(peak_bytes: int) -> int:
+    """How many builders of that size the free memory holds; at least one, and not more than there are cores."""
+    return max(1, min(len(os.sched_getaffinity(0)), int(_SHARE_OF_MEMORY * _free_memory() // peak_bytes)))
 
 
 def _free_memory() -> int:

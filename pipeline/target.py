@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import cast
 
 from engines.backends import BACKENDS, Backend, choose_builder
 from engines.backends.base import EngineOptions
@@ -32,12 +32,9 @@ class BuildTarget:
 
     @property
     def graph_precision(self) -> Precision:
-        """The number format of the stage graphs. Raises InputError for int8, which no graph is exported in."""
-        if self.precision not in get_args(Precision):
-            raise InputError(
-                f"precision {self.precision!r}: this version exports graphs in {', '.join(get_args(Precision))}; "
-                "quantised graphs come from calibration"
-            )
+        """The number format of the stage graphs; in INT8 that of what is not quantised."""
+        if self.precision == "int8":
+            return "fp16" if self.backend.machine_bound else "fp32"
         return cast("Precision", self.precision)
 
     @classmethod

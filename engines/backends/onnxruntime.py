@@ -18,7 +18,7 @@ from engines.errors import InputError
 class OnnxRuntimeBackend(Backend):
     """One session per engine. Threads must not spin: a staged run's sessions would fight for the cores."""
 
-    target, provider, precisions = "cpu", "onnxruntime", ("fp32",)
+    target, provider, precisions = "cpu", "onnxruntime", ("fp32", "int8")
 
     def available(self) -> str | None:
         if importlib.util.find_spec("onnxruntime") is None:

@@ -20,7 +20,7 @@ from engines.stages import INPUT_NAMES, OUTPUT_NAMES
 class OpenVinoBackend(Backend):
     """Compiles when it loads; all engines share OpenVINO's one thread pool."""
 
-    target, provider, precisions = "cpu", "openvino", ("fp32",)
+    target, provider, precisions = "cpu", "openvino", ("fp32", "int8")
 
     def available(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from engines.artifact import EngineRecord, Gate
-from engines.backends import Engine
 from engines.tokenization import Tokens
 from pipeline.gates.numeric import ERROR_RATIO, Arrays, fill_bucket, walk_states
 from pipeline.graph.evaluate import run_module
@@ -37,7 +36,8 @@ def quantized_parity(
     specs: Sequence[StageSpec],
     samples: Sequence[Tokens],
     records: Sequence[EngineRecord],
-    load: Callable[[EngineRecord], Engine],
+    load: Callable[[EngineRecord], Callable[[Arrays], Arrays]],
+    name: str = "numeric: INT8 engines",
 ) -> Gate:
     """Compares INT8 engines with `simulated`, the model with the same ranges in PyTorch, both against float32.
 
@@ -67,7 +67,6 @@ def quantized_parity(
         "decisions": found.decisions,
         "flips_within_rounding_of_threshold": found.flips,
     }
-    name = "numeric: INT8 engines"
     if found.failures:
         reason = "; ".join(found.failures[:5])
         return Gate(name=name, status="FAILED", reason=reason, figures=figures)
@@ -83,7 +82,7 @@ def _compare(
     simulation: Stage,
     inputs: Arrays,
     real: int,
-    engine: Engine,
+    engine: Callable[[Arrays], Arrays],
 ) -> None:
     plain, expected, ours = run_module(stage, inputs), run_module(simulation, inputs), engine(inputs)
     # A sample's rows come first, whether alive or not: its dead first row is carried too.
