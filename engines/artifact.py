@@ -83,20 +83,30 @@ class Data(_Strict):
 
 
 class StagePlan(_Strict):
-    """One stage: its graph, and its steps such as "attend 2"."""
+    """One stage: its graph, its steps such as "attend 2", and its buckets where they are not those of the plan."""
 
     graph: RelativePath
     steps: list[str]
+    buckets: list[Bucket] | None = Field(None, min_length=1)
 
 
 class Plan(_Strict):
-    """The stages, the buckets that every one of them is compiled for, and the number format of their graphs."""
+    """The stages, the buckets that they are compiled for, and the number format of their graphs.
+
+    expected: milliseconds per sample by batch size, as the planner saw it, where it chose the plan.
+    """
 
     kind: Literal["staged"]
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     stages: list[StagePlan] = Field(min_length=1)
     head_graph: RelativePath | None = None
     buckets: list[Bucket] = Field(min_length=1)
+    expected: dict[int, float] = {}
+
+    def buckets_of(self, unit: Unit) -> list[Bucket]:
+        """What a stage, or the token-level head, is compiled for."""
+        own = None if unit == "head" else self.stages[int(unit)].buckets
+        return self.buckets if own is None else own
 
 
 class EngineRecord(_Strict):
@@ -167,10 +177,13 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _parts_fit(self) -> Manifest:
         plan, problems = self.plan, []
-        problems += [f"plan.buckets: {bucket} is listed twice" for bucket in _repeated(plan.buckets)]
-        longest = max(bucket.length for bucket in plan.buckets)
-        if longest < self.max_length:
-            problems.append(f"plan.buckets: the longest is {longest}, expected at least max_length {self.max_length}")
+        lists = {"plan.buckets": plan.buckets}
+        lists |= {f"plan.stages.{i}.buckets": stage.buckets for i, stage in enumerate(plan.stages) if stage.buckets}
+        for name, buckets in lists.items():
+            problems += [f"{name}: {bucket} is listed twice" for bucket in _repeated(buckets)]
+            longest = max(bucket.length for bucket in buckets)
+            if longest < self.max_length:
+                problems.append(f"{name}: the longest is {longest}, expected at least max_length {self.max_length}")
         if (plan.head_graph is not None) != self.head.token_level:
             problems.append(
                 f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
@@ -183,7 +196,7 @@ class Manifest(_Strict):
         ]
         for target, place in sorted({(e.target, e.place) for e in self.engines}):
             held = {(e.stage, e.bucket) for e in self.engines if (e.target, e.place) == (target, place)}
-            missing = [(u, b) for u in units for b in plan.buckets if (u, b) not in held]
+            missing = [(u, b) for u in units for b in plan.buckets_of(u) if (u, b) not in held]
             problems += [
                 f"engines: {' '.join((target, place)).strip()} lacks stage {unit} {bucket}" for unit, bucket in missing
             ]

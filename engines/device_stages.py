@@ -67,10 +67,10 @@ class DeviceStageRunner(StageRunner):
         # In the order in which they were last used, oldest first.
         self._lanes = [_Lane(device) for _ in range(streams)]
 
-    def load_all(self, buckets: Iterable[Bucket]) -> None:
-        """Loads every engine of these buckets, and captures its graph on every stream."""
+    def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
+        """Loads the engines of these buckets of every unit, and captures their graphs on every stream."""
         with self._turn:
-            keys = [(unit, bucket) for bucket in buckets for unit in range(self.units)]
+            keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
             scratch = max(self._device_engine(*key).executable.scratch_bytes for key in keys)
             for lane in self._lanes:
                 lane.scratch(scratch)

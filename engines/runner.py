@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from engines.artifact import TOKENIZER_NAME, Artifact
+from engines.artifact import TOKENIZER_NAME, Artifact, Unit
 from engines.backends import choose_backend
-from engines.buckets import format_buckets
+from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
@@ -61,13 +61,10 @@ class Runner:
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
         self.backend = choose_backend(target, provider, [record.target for record in manifest.engines])
-        self.buckets = [b for b in manifest.plan.buckets if max_batch is None or b.batch <= max_batch]
-        if not self.buckets or max(b.length for b in self.buckets) < manifest.max_length:
-            raise InputError(
-                f"max_batch {max_batch}: the artifact's buckets are {format_buckets(manifest.plan.buckets)}"
-            )
+        units: list[Unit] = [*range(len(manifest.plan.stages)), *(["head"] if manifest.head.token_level else [])]
+        self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
-        self._scheduler = Scheduler([self.buckets] * self._stages.units)
+        self._scheduler = Scheduler(self._buckets)
         self._encode = TextEncoder(
             self.artifact.file(TOKENIZER_NAME), manifest.max_length, manifest.encoder.type_vocab_size
         )
@@ -87,7 +84,13 @@ class Runner:
 
     def warm_up(self) -> None:
         """Loads every engine now instead of at its first use."""
-        self._stages.load_all(self.buckets)
+        self._stages.load_all(self._buckets)
+
+    def _usable(self, buckets: Sequence[Bucket], max_batch: int | None) -> list[Bucket]:
+        usable = [bucket for bucket in buckets if max_batch is None or bucket.batch <= max_batch]
+        if max((bucket.length for bucket in usable), default=0) < self.manifest.max_length:
+            raise InputError(f"max_batch {max_batch}: the artifact's buckets are {format_buckets(buckets)}")
+        return usable
 
     def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
         rest, number = iter(texts), 0

@@ -67,11 +67,11 @@ class StageRunner:
         """Stages, and the token-level head if there is one."""
         return self._stages + int(self._token_level)
 
-    def load_all(self, buckets: Iterable[Bucket]) -> None:
-        """Loads every engine of these buckets."""
+    def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
+        """Loads the engines of these buckets of every unit."""
         with self._turn:
-            for bucket in buckets:
-                for unit in range(self.units):
+            for unit, held in enumerate(buckets):
+                for bucket in held:
                     self._engine(unit, bucket)
 
     def run(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.files import write_whole
 
 if TYPE_CHECKING:
     import onnx
@@ -31,10 +31,10 @@ def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path) -> None:
     state = stage_graph.stat()
     prepared, location, weights = _prepared(stage_graph, state.st_mtime_ns, state.st_size)
     if location is not None and not (out.parent / location).exists():
-        _write(out.parent / location, weights)
+        write_whole(out.parent / location, weights)
     model = onnx.ModelProto.FromString(prepared)
     _fix_shapes(model, bucket, stage_graph)
-    _write(out, _folded(model).SerializeToString(deterministic=True))
+    write_whole(out, _folded(model).SerializeToString(deterministic=True))
 
 
 @lru_cache(maxsize=1)  # a build compiles one stage for all its buckets, then the next
@@ -104,11 +104,3 @@ def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]
                 external.external_data.add(key=key, value=value)
             tensor.CopyFrom(external)
     return location, bytes(content)
-
-
-def _write(path: Path, content: bytes | bytearray) -> None:
-    """Writes a file as a whole or not at all, so that an interrupted build does not leave half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

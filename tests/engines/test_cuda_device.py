@@ -58,7 +58,7 @@ def open_engine(toy_artifact, backend: FakeCudaBackend) -> DeviceEngine:
 def test_a_run_through_cuda_and_tensorrt(toy_artifact, toy: Toy, graphs: bool) -> None:
     backend = FakeCudaBackend(INNER)
     stages = open_stages(Artifact.open(toy_artifact(toy), verify=False), backend, None, 2, graphs)
-    stages.load_all(BUCKETS)
+    stages.load_all([BUCKETS] * stages.units)
     samples = random_tokens(5, 40)
     check(toy, samples, drive(stages, samples))
     assert bool(backend.host_device.traffic.launches) == graphs
@@ -194,7 +194,7 @@ def test_calls_of_a_stream_share_the_memory_for_activations(toy_artifact) -> Non
     """Loaded all at once, a stream takes what its largest engine needs, and no more."""
     backend = FakeCudaBackend(INNER)
     stages = open_stages(Artifact.open(toy_artifact(Toy()), verify=False), backend, None, streams=1)
-    stages.load_all(BUCKETS)
+    stages.load_all([BUCKETS] * stages.units)
     assert isinstance(stages, DeviceStageRunner)
     contexts = [c.engine for lane in stages._lanes for c in lane.contexts.values()]
     needed = max(context._execution._executable.scratch_bytes for context in contexts)  # type: ignore[attr-defined]

@@ -185,7 +185,7 @@ def test_a_planted_fault_is_noticed(fault: str, toy_artifact, monkeypatch: pytes
 def test_one_graph_per_engine_and_context_and_nothing_is_captured_twice(toy_artifact) -> None:
     device = HostDevice(plain_regroup)
     stages = stages_on(toy_artifact(Toy()), device, streams=2)
-    stages.load_all(BUCKETS)
+    stages.load_all([BUCKETS] * stages.units)
     assert device.traffic.captures == 2 * 3 * len(BUCKETS)
     before = device.traffic.queued_engines
     samples = random_tokens(3, 50)
@@ -205,7 +205,7 @@ def test_hidden_states_stay_on_the_device(toy_artifact) -> None:
     """Of stage 1 nothing goes up, and down go count, alive and position only, each padded to 256 bytes."""
     device = HostDevice(plain_regroup)
     stages = stages_on(toy_artifact(Toy()), device, streams=1, graphs=False)
-    stages.load_all(BUCKETS)
+    stages.load_all([BUCKETS] * stages.units)
     sample = Sample(0, random_tokens(0, 1)[0])
     bucket = Bucket(batch=3, length=24)
     stages.run(0, bucket, [sample])
@@ -220,7 +220,7 @@ def test_at_batch_one_each_stage_costs_one_move(toy_artifact) -> None:
     """Rows go straight from one engine's output to the next one's input: nothing is parked."""
     device = HostDevice(plain_regroup)
     stages = stages_on(toy_artifact(Toy()), device, streams=1)
-    stages.load_all(BUCKETS)
+    stages.load_all([BUCKETS] * stages.units)
     samples = random_tokens(0, 12)
     for number, tokens in enumerate(samples):
         sample = Sample(number, tokens)
@@ -233,7 +233,7 @@ def test_at_batch_one_each_stage_costs_one_move(toy_artifact) -> None:
 def test_parking_is_used_again(toy_artifact) -> None:
     device = HostDevice(plain_regroup)
     stages = stages_on(toy_artifact(Toy()), device)
-    stages.load_all(BUCKETS)
+    stages.load_all([BUCKETS] * stages.units)
     allocated = []
     for seed in range(12):
         samples = random_tokens(7, 40)
