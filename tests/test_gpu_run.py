@@ -16,7 +16,7 @@ from calib.data import Example
 from engines.artifact import Artifact, Gate
 from engines.backends import BACKENDS
 from engines.errors import GateError, TargetError
-from pipeline.gpu_results import Case, Machine, read_results
+from pipeline.gpu_results import Case, Machine, Timing, read_results
 from tests.engines.conftest import toy_artifact  # noqa: F401 (a fixture)
 from tests.engines.host_device import HostDevice, HostDeviceBackend, plain_regroup
 from tests.engines.toy import Toy
@@ -78,7 +78,7 @@ def test_the_results_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys,
 ) -> None:
-    """The whole run, with toy models instead of builds. A failed gate is exit code 3, and the rest is measured."""
+    """The whole run, with toy models and no clock. A failed gate is exit code 3, and the rest is measured."""
     inner = next(backend for backend in BACKENDS if backend.target == "cpu" and backend.available() is None)
     backend = HostDeviceBackend(inner, HostDevice(plain_regroup))
 
@@ -91,6 +91,10 @@ def test_the_results_file(
         artifact.manifest = artifact.manifest.model_copy(update={"gates": gates})
         return gpu_run.case_of(artifact, method, "tensorrt", plugin, 1.0, flops, console), path
 
+    def timed(paths, target, texts, batches, rounds) -> list[Timing]:
+        keys = [(name, batch, graphs) for name in paths for batch in batches for graphs in (True, False)]
+        return [Timing(case=n, batch=b, cuda_graphs=g, streams=1, seconds=1.0) for n, b, g in keys]
+
     machine = Machine(gpu="G", compute_capability="8.9", driver="1", cuda="13.0", processor="C", tools={})
     monkeypatch.setattr(gpu_run, "usable_backends", lambda backends, console: [backend])
     monkeypatch.setattr(gpu_run, "build_case", built)
@@ -99,8 +103,7 @@ def test_the_results_file(
     monkeypatch.setattr(gpu_run, "read_examples", lambda data, split: [Example(text, "no") for text in TEXTS])
     out = tmp_path / "results" / "gpu.json"
     arguments = ["--out", str(out), "--precisions", "fp32", "--texts", "6", "--rounds", "1"]
-    # The toy artifacts hold buckets for batches of 1 and 3.
-    monkeypatch.setattr(gpu_run, "BATCHES", (1, 3))
+    monkeypatch.setattr(gpu_run, "time_cases", timed)
     assert gpu_run.run(gpu_run.parser().parse_args(arguments)) == (3 if failing else 0)
     found = read_results(out)
     assert found is not None and found.texts == 6 and found.machine == machine
