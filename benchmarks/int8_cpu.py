@@ -1,0 +1,123 @@
+"""INT8 on the CPU: dense and pruned, fp32 and INT8, with the same buckets: time, accuracy, decisions.
+
+python benchmarks/int8_cpu.py --checkpoint demo/checkpoints/ltp --dense demo/checkpoints/dense --json int8-ltp.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from calib.data import examples_digest
+from engines.artifact import Artifact, Manifest
+from engines.prediction import SampleResult
+from engines.runner import Runner
+from pipeline.builder import build
+from pipeline.cli import main_of, progress_bars
+from pipeline.config import DEMO, BuildConfig
+from pipeline.gates import Reference
+from pipeline.gates.metric import accuracy
+from pipeline.int8 import read_calibration
+from pipeline.measure import as_record, measure, speedups
+from pipeline.subject import Subject
+
+BASELINE, PRUNED = "dense fp32", "pruned int8"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python benchmarks/int8_cpu.py", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--checkpoint", type=Path, default=DEMO / "ltp", help="the pruned model (default: the LTP demo)")
+    p.add_argument("--dense", type=Path, default=DEMO / "dense", help="the dense model (default: the demo's)")
+    p.add_argument("--buckets", help="shapes to compile (default: those of a build)")
+    p.add_argument(
+        "--reviews", type=int, default=1000, help="held-out reviews for accuracy and decisions (default 1000)"
+    )
+    p.add_argument("--timed", type=int, default=256, help="of these, reviews that are timed (default 256)")
+    p.add_argument("--rounds", type=int, default=3, help="times that every chunk is timed (default 3)")
+    p.add_argument("--max-drop", type=float, default=1.0, help="points that the pruned model may lose (default 1.0)")
+    p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    p.add_argument("--out", type=Path, default=Path("demo/output/int8"), help="directory of the artifacts")
+    p.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the record is written")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds the four artifacts, measures them in one process, and writes the record."""
+    console = Console()
+    artifacts: dict[str, Path] = {}
+    for model, checkpoint in (("dense", args.dense), ("pruned", args.checkpoint)):
+        for precision in ("fp32", "int8"):
+            console.rule(f"{model} {precision}")
+            out = args.out / checkpoint.name / precision
+            # Dense is compared with nothing, so its INT8 may lose the whole budget by itself.
+            dense = None if model == "dense" else args.dense
+            config = BuildConfig(
+                checkpoint=checkpoint,
+                dense=dense,
+                precision=precision,
+                buckets=args.buckets,
+                samples=64,
+                max_drop=args.max_drop,
+                threads=args.threads,
+                out=out,
+                force=True,
+            )
+            build(config, console)
+            artifacts[f"{model} {precision}"] = out
+    subject = Subject.load(args.checkpoint, "movie-reviews", args.reviews)
+    texts = [example.content for example in subject.examples[: args.timed]]
+    with progress_bars(console) as progress:
+        timings = measure(artifacts, texts, (1, 8), args.rounds, progress, args.threads)
+    reference = Reference.of(subject.model, subject.samples)
+    record = {
+        "checkpoint": str(args.checkpoint),
+        "reviews": len(subject.samples),
+        "timed": len(texts),
+        "data": examples_digest(subject.examples),
+        "flops_ratio_timed": reference.first(args.timed).flops_ratio(subject.model),
+        "artifacts": {name: _of_artifact(path, subject, args.threads) for name, path in artifacts.items()},
+        "speedup_over_dense_fp32": {name: speedups(timings, name, BASELINE) for name in artifacts},
+        "pruned_int8_over_dense_int8": speedups(timings, PRUNED, "dense int8"),
+        **as_record(timings),
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    for name, values in record["artifacts"].items():
+        ratios = ", ".join(f"batch {b}: {r:.2f}" for b, r in record["speedup_over_dense_fp32"][name].items())
+        console.print(f"{name:<12} accuracy {values['accuracy']:.4f}; times as fast as {BASELINE}: {ratios}")
+    return 0
+
+
+def _of_artifact(path: Path, subject: Subject, threads: int | None) -> dict:
+    """Accuracy on all reviews, what the gates found and, in INT8, what every engine gains."""
+    manifest = Artifact.open(path, verify=False).manifest
+    results = Runner(path, threads=threads, verify=False).run_tokens(subject.samples)
+    row = {
+        "accuracy": accuracy(manifest.head, [r.logits for r in results], subject.examples),
+        "mean_rows_after_each_stage": _mean_rows(results),
+        "engines": len(manifest.engines),
+        "gates": {gate.name: {"status": gate.status, **gate.figures} for gate in manifest.gates},
+    }
+    if _in_int8(manifest):
+        calibration = read_calibration(path)
+        row["method"] = calibration.scheme.method
+        row["left_wide"] = calibration.kept.left_wide
+        row["speedup_of_engines"] = {f"stage_{c.stage} {c.bucket}": round(c.speedup, 3) for c in calibration.engines}
+    return row
+
+
+def _in_int8(manifest: Manifest) -> bool:
+    return any(record.precision == "int8" for record in manifest.engines)
+
+
+def _mean_rows(results: list[SampleResult]) -> list[float]:
+    stages = zip(*(result.carried for result in results), strict=True)
+    return [round(sum(rows) / len(results), 2) for rows in stages]
+
+
+if __name__ == "__main__":
+    main_of(parser, run)

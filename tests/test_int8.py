@@ -1,0 +1,138 @@
+"""INT8 builds of tiny models from the command line: what is used, what is not and why, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from calib.int8 import Calibration, int8_gate
+from engines.artifact import Artifact, Gate
+from engines.backends import choose_backend
+from engines.runner import Runner
+from pipeline import build, int8, parity
+from tests.gates.builds import SETTINGS, Built, classifier, run_verb
+
+
+@cache
+def texts(folder: Path) -> Path:
+    """Unlabelled-for-the-model calibration texts of every bucket."""
+    path = folder / "calibration.tsv"
+    rows = [" ".join(f"w{4 + (7 * n + k) % 50}" for k in range(2 + n % 28)) for n in range(48)]
+    path.write_text("".join(f"other\t{row}\n" for row in rows), "utf-8")
+    return path
+
+
+def build_int8(built: Built, out: Path, *more: object) -> int:
+    """The exit code of an INT8 build of the classifier."""
+    model = ("--checkpoint", built.checkpoint, "--dense", built.dense, "--data", built.data, "--stages", 2)
+    calibration = ("--precision", "int8", "--calibration", texts(built.data.parent))
+    return run_verb(build, *model, *SETTINGS, "--max-drop", 100, *calibration, *more, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def everywhere(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact whose every engine is in INT8, by a clock that finds it faster."""
+    out = tmp_path_factory.mktemp("int8") / "artifact"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("calib.selection._speedup", lambda wide, int8, clock: 2.0)
+        assert build_int8(classifier(tiny_tokenizer), out) == 0
+    return out
+
+
+def gate_of(gates: list[Gate], name: str) -> Gate:
+    """The gate of that name."""
+    return next(gate for gate in gates if gate.name.startswith(name))
+
+
+def test_every_engine_is_int8_where_it_is_faster(everywhere: Path) -> None:
+    manifest = Artifact.open(everywhere).manifest
+    assert {record.precision for record in manifest.engines} == {"int8"} and len(manifest.engines) == 6
+    assert all(record.file.startswith("engines/cpu-int8/") for record in manifest.engines)
+    assert not [name for name in manifest.files if name.startswith("engines/cpu-fp32/")]  # what is not used is gone
+    gates = manifest.gates
+    assert all(gate.status == "PASSED" for gate in gates if gate.name != "numeric: engines (cpu)")
+    assert gate_of(gates, "numeric: engines (cpu)").reason == "every engine is in INT8"
+    assert gate_of(gates, "numeric: INT8").figures["checked"] == 6
+    figures = gate_of(gates, "int8").figures
+    assert (figures["int8_engines"], figures["engines"]) == (6, 6)
+    assert {"flips_against_fp32", "label_agreement_with_fp32"} <= set(gate_of(gates, "decisions").figures)
+
+
+def test_the_artifact_tells_what_decided(everywhere: Path) -> None:
+    manifest = Artifact.open(everywhere).manifest
+    found = int8.read_calibration(everywhere)
+    assert int8.FILE in manifest.files
+    assert found.coverage.samples == 48 and set(found.methods) == {"minmax", "percentile", "entropy", "mse"}
+    assert found.methods[found.scheme.method] == min(found.methods.values())
+    assert len(found.costs) == 8 and len(found.scheme.ranges) == 12
+    assert gate_of(manifest.gates, "int8").figures["calibration_data"] == found.coverage.data_sha256
+    assert json.loads((everywhere / int8.FILE).read_text("utf-8"))["coverage"]["per_label"] == {"other": 48}
+
+
+def test_both_providers_run_it_and_parity_holds(everywhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [
+        [p.label for p in Runner(everywhere, provider=provider)(["w4 w5 w6 w7", "w9 " * 20])]
+        for provider in ("openvino", "onnxruntime")
+    ]
+    assert answers[0] == answers[1]
+    assert run_verb(parity, everywhere, "--json") == 0
+    gates = [Gate(**gate) for gate in json.loads(capsys.readouterr().out)]
+    assert gate_of(gates, "numeric: INT8").status == "PASSED"
+
+
+def test_int8_that_is_slower_is_not_used_and_the_manifest_says_why(
+    tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speedups = cycle([2.0, 0.5])
+    monkeypatch.setattr("calib.selection._speedup", lambda wide, int8, clock: next(speedups))
+    assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact") == 0
+    manifest = Artifact.open(tmp_path / "artifact").manifest
+    assert sorted(record.precision for record in manifest.engines) == ["fp32"] * 3 + ["int8"] * 3
+    figures = gate_of(manifest.gates, "int8").figures
+    reasons = {name: text for name, text in figures.items() if str(text).startswith("takes 2.00 times as long")}
+    assert len(reasons) == 3 and all(name.startswith("stage_") for name in reasons)
+    assert gate_of(manifest.gates, "numeric: engines").figures["checked"] == 3
+    assert gate_of(manifest.gates, "numeric: INT8").figures["checked"] == 3
+
+
+def test_int8_beyond_the_budget_is_not_used_and_the_manifest_says_why(
+    tiny_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib.int8._Answers.drop", lambda self, scheme: 200.0)
+    assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact") == 0
+    manifest = Artifact.open(tmp_path / "artifact").manifest
+    assert {record.precision for record in manifest.engines} == {"fp32"}
+    gate = gate_of(manifest.gates, "int8")
+    assert gate.status == "SKIPPED"
+    assert gate.reason.startswith("INT8 is not used: 200.00 percent of texts with another label are lost at best")
+
+
+def test_an_unusable_calibration_set_is_refused_before_anything_is_built(
+    tiny_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few.tsv"
+    few.write_text("yes\tw4 w5\n", "utf-8")
+    assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact", "--calibration", few) == 2
+    assert "expected at least 32 texts, found 1" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [few]
+
+
+def test_an_artifact_with_a_damaged_calibration_file_is_refused(everywhere: Path, tmp_path: Path) -> None:
+    (tmp_path / int8.FILE).write_text("{}", "utf-8")
+    with pytest.raises(ValueError, match="expected what calibration wrote"):
+        int8.read_calibration(tmp_path)
+
+
+def test_the_gate_says_when_int8_is_faster_nowhere(everywhere: Path) -> None:
+    found = int8.read_calibration(everywhere)
+    slower = [choice.model_copy(update={"reason": "takes 1.10 times as long"}) for choice in found.engines]
+    gate = int8_gate(Calibration.model_validate({**found.model_dump(), "engines": slower}))
+    assert gate.status == "SKIPPED" and gate.reason == "INT8 is not used: it is faster in no bucket"
+
+
+def test_the_cpu_backends_offer_int8() -> None:
+    assert all("int8" in choose_backend("cpu", provider).precisions for provider in ("openvino", "onnxruntime"))
