@@ -61,7 +61,8 @@ class Runner:
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
         self.backend = choose_backend(target, provider, [record.target for record in manifest.engines])
-        units: list[Unit] = [*range(len(manifest.plan.stages)), *(["head"] if manifest.head.token_level else [])]
+        units: list[Unit] = list(range(len(manifest.plan.stages)))
+        units += ["head"] if manifest.head.token_level else []
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets)

@@ -17,6 +17,7 @@ from pipeline.baseline import build_against_dense
 from pipeline.cli import main_of, print_gates
 from pipeline.config import BuildConfig, read_build_config
 from pipeline.measure import Timing, speedups
+from pipeline.planning.costs import DEVICES
 from pipeline.target import BuildTarget
 
 
@@ -39,14 +40,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="number format (default fp32)")
     p.add_argument(
         "--buckets",
-        help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths 16 to "
-        "the model's, in powers of two and quarters between)",
+        help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths as the planner finds best; "
+        "where it has no costs, powers of two and quarters between)",
     )
     p.add_argument(
         "--stages",
-        help="auto (cut where enough tokens die), a number of stages, or the layers to cut at, "
-        "such as 1,3 (default auto)",
+        help="auto (the planner's choice, or with --buckets where enough tokens die), a number of stages, or the "
+        "layers to cut at, such as 1,3 (default auto)",
     )
+    p.add_argument("--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})")
+    p.add_argument(
+        "--device", choices=list(DEVICES), help="plan for this device's data sheet instead of measuring this machine"
+    )
+    p.add_argument("--explain", action="store_const", const=True, help="show what the planner chose, and against what")
     p.add_argument("--data", help=f"texts for the gates: a named set or a file (default {default.data})")
     p.add_argument("--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})")
     p.add_argument("--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
-import os
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,10 +30,11 @@ from pipeline.graph.export import export_stage
 from pipeline.graph.precision import Precision
 from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
+from pipeline.manifest import manifest_of, plan_of
 from pipeline.measure import as_record, measure
 from pipeline.model.checkpoint import checkpoint_digest, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.planning.simple import choose_cuts
+from pipeline.planning.choose import choose_plan
 from pipeline.publish import Publisher
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget
@@ -74,7 +72,10 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         found = [gates.reference_parity(subject.model, checked, reference)]
         progress.advance(step)
 
-        specs = cut_stages(subject.model, choose_cuts(subject.model, config.stages, reference.mean_rows()))
+        runs_here = target.backend if target.cannot_run is None else None
+        planned = choose_plan(config, subject, runs_here, buckets, reference, root, publisher, progress, console)
+        specs = cut_stages(subject.model, planned.cuts)
+        wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
         graphs = _export(subject.model, specs, precision, root, publisher, progress)
         if config.frontend == "torch-tensorrt":
             target = _traced(target, subject.model, specs)
@@ -92,18 +93,18 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         compiled = Compiled()
         if not config.export_only:
             if calibration is None or target.backend.machine_bound:
-                compiled = compilation.run(buckets, progress)
+                compiled = compilation.run(wanted, progress)
             else:
                 both = compilation_of(replace(target, precision=precision), graphs), compilation_of(target, int8)
                 compiled, calibration = compile_int8(
-                    *both, calibration, buckets, root, target.backend, config.threads, progress
+                    *both, calibration, wanted, root, target.backend, config.threads, progress
                 )
-            _say_what_failed(compiled, buckets, subject.model, console, alone=not others)
+            _say_what_failed(compiled, wanted, subject.model, console, alone=not others)
             others = [record for record in others if compilation.take_over(record)]
         (root / "tokenizer").mkdir(exist_ok=True)
         shutil.copyfile(tokenizer_path(config.checkpoint), root / layout.TOKENIZER_NAME)
-        kept = [bucket for bucket in buckets if bucket not in compiled.failed]
-        manifest = _manifest(config, precision, key, subject, specs, graphs, kept, [*others, *compiled.records], root)
+        plan = plan_of(planned, specs, graphs, precision, compiled.failed)
+        manifest = manifest_of(config, key, subject, plan, [*others, *compiled.records], root)
         layout.write_manifest(root, manifest)
         if target.options.plugin:
             copy_plugins(root / "plugins")
@@ -127,7 +128,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
             found.append(gates.attention_gate(name, target.precision, fusion))
         if baseline is not None:
             texts = [example.content for example in subject.examples[:_TIMED_TEXTS]]
-            batches = sorted({bucket.batch for bucket in kept})
+            batches = sorted({bucket.batch for bucket in plan.buckets})
             bench = measure({"pruned": root, "dense": baseline}, texts, batches, _ROUNDS, threads=config.threads)
             record = {"flops_ratio": reference.flops_ratio(subject.model), **as_record(bench)}
             (root / "bench.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
@@ -151,6 +152,8 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),
+        "max_engines": config.max_engines,
+        "device": config.device,
         "target": config.target,
         "frontend": config.frontend,
         "precision": config.precision,
@@ -210,14 +213,18 @@ def _engines_elsewhere(held: Artifact | None, key: str, target: BuildTarget) -> 
 
 
 def _say_what_failed(
-    compiled: Compiled, buckets: Sequence[Bucket], model: PrunedTransformer, console: Console, alone: bool
+    compiled: Compiled,
+    buckets: Mapping[Unit, Sequence[Bucket]],
+    model: PrunedTransformer,
+    console: Console,
+    alone: bool,
 ) -> None:
     """A bucket that cannot be built is left out, and named, where the others hold every input; else BuildError."""
     if not compiled.failed:
         return
-    left = [bucket for bucket in buckets if bucket not in compiled.failed]
     lines = [f"bucket {bucket}: {reason}" for bucket, reason in sorted(compiled.failed.items())]
-    if not alone or max(bucket.length for bucket in left) < model.config.max_length:
+    longest = min(max((b.length for b in held if b not in compiled.failed), default=0) for held in buckets.values())
+    if not alone or longest < model.config.max_length:
         consequence = "the others do not hold every input" if alone else "the engines for other machines have them"
         raise BuildError("\n  - ".join([f"{len(lines)} bucket(s) could not be built, and {consequence}", *lines]))
     console.print("\n  - ".join(["WARNING: left out of the artifact:", *lines]), style="yellow", highlight=False)
@@ -252,39 +259,3 @@ def _export(
             publisher.mark(graphs[unit])
         progress.advance(task)
     return graphs
-
-
-def _manifest(
-    config: BuildConfig,
-    precision: Precision,
-    key: str,
-    subject: Subject,
-    specs: Sequence[StageSpec],
-    graphs: Mapping[Unit, str],
-    buckets: list[Bucket],
-    records: list[EngineRecord],
-    root: Path,
-) -> Manifest:
-    model = subject.model.config
-    encoder = model.encoder.model_dump(include=set(layout.Encoder.model_fields))
-    stages = [layout.StagePlan(graph=graphs[spec.index], steps=spec.step_names) for spec in specs]
-    return Manifest(
-        skimrt_version=__version__,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        build_key=key,
-        build_arguments=config.arguments,
-        method=model.pruner.method,
-        head=layout.Head(**model.head.model_dump()),
-        max_length=model.max_length,
-        encoder=layout.Encoder(**encoder),
-        protect_first=model.pruner.protect_first,
-        checkpoint=layout.Checkpoint(path=str(config.checkpoint), sha256=checkpoint_digest(config.checkpoint)),
-        data=layout.Data(name=config.data, count=len(subject.examples), sha256=examples_digest(subject.examples)),
-        plan=layout.Plan(
-            kind="staged", precision=precision, stages=stages, head_graph=graphs.get("head"), buckets=buckets
-        ),
-        engines=records,
-        tools=tool_versions(),
-        machine={"processor": platform.machine(), "system": platform.system(), "cpus": str(os.cpu_count())},
-        files=layout.digest_files(root),
-    )

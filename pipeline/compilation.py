@@ -96,8 +96,9 @@ class Compilation:
         place = "" if target.binding is None else f"/{target.binding.place}"
         self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
 
-    def run(self, buckets: Sequence[Bucket], progress: Progress) -> Compiled:
-        """Compiles what is not there yet. One engine's failure does not keep the others from being built.
+    def run(self, buckets: Mapping[Unit, Sequence[Bucket]], progress: Progress) -> Compiled:
+        """Compiles what is not there yet of the buckets of every unit. One engine's failure does not keep the others
+        from being built.
 
         Raises InputError for a graph that cannot be read, and BuildError when no bucket is complete.
         """
@@ -116,7 +117,7 @@ class Compilation:
                 errors[job] = error
                 compiled.failed.setdefault(job.bucket, str(error).splitlines()[0])
             progress.advance(task)
-        if len(compiled.failed) == len(set(buckets)):
+        if len(compiled.failed) == len({bucket for held in buckets.values() for bucket in held}):
             logs = "\n".join(f"  - {error}" for error in list(errors.values())[:_SHOWN])
             raise BuildError(f"{len(errors)} of {len(jobs)} engines could not be compiled\n{logs}")
         compiled.records = [self._record(job) for job in jobs if job.bucket not in compiled.failed]
@@ -138,7 +139,7 @@ class Compilation:
             _link(self._held.path / name, self._root / name)
         return True
 
-    def _all_jobs(self, buckets: Sequence[Bucket]) -> list[Job]:
+    def _all_jobs(self, buckets: Mapping[Unit, Sequence[Bucket]]) -> list[Job]:
         jobs = []
         for unit, graph in self._graphs.items():
             inputs = {
@@ -151,7 +152,7 @@ class Compilation:
                 "version": __version__,
                 "tools": tool_versions(),
             }
-            for bucket in buckets:
+            for bucket in buckets[unit]:
                 key = hashlib.sha256(json.dumps({**inputs, "bucket": str(bucket)}, sort_keys=True).encode()).hexdigest()
                 file = f"{self.folder}/{self._target.backend.engine_name(unit, bucket)}"
                 jobs.append(Job(unit, graph, bucket, file, key))

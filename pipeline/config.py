@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engines.binding import Compatibility, ComputeCapability
 from engines.errors import InputError, validation_problems
+from pipeline.planning.costs import DEVICES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,13 +22,19 @@ DEMO = Path(__file__).resolve().parent.parent / "demo" / "checkpoints"
 """The shipped checkpoints: dense, ltp and transkimmer, as adapters over the pip-installed MiniLM."""
 
 
-_OF_ONE_RUN = ("force", "resume", "jobs", "threads", "export_only")
+_OF_ONE_RUN = ("force", "resume", "jobs", "threads", "export_only", "explain")
 """Settings of one run of the builder, which change nothing about what is built."""
 
 
 def _parts(value: Any) -> Any:
     """The parts of a list as a flag has it, such as 8.0,8.9."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _known_device(name: str) -> str:
+    if name not in DEVICES:
+        raise ValueError(f"expected one of {', '.join(DEVICES)}, found {name}")
+    return name
 
 
 class BuildConfig(BaseModel):
@@ -41,6 +48,9 @@ class BuildConfig(BaseModel):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
+    max_engines: int = Field(192, gt=0)
+    device: Annotated[str, AfterValidator(_known_device)] | None = None
+    explain: bool = False
     data: str = "movie-reviews"
     samples: int = Field(256, gt=0)
     metric_samples: int = Field(512, gt=0)

@@ -80,7 +80,7 @@ def compile_int8(
     wide: Compilation,
     int8: Compilation,
     calibration: Calibration,
-    buckets: Sequence[Bucket],
+    buckets: Mapping[Unit, Sequence[Bucket]],
     root: Path,
     backend: Backend,
     threads: int | None,

@@ -36,11 +36,7 @@ class Subject:
         """Loads a checkpoint and the first `count` examples of the test split (or the file). Raises InputError."""
         model = load_checkpoint(checkpoint)
         examples = read_examples(data, "test")[:count]
-        encoder = TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
-        # The gates read what the model sees of a longer text: cut at max_length, as in training.
-        tokens = encoder([example.content for example in examples])
-        samples = [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
-        return cls(checkpoint, model, examples, samples, data)
+        return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data)
 
     @property
     def classes_match(self) -> bool:
@@ -49,6 +45,13 @@ class Subject:
         if head.kind == "regression":
             return all(_is_number(example.label) for example in self.examples)
         return {example.label for example in self.examples} <= set(head.labels)
+
+
+def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
+    """What the model sees of the examples: longer texts are cut at max_length, as in training."""
+    encoder = TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
+    tokens = encoder([example.content for example in examples])
+    return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
 
 
 def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:

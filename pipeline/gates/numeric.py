@@ -133,12 +133,13 @@ def numeric_parity(
         stage = Stage(model, spec)
         path = root / manifest.plan.stages[spec.index].graph
         graphs.failures += _wrong_attributes(path, stage)
-        filled = [(bucket, fill_bucket(states, bucket)) for bucket in manifest.plan.buckets]
+        filled = [(bucket, fill_bucket(states, bucket)) for bucket in manifest.plan.buckets_of(spec.index)]
         check(stage, spec.index, path, [(bucket, *found) for bucket, found in filled if found is not None])
     if manifest.plan.head_graph:
         head, generator = HeadStage(model), np.random.default_rng(0)
         shapes = [
-            (bucket, (bucket.batch, bucket.length, manifest.encoder.hidden_size)) for bucket in manifest.plan.buckets
+            (bucket, (bucket.batch, bucket.length, manifest.encoder.hidden_size))
+            for bucket in manifest.plan.buckets_of("head")
         ]
         states_ = [
             (bucket, {"hidden": generator.standard_normal(shape, np.float32)}, shape[0]) for bucket, shape in shapes

@@ -68,7 +68,7 @@ def solve(problem: Problem) -> Solution:
                 found = least[first, : limit + 1 - count] + costs[count]
                 # A later stage start never wins a tie, so equal plans have fewer stages.
                 better = found < least[last, count:] - 1e-12 * abs(costs[count])
-                for used in np.flatnonzero(better):
+                for used in np.flatnonzero(better).tolist():
                     least[last, used + count] = found[used]
                     how[last][used + count] = (first, count)
     used, point = int(np.argmin(least[end])), end

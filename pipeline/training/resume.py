@@ -19,7 +19,7 @@ _STATE, _BEST = "training_state.safetensors", "training_best.safetensors"
 
 @dataclass
 class RunState:
-    """Where a run of these `settings` stands: after `step` batches of `phase`, with the rank of its best state so far."""
+    """Where a run of these `settings` stands: after `step` batches of `phase`, with its best state's rank so far."""
 
     settings: dict
     phase: int

@@ -1,0 +1,104 @@
+"""The plan of a build: what was asked for, or what the planner finds cheapest; kept so that a resumed build goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from calib.data import read_examples
+from engines.backends import Backend
+from engines.buckets import Bucket
+from engines.files import write_whole
+from pipeline.config import BuildConfig
+from pipeline.gates.reference import Reference
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel
+from pipeline.planning.plan import Planner, StagedPlan, describe, padding
+from pipeline.planning.profile import cost_table
+from pipeline.planning.simple import choose_cuts
+from pipeline.publish import Publisher
+from pipeline.subject import Subject, tokens_of
+
+FILE = "plan.json"
+_TEXTS = 384
+"""Texts whose retention is planned for. They are not those of the gates where the data has splits."""
+
+
+def choose_plan(
+    config: BuildConfig,
+    subject: Subject,
+    backend: Backend | None,
+    buckets: Sequence[Bucket],
+    reference: Reference,
+    root: Path,
+    publisher: Publisher,
+    progress: Progress,
+    console: Console,
+) -> StagedPlan:
+    """The plan of a build.
+
+    The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
+    measured with `backend` (None: its engines do not run here), or estimated for --device.
+    """
+    path, model = root / FILE, subject.model
+    if publisher.done(FILE):
+        return StagedPlan.model_validate_json(path.read_bytes())
+    asked = config.stages != "auto" or config.buckets is not None
+    if asked or model.config.head.token_level or (backend is None and config.device is None):
+        cuts = choose_cuts(model, config.stages, reference.mean_rows())
+        plan = StagedPlan(cuts=tuple(cuts), buckets=(tuple(buckets),) * (len(cuts) + 1))
+    else:
+        rows, batches = typical_rows(config, subject), sorted({bucket.batch for bucket in buckets})
+        costs = _costs(config, model, backend, batches, progress)
+        planner = Planner(model, rows, costs, batches, config.max_engines)
+        plan = planner.best()
+        if config.explain:
+            explain(planner, plan, console)
+    write_whole(path, (plan.model_dump_json(indent=1) + "\n").encode())
+    publisher.mark(FILE)
+    return plan
+
+
+def typical_rows(config: BuildConfig, subject: Subject) -> np.ndarray:
+    """[samples, layers + 1]: rows of texts like those that will come, from the calibration or dev set."""
+    source = config.calibration or config.data
+    samples = tokens_of(subject.checkpoint, subject.model, read_examples(source, "dev")[:_TEXTS])
+    counts = torch.stack(Reference.of(subject.model, samples).counts).numpy()
+    return np.column_stack([[len(sample) for sample in samples], counts])
+
+
+def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:
+    """Prints the plan beside the plans that it was preferred to."""
+    table = Table(title="plan", title_justify="left")
+    for name in ("stage", "steps", "mean rows", "lengths"):
+        table.add_column(name)
+    for row in describe(plan, planner.model, planner.rows):
+        table.add_row(*row)
+    console.print(table)
+    others = {"this plan": plan, "no cut": planner.given([]), "every cut": planner.given(planner.points)}
+    compared = Table(title="expected milliseconds per text", title_justify="left")
+    for name in ("", *(f"batch {batch}" for batch in planner.batches), "padding", "engines"):
+        compared.add_column(name, justify="left" if not name else "right")
+    for name, other in others.items():
+        milliseconds = [f"{1e3 * other.expected[batch]:.2f}" for batch in planner.batches]
+        wasted = f"{100 * padding(other, planner.rows):.1f} %"
+        compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
+    console.print(compared)
+
+
+def _costs(
+    config: BuildConfig, model: PrunedTransformer, backend: Backend | None, batches: Sequence[int], progress: Progress
+) -> CostModel:
+    if config.device is not None:
+        return AnalyticCost(DEVICES[config.device], model.config.encoder)
+    assert backend is not None
+    task = progress.add_task("costs of this machine", total=None)
+    table = cost_table(model, backend, batches, config.threads)
+    progress.update(task, total=1, completed=1)
+    return table

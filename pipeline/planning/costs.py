@@ -1,0 +1,124 @@
+"""Cost models: how long a call of a stage takes on a target, measured there or estimated from a device's data sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engines.errors import InputError, validation_problems
+from pipeline.model.config import EncoderConfig
+
+Kind = Literal["first", "middle", "last", "whole"]
+"""Where a stage stands: it embeds, it does not, it ends with the head, or it is the whole model."""
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """What the cost of a stage depends on: where it stands and how many layers' attention it has."""
+
+    kind: Kind
+    layers: int
+
+
+class CostModel(Protocol):
+    """Seconds of one call, everything included that happens between two stages."""
+
+    def alone(self, stage: StageShape, length: int) -> float:
+        """Of a sample that passes through the stages by itself, at batch 1."""
+
+    def together(self, stage: StageShape, batch: int, length: int) -> float:
+        """Of a batch, where calls of one engine follow each other."""
+
+
+class CostTable(BaseModel):
+    """A measured cost model: seconds at some lengths, linear between them, and linear in the layers.
+
+    processor, tools: what was measured, and with what. layers: attentions in the profiled stage of each kind.
+    alone: kind to [length]. together: kind to batch to [length].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    processor: str
+    tools: dict[str, str]
+    lengths: list[int]
+    layers: dict[Kind, int]
+    alone_seconds: dict[Kind, list[float]]
+    together_seconds: dict[Kind, dict[int, list[float]]]
+
+    def alone(self, stage: StageShape, length: int) -> float:
+        return self._seconds(stage, length, self.alone_seconds)
+
+    def together(self, stage: StageShape, batch: int, length: int) -> float:
+        return self._seconds(stage, length, {kind: by[batch] for kind, by in self.together_seconds.items()})
+
+    def _seconds(self, stage: StageShape, length: int, table: Mapping[Kind, Sequence[float]]) -> float:
+        """The profiled stage of the kind, and what its layers differ by."""
+        at: dict[Kind, float] = {k: float(np.interp(length, self.lengths, table[k])) for k in table}
+        kind: Kind = stage.kind if stage.kind in at else "whole"
+        part: Kind = "first" if "first" in at else "whole"
+        more = self.layers["whole"] - self.layers[part]
+        # From the call of the first stage to that of the whole model there is nothing more than layers.
+        layer = (at["whole"] - at[part]) / more if more > 0 else at["whole"] / max(1, self.layers["whole"])
+        return max(1e-7, at[kind] + (stage.layers - self.layers[kind]) * max(0.0, layer))
+
+    @classmethod
+    def read(cls, path: Path) -> CostTable:
+        """Raises InputError for a file that is not a table."""
+        try:
+            return cls.model_validate_json(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: expected a cost table, found {error}") from None
+        except ValidationError as error:
+            raise InputError.listing(str(path), validation_problems(error)) from None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A data sheet. flops: peak per second of dense matrix products in the precision that is served (fp16 on a GPU,
+    fp32 on a CPU); bandwidth: bytes of memory per second; call: seconds to start an engine and read its counts;
+    share: of the peak that matrix products of an encoder reach."""
+
+    flops: float
+    bandwidth: float
+    call: float
+    share: float
+    bytes_per_value: int
+
+
+DEVICES: dict[str, Device] = {
+    # Peaks: NVIDIA's data sheets (A100 80 GB SXM, H100 SXM, L4, GeForce RTX 4090 with fp32 accumulation), without
+    # sparsity. Call and share are assumptions, not measurements: a plan made with them should be measured.
+    "A100": Device(312e12, 2.04e12, 40e-6, 0.5, 2),
+    "H100": Device(989e12, 3.35e12, 40e-6, 0.4, 2),
+    "L4": Device(121e12, 0.30e12, 40e-6, 0.5, 2),
+    "RTX 4090": Device(165e12, 1.01e12, 40e-6, 0.5, 2),
+    # Two cores with AVX-512, as the demo was measured on.
+    "cpu": Device(120e9, 20e9, 250e-6, 0.9, 4),
+}
+
+
+@dataclass(frozen=True)
+class AnalyticCost:
+    """A roofline: the larger of arithmetic and memory traffic of each layer, and the call."""
+
+    device: Device
+    encoder: EncoderConfig
+
+    def alone(self, stage: StageShape, length: int) -> float:
+        return self.together(stage, 1, length)
+
+    def together(self, stage: StageShape, batch: int, length: int) -> float:
+        width, inner = self.encoder.hidden_size, self.encoder.intermediate_size
+        weights = 4 * width**2 + 2 * width * inner
+        flops = 2 * weights * batch * length + 4 * width * batch * length**2
+        values = weights + batch * length * (8 * width + 2 * inner)
+        device = self.device
+        layer = max(flops / (device.share * device.flops), values * device.bytes_per_value / device.bandwidth)
+        return device.call + stage.layers * layer

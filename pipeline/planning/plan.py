@@ -1,0 +1,142 @@
+"""From a model, its retention and a cost model to stages and their buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from engines.buckets import Bucket
+from pipeline.graph.stages import cut_stages, decision_layers
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.planning.costs import CostModel, Kind, StageShape
+from pipeline.planning.profile import attentions
+from pipeline.planning.search import Problem, expected_time, solve
+
+_FINEST = 8
+"""Candidate lengths are multiples of this, or of a 32nd of the longest where that is more."""
+
+
+class StagedPlan(BaseModel):
+    """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cuts: tuple[int, ...]
+    buckets: tuple[tuple[Bucket, ...], ...]
+    expected: dict[int, float] = {}
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans for a model.
+
+    rows:    [samples, layers + 1] rows of typical inputs: the real length, then behind every layer's decision.
+    batches: batch sizes to compile; the plan is the best for their mean, each sample alone for 1.
+    lengths: the only bucket lengths to consider, all of which every stage then gets; None: any.
+    engines: most engines.
+    """
+
+    model: PrunedTransformer
+    rows: np.ndarray
+    costs: CostModel
+    batches: Sequence[int]
+    engines: int
+    lengths: Sequence[int] | None = None
+
+    @property
+    def points(self) -> list[int]:
+        """The layers that decide."""
+        return decision_layers(self.model)
+
+    def best(self) -> StagedPlan:
+        """The plan of least expected time; not cutting at all is one of them."""
+        problem = self._problem(self.batches)
+        solution = solve(problem)
+        lengths = solution.lengths if self.lengths is None else [self.lengths] * len(solution.starts)
+        return self._plan(solution.starts, lengths)
+
+    def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> StagedPlan:
+        """A plan with these cuts, and its expected time; without `lengths`, the best ones."""
+        starts = (0, *(self.points.index(layer) + 1 for layer in cuts))
+        if lengths is None:
+            ends = [*starts[1:], len(self.points) + 1]
+            per_stage = max(1, self.engines // len(self.batches) // len(starts))
+            lengths = [
+                solve(self._problem(self.batches, (first, last), per_stage)).lengths[0]
+                for first, last in zip(starts, ends, strict=True)
+            ]
+        return self._plan(starts, lengths)
+
+    def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> StagedPlan:
+        buckets = tuple(
+            tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
+            for held in lengths
+        )
+        expected = {batch: expected_time(self._problem([batch]), starts, lengths) for batch in self.batches}
+        cuts = tuple(self.points[start - 1] for start in starts[1:])
+        return StagedPlan(cuts=cuts, buckets=buckets, expected=expected)
+
+    def _problem(
+        self, batches: Sequence[int], only: tuple[int, int] | None = None, engines: int | None = None
+    ) -> Problem:
+        """The search problem; `only` is one stage of it."""
+        columns = [0, *(layer + 1 for layer in self.points)]
+        pieces = [attentions(spec) for spec in cut_stages(self.model, self.points)]
+
+        def cost(first: int, last: int, length: int) -> float:
+            if only is not None:
+                first, last = only
+            stage = StageShape(self._kind(first, last), sum(pieces[first:last]))
+            return sum(self._per_sample(stage, batch, length) for batch in batches) / len(batches)
+
+        rows = self.rows[:, columns if only is None else [columns[only[0]]]]
+        limit = self.engines // len(self.batches) if engines is None else engines
+        return Problem(rows, self._candidates(), cost, max(1, limit))
+
+    def _kind(self, first: int, last: int) -> Kind:
+        at_end = last == len(self.points) + 1
+        if first == 0:
+            return "whole" if at_end else "first"
+        return "last" if at_end else "middle"
+
+    def _per_sample(self, stage: StageShape, batch: int, length: int) -> float:
+        """Alone at batch 1; otherwise in the better of the two, as the scheduler would choose."""
+        if batch == 1:
+            return self.costs.alone(stage, length)
+        return min(self.costs.together(stage, size, length) / size for size in {1, batch})
+
+    def _candidates(self) -> list[int]:
+        if self.lengths is not None:
+            return sorted(set(self.lengths))
+        longest = self.model.config.max_length
+        step = max(_FINEST, -(-longest // 32 // _FINEST) * _FINEST)
+        return [*range(step, longest, step), longest]
+
+
+def describe(plan: StagedPlan, model: PrunedTransformer, rows: np.ndarray) -> list[tuple[str, ...]]:
+    """For `--explain`: of every stage its steps, the mean rows that enter it, and its lengths."""
+    columns = [0, *(layer + 1 for layer in plan.cuts)]
+    specs = cut_stages(model, plan.cuts)
+    return [
+        (
+            str(spec.index),
+            f"{spec.step_names[0]} ... {spec.step_names[-1]}",
+            f"{rows[:, column].mean():.1f}",
+            ", ".join(str(length) for length in sorted({bucket.length for bucket in buckets})),
+        )
+        for spec, column, buckets in zip(specs, columns, plan.buckets, strict=True)
+    ]
+
+
+def padding(plan: StagedPlan, rows: np.ndarray) -> float:
+    """Rows computed over rows needed, minus 1: what the plan's buckets waste."""
+    columns = [0, *(layer + 1 for layer in plan.cuts)]
+    needed = computed = 0.0
+    for column, buckets in zip(columns, plan.buckets, strict=True):
+        lengths = np.array(sorted({bucket.length for bucket in buckets}))
+        needed += rows[:, column].sum()
+        computed += lengths[np.searchsorted(lengths, rows[:, column])].sum()
+    return float(computed / needed - 1)

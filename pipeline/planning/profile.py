@@ -1,0 +1,173 @@
+"""A short profile of the target: a few stages at a few lengths, kept for the next build on the same machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engines.backends import Backend, Engine
+from engines.buckets import Bucket
+from engines.files import write_whole
+from pipeline.graph.export import export_stage
+from pipeline.graph.stages import Stage, StageSpec, cut_stages, decision_layers
+from pipeline.measure import processor
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.planning.costs import CostTable, Kind
+from pipeline.versions import tool_versions
+
+_LENGTHS = 6
+_ROUNDS, _REPEATS = 9, 5
+
+
+def cost_table(
+    model: PrunedTransformer,
+    backend: Backend,
+    batches: Sequence[int],
+    threads: int | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> CostTable:
+    """The table of this machine for models of this shape: read if it was measured before, else measured now."""
+    path = _cache() / f"{_key(model, backend, batches, threads)}.json"
+    if path.is_file():
+        return CostTable.read(path)
+    with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
+        table = measure_costs(model, backend, batches, threads, Path(directory), tick)
+    write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
+    return table
+
+
+def measure_costs(
+    model: PrunedTransformer,
+    backend: Backend,
+    batches: Sequence[int],
+    threads: int | None,
+    directory: Path,
+    tick: Callable[[], None] = lambda: None,
+) -> CostTable:
+    """Compiles and times one stage of each kind. `tick` is called after each of them, and after the timing."""
+    specs = profiled_stages(model)
+    lengths = profiled_lengths(model.config.max_length)
+    engines: dict[tuple[Kind, int, int], Engine] = {}
+    for kind, spec in specs.items():
+        graph = directory / f"{kind}.onnx"
+        export_stage(Stage(model, spec), model.config, graph)
+        for batch in sorted({1, *batches}):
+            for length in lengths:
+                bucket = Bucket(batch=batch, length=length)
+                file = directory / f"{kind}_b{batch}_s{length}{backend.suffix}"
+                backend.build(graph, bucket, file)
+                engines[kind, batch, length] = engine = backend.load(file, threads)
+                _fill(engine, model.config.encoder.vocab_size)
+        tick()
+    alone, together = _times(engines)
+    tick()
+    return CostTable(
+        processor=processor(),
+        tools=tool_versions(),
+        lengths=lengths,
+        layers={kind: attentions(spec) for kind, spec in specs.items()},
+        alone_seconds={kind: [alone[kind, length] for length in lengths] for kind in specs},
+        together_seconds={
+            kind: {batch: [together[kind, batch, length] for length in lengths] for batch in sorted({1, *batches})}
+            for kind in specs
+        },
+    )
+
+
+def profiled_stages(model: PrunedTransformer) -> dict[Kind, StageSpec]:
+    """The shortest first, middle and last stage that the model can be cut into, as far as there are, and all of it."""
+    points = decision_layers(model)
+    found: dict[Kind, StageSpec] = {"whole": cut_stages(model, [])[0]}
+    if points:
+        pieces = cut_stages(model, points)
+        found |= {"first": pieces[0], "last": pieces[-1]}
+    if len(points) > 1:
+        found["middle"] = pieces[len(pieces) // 2]
+    return found
+
+
+def profiled_lengths(longest: int) -> list[int]:
+    """A few lengths up to the longest, closer together where they are short."""
+    return sorted({max(1, round(x)) for x in np.geomspace(min(16, longest), longest, _LENGTHS)})
+
+
+def attentions(spec: StageSpec) -> int:
+    """How many layers' attention a stage has."""
+    return sum(step.kind == "attend" for step in spec.steps)
+
+
+def _times(engines: dict[tuple[Kind, int, int], Engine]) -> tuple[dict, dict]:
+    """Median seconds of a call among calls of other engines (batch 1), and of calls that follow each other."""
+    for engine in engines.values():
+        engine(engine.inputs)
+    order, rng = [key for key in engines if key[1] == 1], random.Random(0)
+    scattered: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in order}
+    for _ in range(_ROUNDS):
+        rng.shuffle(order)  # as in a run, no engine finds its weights in the cache
+        for key in order:
+            scattered[key].append(_seconds(engines[key]))
+    repeated: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in engines}
+    for _ in range(3):
+        for key, engine in engines.items():
+            _seconds(engine)
+            repeated[key] += [_seconds(engine) for _ in range(_REPEATS)]
+    return (
+        {(kind, length): statistics.median(scattered[kind, _, length]) for kind, _, length in order},
+        {key: statistics.median(times) for key, times in repeated.items()},
+    )
+
+
+def _seconds(engine: Engine) -> float:
+    """Of a call with its inputs copied in and its outputs copied out, as the runner does."""
+    started = time.perf_counter()
+    engine(engine.inputs)
+    return time.perf_counter() - started
+
+
+def _fill(engine: Engine, words: int) -> None:
+    """Real-looking rows, all alive: what dies inside a stage costs as much as what lives."""
+    rng = np.random.default_rng(0)
+    for name, buffer in engine.inputs.items():
+        match name:
+            case "hidden":
+                buffer[...] = rng.standard_normal(buffer.shape)
+            case "input_ids":
+                buffer[...] = rng.integers(words, size=buffer.shape)
+            case "position":
+                buffer[...] = np.arange(buffer.shape[1])
+            case "alive":
+                buffer[...] = 1
+            case _:
+                buffer[...] = 0
+
+
+def _cache() -> Path:
+    """Where tables are kept between builds: SKIMRT_CACHE, or the user's cache directory."""
+    base = os.environ.get("SKIMRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "skimrt" / "profiles"
+
+
+def _key(model: PrunedTransformer, backend: Backend, batches: Sequence[int], threads: int | None) -> str:
+    config = model.config
+    inputs = {
+        "encoder": config.encoder.model_dump(exclude={"vocab_size", "max_positions"}),
+        "method": config.pruner.method,
+        "points": decision_layers(model),
+        "max_length": config.max_length,
+        "provider": backend.provider,
+        "batches": sorted({1, *batches}),
+        "threads": threads,
+        "processor": processor(),
+        "cpus": os.cpu_count(),
+        "tools": tool_versions(),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:32]
