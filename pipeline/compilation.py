@@ -121,6 +121,10 @@ class Compilation:
             logs = "\n".join(f"  - {error}" for error in list(errors.values())[:_SHOWN])
             raise BuildError(f"{len(errors)} of {len(jobs)} engines could not be compiled\n{logs}")
         compiled.records = [self._record(job) for job in jobs if job.bucket not in compiled.failed]
+        for job in jobs:
+            if job.bucket in compiled.failed:  # what other stages have of it is of no use
+                (self._root / job.file).unlink(missing_ok=True)
+                (self._root / job.report).unlink(missing_ok=True)
         return compiled
 
     def report_of(self, record: EngineRecord) -> EngineReport:
@@ -174,7 +178,9 @@ class Compilation:
 
     def _take_timings(self) -> None:
         name = f"{self.folder}/{TIMING_CACHE}"
-        if self._held is not None and name in self._held.manifest.files and not (self._root / name).exists():
+        if self._held is None or name not in self._held.manifest.files or (self._root / name).exists():
+            return
+        if sha256(self._held.path / name) == self._held.manifest.files[name]:
             # A copy: it is read and written while engines are compiled.
             shutil.copyfile(self._held.path / name, self._root / name)
 

@@ -85,11 +85,19 @@ def _stages(manifest: Manifest) -> Table:
 
 
 def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
-    table = _table("\nengines", "target", "precision", "engines", "size", "buckets (batch x length)")
-    for (target, precision), count in Counter((e.target, e.precision) for e in manifest.engines).items():
-        folders = {Path(e.file).parent for e in manifest.engines if (e.target, e.precision) == (target, precision)}
+    """A line per target, precision and machine. Engines of the target cpu share weights, which are counted once."""
+    table = _table("\nengines", "target", "precision", "for", "engines", "size", "buckets (batch x length)")
+    if not manifest.engines:
+        table.add_row("none: it was exported for another machine to finish", *[""] * 5)
+    for (target, precision, place), count in Counter(
+        (e.target, e.precision, e.place) for e in manifest.engines
+    ).items():
+        key = (target, precision, place)
+        held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
+        folders = {Path(e.file).parent for e in held}
         size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
-        table.add_row(target, precision, str(count), _megabytes(size), format_buckets(manifest.plan.buckets))
+        buckets = format_buckets({e.bucket for e in held})
+        table.add_row(target, precision, place or "any machine", str(count), _megabytes(size), buckets)
     return table
 
 
