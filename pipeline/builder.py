@@ -99,7 +99,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
                 compiled, calibration = compile_int8(
                     *both, calibration, wanted, root, target.backend, config.threads, progress
                 )
-            _say_what_failed(compiled, wanted, subject.model, console, alone=not others)
+            found += _left_out(compiled, wanted, subject.model, console, alone=not others)
             others = [record for record in others if compilation.take_over(record)]
         (root / "tokenizer").mkdir(exist_ok=True)
         shutil.copyfile(tokenizer_path(config.checkpoint), root / layout.TOKENIZER_NAME)
@@ -212,22 +212,23 @@ def _engines_elsewhere(held: Artifact | None, key: str, target: BuildTarget) -> 
     return [record for record in held.manifest.engines if record.place != target.binding.place]
 
 
-def _say_what_failed(
+def _left_out(
     compiled: Compiled,
     buckets: Mapping[Unit, Sequence[Bucket]],
     model: PrunedTransformer,
     console: Console,
     alone: bool,
-) -> None:
+) -> list[Gate]:
     """A bucket that cannot be built is left out, and named, where the others hold every input; else BuildError."""
     if not compiled.failed:
-        return
+        return []
     lines = [f"bucket {bucket}: {reason}" for bucket, reason in sorted(compiled.failed.items())]
     longest = min(max((b.length for b in held if b not in compiled.failed), default=0) for held in buckets.values())
     if not alone or longest < model.config.max_length:
         consequence = "the others do not hold every input" if alone else "the engines for other machines have them"
         raise BuildError("\n  - ".join([f"{len(lines)} bucket(s) could not be built, and {consequence}", *lines]))
     console.print("\n  - ".join(["WARNING: left out of the artifact:", *lines]), style="yellow", highlight=False)
+    return [Gate(name="buckets", status="SKIPPED", reason="left out: " + "; ".join(lines))]
 
 
 def _traced(target: BuildTarget, model: PrunedTransformer, specs: Sequence[StageSpec]) -> BuildTarget:
