@@ -98,16 +98,16 @@ def _batches(
     manifest: Manifest,
 ) -> Iterator[tuple[Unit, Stage | HeadStage, list[tuple[Bucket, Arrays]]]]:
     """Every unit with the batches that its edge buckets can be filled with."""
-    buckets = edge_buckets(manifest.plan.buckets)
     for spec, states in walk_states(model, specs, samples):
-        stage = Stage(model, spec)
-        length = max(bucket.length for bucket in buckets)
+        stage, buckets = Stage(model, spec), edge_buckets(manifest.plan.buckets_of(spec.index))
+        length = max(bucket.length for bucket in manifest.plan.buckets)
         near = near_threshold(stage, Stage(rounding, spec), _stacked(states, Bucket(batch=len(states), length=length)))
         decided = sorted((s for s, excused in zip(states, near, strict=True) if not excused), key=_rows, reverse=True)
         fitting = [(bucket, [s for s in decided if _rows(s) <= bucket.length]) for bucket in buckets]
         yield spec.index, stage, [(bucket, _stacked(chosen, bucket)) for bucket, chosen in fitting if chosen]
     if manifest.plan.head_graph is not None:
         generator, width = np.random.default_rng(0), manifest.encoder.hidden_size
+        buckets = edge_buckets(manifest.plan.buckets_of("head"))
         shapes = [(bucket, (bucket.batch, bucket.length, width)) for bucket in buckets]
         yield "head", HeadStage(model), [(b, {"hidden": generator.standard_normal(s, np.float32)}) for b, s in shapes]
 

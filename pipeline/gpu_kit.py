@@ -12,7 +12,7 @@ from engines.artifact import Manifest, Unit
 from engines.backends.base import PLAIN, EngineOptions
 from engines.buckets import Bucket
 from engines.tokenization import Tokens
-from pipeline.golden import Golden, edge_buckets, write_golden
+from pipeline.golden import Golden, write_golden
 from pipeline.graph.stages import StageSpec
 from pipeline.model.transformer import PrunedTransformer
 
@@ -47,6 +47,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 ENGINES="${1:-%(engines)s}"
 passed=0 failed=0 skipped=0
+command -v polygraphy > /dev/null || { echo "polygraphy is not installed: pip install polygraphy" >&2; exit 2; }
 
 check() {
   local name="$1"
@@ -83,6 +84,8 @@ def write_gpu_kit(
 ) -> list[Golden]:
     """Writes `polygraphy/` and `scripts/` into an artifact whose graphs are there, and returns the golden data.
 
+    It is about the graphs of the plan; quantised ones have the gates of a build only.
+
     narrow:  PyTorch's counterpart of the graphs in their precision; None: they are in fp32.
     options: how the engines are compiled; scripts expect the plugin libraries in `plugins/`.
     """
@@ -111,7 +114,7 @@ def compile_script(root: Path, manifest: Manifest, options: EngineOptions) -> st
     lines = []
     for unit, graph in _graphs(manifest):
         inputs = onnx.load(root / graph, load_external_data=False).graph.input
-        for bucket in manifest.plan.buckets:
+        for bucket in manifest.plan.buckets_of(unit):
             shapes = ",".join(
                 "x".join([f"{value.name}:{bucket}", *(str(d.dim_value) for d in value.type.tensor_type.shape.dim[2:])])
                 for value in inputs
@@ -125,15 +128,15 @@ def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOp
     """The Polygraphy call of every engine that there is golden data for."""
     # Polygraphy only opens a plugin library; this one then registers its plugins itself.
     plugins = ' --plugins "${PLUGIN:-plugins/libskimrt_autoload.so}"' if options.plugin else ""
-    folders = {str(Path(record.file).parent) for record in manifest.engines if record.target == "tensorrt"}
+    compiled = [r for r in manifest.engines if (r.target, r.precision) == ("tensorrt", manifest.plan.precision)]
+    folders = {str(Path(record.file).parent) for record in compiled}
     head = {"engines": min(folders, default="trtexec"), "plugins": plugins}
     lines = []
     for data in golden:
         tolerances = (f"{name}:{value:.6g}" for name, value in data.tolerances.items())
         lines.append(f"check {engine_stem(data.unit, data.bucket)} {' '.join(tolerances)}")
-    units = sum(1 for _ in _graphs(manifest))
-    edges = ", ".join(str(bucket) for bucket in edge_buckets(manifest.plan.buckets))
-    covered = f"golden data for {len(golden)} of {units * len(manifest.plan.buckets)} engines, in the buckets {edges}"
+    engines = sum(len(manifest.plan.buckets_of(unit)) for unit, _ in _graphs(manifest))
+    covered = f"golden data for {len(golden)} of {engines} engines, the shortest and longest bucket of every batch size"
     if manifest.plan.precision == "bf16":
         covered += "; none in bf16, which the format cannot hold"
     return "\n".join([_CHECK_HEAD % head, *lines, _CHECK_TAIL % {"covered": covered}])
