@@ -11,6 +11,7 @@ import torch
 from engines.artifact import Gate
 from engines.prediction import SampleResult
 from pipeline.gates import Reference, decision_parity
+from pipeline.graph.precision import reference_in
 from pipeline.graph.stages import cut_stages
 from pipeline.model import PrunedTransformer
 from tests.graph.small import random_samples, small_model
@@ -145,3 +146,30 @@ def test_every_token_of_a_tagging_model_must_have_its_label() -> None:
     results[3] = replace(results[3], logits=swapped)
     gate = decision_parity(model, specs, reference, results)
     assert gate.status == "FAILED" and "sample 3: the same tokens, but another answer" in gate.reason
+
+
+def in_bf16(model: PrunedTransformer) -> Reference:
+    """What PyTorch gives in bfloat16."""
+    return Reference.of(reference_in(model, "bf16"), SAMPLES)
+
+
+def test_a_narrower_precision_is_judged_by_what_it_moves_in_pytorch(
+    model: PrunedTransformer, reference: Reference
+) -> None:
+    rounded = in_bf16(model)
+    gate = decision_parity(model, cut_stages(model, [1]), reference, faithful(model, rounded), rounded)
+    assert gate.status == "PASSED", gate.reason
+    assert reference.rounding(1, rounded) > reference.rounding(1) > 0
+    assert reference.answer_rounding(rounded) > 1e-3 > reference.answer_rounding(reference) == 0
+
+
+def test_a_flip_beyond_what_the_precision_moves_fails(model: PrunedTransformer, reference: Reference) -> None:
+    rounded = in_bf16(model)
+    token = dying(reference)
+    reference.score[LAST][:, token] = model.pruner.threshold(1) - 3 * reference.rounding(1, rounded)
+    results = faithful(model, reference)
+    flip(results, token)
+    # Not from the changed score: the rounding that is allowed must be that of the other tokens.
+    rounded.score[LAST][:, token] = reference.score[LAST][:, token]
+    gate = decision_parity(model, cut_stages(model, [1]), reference, results, rounded)
+    assert gate.status == "FAILED" and f"sample {LAST}: token {token}" in gate.reason
