@@ -139,7 +139,7 @@ def test_an_artifact_is_not_replaced_unasked(capsys: pytest.CaptureFixture[str],
     ("arguments", "code", "message"),
     [
         (("--target", "tensorrt"), 4, "the package tensorrt is not installed"),
-        (("--precision", "int8"), 2, "precision 'int8': expected one of fp32"),
+        (("--precision", "bf16"), 2, "precision 'bf16': expected one of fp32"),
         (("--precision", "fp16"), 2, "precision 'fp16': expected one of fp32"),
         (("--export-only",), 2, "the target cpu is built on any machine"),
         (("--plugin",), 2, "plugin: the target cpu has no such option"),
@@ -180,7 +180,7 @@ mark, marked = Publisher.mark, []
 def mark_and_die(self, step):
     mark(self, step)
     marked.append(step)
-    if len(marked) == 5:
+    if len(marked) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
 Publisher.mark = mark_and_die
 main_of(build.parser, build.run)
@@ -201,7 +201,7 @@ def test_a_killed_build_goes_on_where_it_stopped(
     monkeypatch.setattr(OpenVinoBackend, "build", lambda *call: (compiled.append(call[3].name), compile_one(*call))[1])
     monkeypatch.setattr(builder, "export_stage", lambda *call: pytest.fail("exported again"))
     assert run_verb(build, *arguments) == 0
-    # Two graphs and three engines were done; which engines are left follows from the order of stages and buckets.
+    # The plan, two graphs and three engines were done; which engines are left follows from the order of stages and buckets.
     assert compiled == [f"stage_1_{bucket}.onnx" for bucket in ("b1_s16", "b1_s32", "b2_s32")]
     result = json.loads(capsys.readouterr().out)
     assert result["artifact"] == str(out) and result["bench"] is None
