@@ -46,8 +46,8 @@ class Request:
 def compile_isolated(request: Request, report: Report | None = None) -> Built:
     """Runs the worker; its log lies beside the engine, and stays there if it fails.
 
-    Raises InputError for a graph that the library cannot parse, BuildError for whatever else goes wrong, a killed
-    worker included. What `report` raises ends the worker.
+    Raises InputError for a graph that the library cannot parse, OSError for a file that cannot be written, BuildError
+    for whatever else goes wrong, a killed worker included. What `report` raises ends the worker.
     """
     out, started = Path(request.out), perf_counter()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -92,10 +92,12 @@ def compile_isolated(request: Request, report: Report | None = None) -> Built:
     return Built(perf_counter() - started, result["peak_bytes"], layers)
 
 
-def _failure(out: Path, log: Path, code: int, result: dict | None) -> InputError | BuildError:
+def _failure(out: Path, log: Path, code: int, result: dict | None) -> InputError | BuildError | OSError:
     if result is not None and result.get("kind") == "input":
         log.unlink()
         return InputError(result["error"])
+    if result is not None and result.get("kind") == "storage":
+        return OSError(result["errno"], result["error"], str(out))
     if result is not None and "error" in result:
         reason = result["error"]
     else:

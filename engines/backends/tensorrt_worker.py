@@ -45,6 +45,9 @@ def main() -> int:
     except (InputError, BuildError, PluginError) as error:
         say({"error": str(error), "kind": "input" if isinstance(error, InputError) else "build"})
         return 1
+    except OSError as error:
+        say({"error": error.strerror or str(error), "kind": "storage", "errno": error.errno})
+        return 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     say({"layers": [asdict(layer) for layer in layers], "peak_bytes": peak})
     return 0

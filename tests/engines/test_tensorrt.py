@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import sys
 from pathlib import Path
@@ -177,6 +178,16 @@ def test_a_builder_that_dies_is_reported_with_its_log(
     log = out.with_name("stage_0.plan.log")
     assert str(log) in message and "out of memory" in log.read_text()
     assert not out.exists() and not out.with_name("stage_0.plan.partial").exists()
+
+
+def test_a_full_disk_is_not_the_engines_fault(rtx: TensorRtRtxBackend, graph: Path, tmp_path: Path) -> None:
+    """Fault 24: publishing turns this into an error that says what to do."""
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    (tmp_path / "stage_0.plan.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        rtx.build(graph, BUCKET, tmp_path / "stage_0.plan")
+    assert caught.value.errno == errno.ENOSPC and not (tmp_path / "stage_0.plan").exists()
 
 
 def test_what_a_report_raises_ends_the_builder(rtx: TensorRtRtxBackend, graph: Path, tmp_path: Path) -> None:
