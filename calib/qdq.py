@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from calib.scheme import QuantizationScheme
@@ -33,17 +32,20 @@ def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets
 
 
 def quantize_graph(source: Path, scheme: QuantizationScheme, target: Path) -> list[str]:
-    """One stage graph. Activations per tensor and weights per output channel, symmetric; outputs stay as they are."""
+    """One stage graph, in fp32 or fp16. Activations per tensor and weights per output channel, symmetric; outputs stay
+    as they are."""
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     model = onnx.load(source)
     layers = {name: node for name, node in linear_layers(model).items() if name in scheme.ranges}
-    ranges = {
-        node.input[0]: TensorData(lowest=np.float32(-scheme.ranges[name]), highest=np.float32(scheme.ranges[name]))
-        for name, node in layers.items()
-    }
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    ranges = {}
+    for name, node in layers.items():
+        # The scales have the type of what they scale.
+        range_ = onnx.helper.tensor_dtype_to_np_dtype(weights[node.input[1]]).type(scheme.ranges[name])
+        ranges[node.input[0]] = TensorData(lowest=-range_, highest=range_)
     if layers:
         quantizer = QDQQuantizer(
             model,

@@ -1,4 +1,4 @@
-"""Calibration as a whole: the method of least divergence, what pruning has used of the budget, what it is measured by."""
+"""Calibration as a whole: the method of least divergence, what pruning has used of the budget, and its measure."""
 
 from __future__ import annotations
 
