@@ -16,7 +16,7 @@ from engines.runner import Runner
 from engines.tokenization import Text
 from pipeline.versions import tool_versions
 
-_CHUNK = 64
+_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,14 @@ def speedups(timings: Sequence[Timing], name: str, baseline: str) -> dict[int, f
 
 def as_record(timings: Sequence[Timing]) -> dict:
     """For a results file: the machine, the versions, and every figure."""
+    return {**machine_record(), "timings": [asdict(timing) for timing in timings]}
+
+
+def machine_record() -> dict:
+    """For a results file: the machine and the versions."""
     return {
         "machine": {"processor": processor(), "cpus": os.cpu_count(), "python": platform.python_version()},
         "versions": tool_versions(),
-        "timings": [asdict(timing) for timing in timings],
     }
 
 

@@ -86,6 +86,7 @@ def test_every_artifact_is_timed_warm_at_every_batch_size(clock: Clock, monkeypa
             clock.now += (2.0 if self.path.name == "dense" else 1.0) * len(texts) / self.batch if self.warm else 1e9
 
     monkeypatch.setattr(measure, "Runner", FakeRunner)
+    monkeypatch.setattr(measure, "_CHUNK", 64)
     texts = ["text"] * 80
     timings = measure.measure({"pruned": Path("pruned"), "dense": Path("dense")}, texts, (1, 8), rounds=2)
     assert [(t.name, t.batch, t.seconds) for t in timings] == [
