@@ -209,3 +209,22 @@ def test_a_killed_build_goes_on_where_it_stopped(
     ours, theirs = (Artifact.open(path).manifest for path in (out, built.artifact))
     for engine in ours.engines:  # the same inputs give the same engines, to the byte
         assert ours.files[engine.file] == theirs.files[engine.file]
+
+
+def test_without_stages_and_buckets_the_planner_chooses(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
+    out = tmp_path / "artifact"
+    arguments = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", "12", "--threads", "1")
+    assert run_verb(build, *arguments, "--out", out, "--max-engines", "8", "--explain") == 0
+    printed = capsys.readouterr().out
+    assert "no cut" in printed and "every cut" in printed
+    manifest = Artifact.open(out).manifest
+    assert set(manifest.plan.expected) == {1, 8} and all(value > 0 for value in manifest.plan.expected.values())
+    assert len(manifest.engines) <= 8
+    for unit in range(len(manifest.plan.stages)):
+        held = {engine.bucket for engine in manifest.engines if engine.stage == unit}
+        assert held == set(manifest.plan.buckets_of(unit))
+        assert max(bucket.length for bucket in held) == manifest.max_length
+    assert run_verb(build, *arguments, "--out", out, "--device", "abacus") == 2

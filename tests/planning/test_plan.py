@@ -1,0 +1,90 @@
+"""Plans of models: cuts and buckets that hold every input, never worse than not cutting, within the limit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.backends import choose_backend
+from pipeline.graph.stages import decision_layers
+from pipeline.planning.costs import CostTable, StageShape
+from pipeline.planning.plan import Planner, describe, padding
+from pipeline.planning.profile import cost_table, profiled_stages
+from tests.conftest import METHODS, TinyModel
+
+
+class RowCost:
+    """So much for a call, and so much for every row of every layer."""
+
+    def __init__(self, call: float, row: float = 1.0) -> None:
+        self.call, self.row = call, row
+
+    def alone(self, stage: StageShape, length: int) -> float:
+        return self.call + self.row * stage.layers * length
+
+    def together(self, stage: StageShape, batch: int, length: int) -> float:
+        return self.call + self.row * stage.layers * length * batch
+
+
+def falling(model, share: float, samples: int = 20) -> np.ndarray:
+    """Rows that fall by a share at every layer, for inputs of all lengths."""
+    lengths = np.linspace(4, model.config.max_length, samples).round()
+    layers = model.config.encoder.layers
+    return np.column_stack([np.maximum(1, (lengths * share**n).round()) for n in range(layers + 1)]).astype(int)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cuts_where_rows_die_and_calls_are_cheap(tiny_model: TinyModel, method: str) -> None:
+    model = tiny_model(method)
+    rows = falling(model, 0.5)
+    cheap = Planner(model, rows, RowCost(0), (1, 8), 500)
+    assert bool(cheap.best().cuts) == bool(decision_layers(model))
+    if decision_layers(model):
+        assert cheap.best().expected[1] < cheap.given([]).expected[1]
+    assert Planner(model, rows, RowCost(1e6), (1, 8), 500).best().cuts == ()
+    assert Planner(model, falling(model, 1.0), RowCost(1), (1, 8), 500).best().cuts == ()
+
+
+@given(share=st.floats(0.2, 1), call=st.floats(0, 500), engines=st.integers(1, 60))
+def test_never_worse_than_no_cut_and_within_the_limit(
+    tiny_model: TinyModel, share: float, call: float, engines: int
+) -> None:
+    model = tiny_model("transkimmer")
+    planner = Planner(model, falling(model, share), RowCost(call), (1,), engines)
+    plan = planner.best()
+    assert plan.expected[1] <= planner.given([]).expected[1] + 1e-9
+    assert sum(len(held) for held in plan.buckets) <= engines
+    assert len(plan.buckets) == len(plan.cuts) + 1
+    assert all(max(bucket.length for bucket in held) == model.config.max_length for held in plan.buckets)
+
+
+def test_given_lengths_stay(tiny_model: TinyModel) -> None:
+    model = tiny_model("ltp")
+    longest = model.config.max_length
+    plan = Planner(model, falling(model, 0.5), RowCost(1), (1, 2), 9, (8, longest)).best()
+    assert all({bucket.length for bucket in held} == {8, longest} for held in plan.buckets)
+    assert all({bucket.batch for bucket in held} == {1, 2} for held in plan.buckets)
+
+
+def test_a_plan_tells_what_it_wastes(tiny_model: TinyModel) -> None:
+    model = tiny_model("dense")
+    rows = np.full((3, model.config.encoder.layers + 1), 6)
+    plan = Planner(model, rows, RowCost(1), (1,), 9, (8, model.config.max_length)).best()
+    assert padding(plan, rows) == pytest.approx(8 / 6 - 1)
+    assert [row[2] for row in describe(plan, model, rows)] == ["6.0"]
+
+
+@pytest.mark.parametrize("method", ["dense", "ltp", "transkimmer"])
+def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
+    model, backend = tiny_model(method), choose_backend("cpu")
+    table = cost_table(model, backend, (2,), threads=1)
+    assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 4
+    assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
+    assert all(set(by) == {1, 2} for by in table.together_seconds.values())
+    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: pytest.fail("measured again"))
+    assert cost_table(model, backend, (2,), threads=1) == table
+    (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
+    assert CostTable.read(file) == table
