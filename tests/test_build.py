@@ -201,7 +201,7 @@ def test_a_killed_build_goes_on_where_it_stopped(
     monkeypatch.setattr(OpenVinoBackend, "build", lambda *call: (compiled.append(call[3].name), compile_one(*call))[1])
     monkeypatch.setattr(builder, "export_stage", lambda *call: pytest.fail("exported again"))
     assert run_verb(build, *arguments) == 0
-    # The plan, two graphs and three engines were done; which engines are left follows from the order of stages and buckets.
+    # The plan, two graphs and three engines were done; which are left follows from the order of stages and buckets.
     assert compiled == [f"stage_1_{bucket}.onnx" for bucket in ("b1_s16", "b1_s32", "b2_s32")]
     result = json.loads(capsys.readouterr().out)
     assert result["artifact"] == str(out) and result["bench"] is None
