@@ -115,8 +115,10 @@ class Compilation:
                 self._publisher.mark(_step(job))
             else:
                 errors[job] = error
-                compiled.failed.setdefault(job.bucket, str(error).splitlines()[0])
             progress.advance(task)
+        for job in jobs:  # in their order, not in that in which they failed
+            if job in errors:
+                compiled.failed.setdefault(job.bucket, str(errors[job]).splitlines()[0])
         if len(compiled.failed) == len({bucket for held in buckets.values() for bucket in held}):
             logs = "\n".join(f"  - {error}" for error in list(errors.values())[:_SHOWN])
             raise BuildError(f"{len(errors)} of {len(jobs)} engines could not be compiled\n{logs}")
