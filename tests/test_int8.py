@@ -10,11 +10,19 @@ from pathlib import Path
 import pytest
 
 from calib.int8 import Calibration, int8_gate
+from calib.qdq import quantize_graph
+from calib.ranges import choose_ranges, collect_histograms
+from calib.scheme import groups
 from engines.artifact import Artifact, Gate
-from engines.backends import choose_backend
+from engines.backends import BACKENDS, choose_backend
+from engines.backends.base import EngineOptions
+from engines.buckets import Bucket
 from engines.runner import Runner
 from pipeline import build, int8, parity
+from pipeline.graph.export import export_stage
+from pipeline.graph.stages import Stage, cut_stages
 from tests.gates.builds import SETTINGS, Built, classifier, run_verb
+from tests.graph.small import random_samples, small_model
 
 
 @cache
@@ -136,3 +144,20 @@ def test_the_gate_says_when_int8_is_faster_nowhere(everywhere: Path) -> None:
 
 def test_the_cpu_backends_offer_int8() -> None:
     assert all("int8" in choose_backend("cpu", provider).precisions for provider in ("openvino", "onnxruntime"))
+
+
+def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
+    backend = next(backend for backend in BACKENDS if backend.target == "tensorrt-rtx")
+    missing = backend.missing_to_build()
+    if missing is not None:
+        pytest.skip(missing)
+    model = small_model("ltp", layers=2)
+    scheme = choose_ranges(collect_histograms(model, random_samples(6)), "minmax")
+    plain, graph = tmp_path / "stage_0.onnx", tmp_path / "stage_0-int8.onnx"
+    export_stage(Stage(model, cut_stages(model, [1])[0]), model.config, plain, "fp16")
+    layers = quantize_graph(plain, scheme, graph)
+    options = EngineOptions(compute_capabilities=("8.9",))
+    built = backend.build(graph, Bucket(batch=1, length=32), tmp_path / "engine", options)
+    products = [layer for layer in built.layers if "gemm" in layer.kind and "Int8" in layer.inputs]
+    # Query, key and value read one tensor, so they may be one product.
+    assert len(groups(layers)) <= len(products) <= len(layers), [(layer.kind, layer.inputs) for layer in built.layers]
