@@ -69,7 +69,10 @@ class BuildTarget:
             plugin_digest()
         if config.export_only:
             return cls(backend, options, config.precision, None, "only exported, no engine was compiled")
-        return cls(backend, options, config.precision, backend.binding(options), backend.available())
+        binding, cannot_run = backend.binding(options), backend.available()
+        if cannot_run is None and binding is not None:
+            cannot_run = backend.mismatch(binding)  # compiled ahead of time for other GPUs than this machine's
+        return cls(backend, options, config.precision, binding, cannot_run)
 
 
 def _refuse_tracing(config: BuildConfig) -> None:

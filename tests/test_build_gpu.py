@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from engines.errors import BuildError, InputError, TargetError
 from engines.files import digest_tree
 from pipeline import build, builder, compilation, inspect
 from pipeline.compilation import EngineReport
+from pipeline.config import BuildConfig
+from pipeline.target import BuildTarget
 from plugins.library import ENVIRONMENT_VARIABLE
 from tests.engines.test_tensorrt import LIBRARY
 from tests.gates.builds import classifier, run_verb
@@ -32,12 +35,15 @@ RTX = ("--target", "tensorrt-rtx", "--buckets", BUCKETS, "--samples", 12, "--thr
 GPU_GATES = ("numeric: engines (tensorrt-rtx)", "decisions", "task metric")
 
 
-@pytest.fixture(autouse=True)
-def rtx() -> None:
-    """TensorRT-RTX, without which nothing here can be built."""
+@pytest.fixture(autouse=True, scope="module")
+def no_gpu() -> Iterator[None]:
+    """TensorRT-RTX, without which nothing here can be built, on a machine without a GPU."""
     reason = TensorRtRtxBackend().missing_to_build()
     if reason is not None:
         pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorrt, "find_gpu", lambda: "no NVIDIA driver is installed")
+        yield
 
 
 @pytest.fixture
@@ -137,6 +143,15 @@ def test_engines_for_no_machine_like_this_name_the_command_that_adds_them(
     assert "built for compute capability 8.0, 8.6, 8.9, 12.0, here is NVIDIA H100 (9.0)" in message
     assert f"python -m pipeline.build --checkpoint {manifest.checkpoint.path}" in message
     assert "--target tensorrt-rtx --precision fp16" in message
+
+
+def test_engines_for_other_gpus_than_this_machines_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("NVIDIA H100", "9.0", "13.0", None))
+    monkeypatch.setattr(tensorrt, "missing_cuda", lambda: None)
+    found = BuildTarget.of(BuildConfig(target="tensorrt-rtx")).cannot_run
+    assert found == "built for compute capability 8.0, 8.6, 8.9, 12.0, here is NVIDIA H100 (9.0)"
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("NVIDIA L4", "8.9", "13.0", None))
+    assert BuildTarget.of(BuildConfig(target="tensorrt-rtx")).cannot_run is None
 
 
 @pytest.mark.parametrize(
