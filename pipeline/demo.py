@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--reviews", type=int, default=1000, help="held-out reviews for accuracy (default 1000)")
     p.add_argument("--timed", type=int, default=1000, help="of these, reviews that are timed (default 1000)")
     p.add_argument("--rounds", type=int, default=1, help="times that every chunk is timed (default 1)")
-    p.add_argument("--max-drop", type=float, default=3.0, help="points that a model may lose (default 3.0)")
+    p.add_argument("--max-drop", type=float, default=1.0, help="points that a model may lose (default 1.0)")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     p.add_argument("--table", type=Path, metavar="RESULTS.json", help="only print the README's table of a results file")
     return p
