@@ -22,12 +22,11 @@ from engines.buckets import Bucket
 from engines.errors import BuildError
 from engines.files import sha256
 from pipeline import __version__
+from pipeline.memory import builders_side_by_side
 from pipeline.publish import Publisher
 from pipeline.target import BuildTarget
 from pipeline.versions import tool_versions
 
-_SHARE_OF_MEMORY = 0.8
-"""Of what is free, that builders running side by side may take together."""
 _SHOWN = 3
 """Failed engines whose log an error shows."""
 TIMING_CACHE = "timing.cache"
@@ -195,11 +194,12 @@ class Compilation:
         if not jobs:
             return
         stop = Event()
-        # The first one alone, to see how much memory one takes.
-        yield jobs[0], self._attempt(jobs[0], progress, stop)
-        with ThreadPoolExecutor(self._parallel(jobs[0])) as pool:
+        # The largest one first and alone, to see how much memory one takes at most.
+        first, *rest = sorted(jobs, key=self._size, reverse=True)
+        yield first, self._attempt(first, progress, stop)
+        with ThreadPoolExecutor(self._parallel(first)) as pool:
             futures: dict[Future[BuildError | None], Job] = {
-                pool.submit(self._attempt, job, progress, stop): job for job in jobs[1:]
+                pool.submit(self._attempt, job, progress, stop): job for job in rest
             }
             try:
                 for future in as_completed(futures):
@@ -234,6 +234,10 @@ class Compilation:
         )
         (self._root / job.report).write_text(found.model_dump_json(indent=1) + "\n", "utf-8")
         return None
+
+    def _size(self, job: Job) -> tuple[int, int]:
+        """What the memory of a builder grows with: the weights, then the rows."""
+        return (self._root / job.graph).stat().st_size, job.bucket.batch * job.bucket.length
 
     def _parallel(self, first: Job) -> int:
         if self._jobs is not None:
@@ -278,20 +282,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def builders_side_by_side(peak_bytes: int) -> int:
-    """How many builders of that size the free memory holds; at least one, and not more than there are cores."""
-    return max(1, min(len(os.sched_getaffinity(0)), int(_SHARE_OF_MEMORY * _free_memory() // peak_bytes)))
-
-
-def _free_memory() -> int:
-    """Bytes that can be taken without swapping; Linux counts them, elsewhere it is what nobody has."""
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from engines.binding import Gpu
 from engines.buckets import format_buckets
 from engines.errors import BuildError, InputError, TargetError
 from engines.files import digest_tree
-from pipeline import build, builder, compilation, inspect
+from pipeline import build, builder, inspect, memory
 from pipeline.compilation import EngineReport
 from pipeline.config import BuildConfig
 from pipeline.target import BuildTarget
@@ -335,11 +335,19 @@ def test_an_export_holds_what_a_gpu_host_needs(model: tuple[object, ...], tmp_pa
         Runner(out)
 
 
+def test_the_largest_engine_shows_how_much_memory_one_takes(
+    model: tuple[object, ...], tmp_path: Path, compiled: list[str]
+) -> None:
+    buckets = ("--buckets", "1x16,1x32,2x32")
+    assert run_verb(build, *model, *buckets, "--compute-capability", "8.9", "--out", tmp_path / "artifact") == 0
+    assert compiled[0] == "stage_0_b2_s32.plan" and len(compiled) == 6
+
+
 @pytest.mark.parametrize(("available", "expected"), [(10.0, 2), (0.5, 1), (0.01, 1)])
 def test_so_many_builders_as_memory_holds(
     monkeypatch: pytest.MonkeyPatch, fp16: Path, available: float, expected: int
 ) -> None:
     peak = max(report.peak_bytes for report in reports(fp16))
-    monkeypatch.setattr(compilation, "_free_memory", lambda: int(available * peak))
+    monkeypatch.setattr(memory, "_free_memory", lambda: int(available * peak))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    assert compilation.builders_side_by_side(peak) == expected
+    assert memory.builders_side_by_side(peak) == expected
