@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +229,7 @@ def test_standard_tensorrt_takes_the_same_way(
 
 
 @pytest.fixture
-def on_h100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TensorRtBackend:
+def on_h100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TensorRtBackend]:
     """Standard TensorRT 11.4 on an H100, as far as it can be had without."""
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt_rtx is not installed: pip install tensorrt-rtx-cu13")
@@ -237,7 +238,8 @@ def on_h100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TensorRtBackend:
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: H100)
     monkeypatch.setattr(tensorrt, "missing_cuda", lambda: None)
-    return TensorRtBackend()
+    yield TensorRtBackend()
+    sys.modules.pop("tensorrt", None)  # the stand-in was imported, and is not there for anyone else
 
 
 def test_the_binding_is_that_of_the_machine(on_h100: TensorRtBackend, plugin: Path) -> None:
