@@ -58,6 +58,11 @@ def main() -> None:
                 artifact = build(config, console)
                 runs.append(describe(artifact, method, plugin, perf_counter() - started))
                 console.print(runs[-1])
+                write(args, runs)
+
+
+def write(args: argparse.Namespace, runs: list[dict]) -> None:
+    """Writes what is known so far."""
     machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "jobs": args.jobs or "automatic"}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(

@@ -103,6 +103,13 @@ def quantized_linear(width: int = 64) -> onnx.ModelProto:
     return model
 
 
+def test_the_memory_is_the_builders_own(rtx: TensorRtRtxBackend, graph: Path, tmp_path: Path) -> None:
+    """However much this process holds, which decides how many builders run side by side."""
+    ours = np.ones(1 << 27)  # 1 GiB
+    built = rtx.build(graph, BUCKET, tmp_path / "stage_0.plan")
+    assert built.peak_bytes is not None and built.peak_bytes < ours.nbytes / 2
+
+
 def test_quantized_products_run_in_int8(rtx: TensorRtRtxBackend, plugin: Path, tmp_path: Path) -> None:
     onnx.save(quantized_linear(), tmp_path / "stage_0.onnx")
     built = rtx.build(tmp_path / "stage_0.onnx", BUCKET, tmp_path / "stage_0.plan", EngineOptions(plugin=True))
