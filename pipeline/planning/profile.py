@@ -24,8 +24,8 @@ from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, Kind
 from pipeline.versions import tool_versions
 
-_LENGTHS = 6
-_ROUNDS, _REPEATS = 9, 5
+_LENGTHS = 5
+_ROUNDS, _REPEATS = 5, 4
 
 
 def cost_table(
