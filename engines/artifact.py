@@ -6,37 +6,17 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, validation_problems
-from engines.files import Digest, digest_tree, path_problem, sha256
+from engines.files import Digest, digest_tree, sha256
+from engines.plan import Plan, Positive, RelativePath, Unit, repeated
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer/tokenizer.json"
-
-
-def _inside(path: str) -> str:
-    problem = path_problem(path)
-    if problem:
-        raise ValueError(problem)
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(_inside)]
-"""A file inside the artifact, with forward slashes; never absolute, never upwards."""
-Positive = Annotated[int, Field(gt=0)]
-Unit = int | Literal["head"]
-"""What an engine runs: the stage of that index, or the token-level head."""
 
 
 class _Strict(BaseModel):
@@ -80,33 +60,6 @@ class Data(_Strict):
     name: str
     count: Positive
     sha256: Digest
-
-
-class StagePlan(_Strict):
-    """One stage: its graph, its steps such as "attend 2", and its buckets where they are not those of the plan."""
-
-    graph: RelativePath
-    steps: list[str]
-    buckets: list[Bucket] | None = Field(None, min_length=1)
-
-
-class Plan(_Strict):
-    """The stages, the buckets that they are compiled for, and the number format of their graphs.
-
-    expected: milliseconds per sample by batch size, as the planner saw it, where it chose the plan.
-    """
-
-    kind: Literal["staged"]
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    stages: list[StagePlan] = Field(min_length=1)
-    head_graph: RelativePath | None = None
-    buckets: list[Bucket] = Field(min_length=1)
-    expected: dict[int, float] = {}
-
-    def buckets_of(self, unit: Unit) -> list[Bucket]:
-        """What a stage, or the token-level head, is compiled for."""
-        own = None if unit == "head" else self.stages[int(unit)].buckets
-        return self.buckets if own is None else own
 
 
 class EngineRecord(_Strict):
@@ -176,32 +129,22 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Manifest:
-        plan, problems = self.plan, []
-        lists = {"plan.buckets": plan.buckets}
-        lists |= {f"plan.stages.{i}.buckets": stage.buckets for i, stage in enumerate(plan.stages) if stage.buckets}
-        for name, buckets in lists.items():
-            problems += [f"{name}: {bucket} is listed twice" for bucket in _repeated(buckets)]
-            longest = max(bucket.length for bucket in buckets)
-            if longest < self.max_length:
-                problems.append(f"{name}: the longest is {longest}, expected at least max_length {self.max_length}")
+        plan, problems = self.plan, self.plan.problems(self.max_length)
         if (plan.head_graph is not None) != self.head.token_level:
             problems.append(
                 f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
             )
-        units: list[Unit] = [*range(len(plan.stages)), *(["head"] if self.head.token_level else [])]  # type: ignore[list-item]
         keys = [(e.target, e.precision, e.stage, e.bucket, e.place) for e in self.engines]
-        problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b, _ in _repeated(keys)]
-        problems += [
-            f"engines: stage {s} is not in the plan" for s in sorted({str(k[2]) for k in keys if k[2] not in units})
-        ]
+        problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b, _ in repeated(keys)]
+        unknown = {str(k[2]) for k in keys if k[2] not in plan.units}
+        problems += [f"engines: stage {s} is not in the plan" for s in sorted(unknown)]
         for target, place in sorted({(e.target, e.place) for e in self.engines}):
             held = {(e.stage, e.bucket) for e in self.engines if (e.target, e.place) == (target, place)}
-            missing = [(u, b) for u in units for b in plan.buckets_of(u) if (u, b) not in held]
+            missing = [(u, b) for u in plan.units for b in plan.buckets_of(u) if (u, b) not in held]
             problems += [
                 f"engines: {' '.join((target, place)).strip()} lacks stage {unit} {bucket}" for unit, bucket in missing
             ]
-        named = [stage.graph for stage in plan.stages] + [e.file for e in self.engines] + [TOKENIZER_NAME]
-        named += [plan.head_graph] if plan.head_graph else []
+        named = [*plan.graphs, *(e.file for e in self.engines), TOKENIZER_NAME]
         named += [e.report for e in self.engines if e.report is not None]
         problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
         if problems:
@@ -299,8 +242,3 @@ def _file_problems(directory: Path, files: dict[str, str], verify: bool) -> list
                     f"{relative}: expected SHA-256 {expected[:12]}…, found {found[:12]}…: not the built file"
                 )
     return problems
-
-
-def _repeated(items: list) -> list:
-    seen: set = set()
-    return [item for item in items if item in seen or seen.add(item)]  # type: ignore[func-returns-value]

@@ -32,6 +32,7 @@ def dense_artifact(config: BuildConfig, console: Console) -> Path:
             "checkpoint": config.dense_checkpoint,
             "dense": None,
             "stages": "auto",
+            "plan": "auto",
             "out": out,
             "force": True,
         }

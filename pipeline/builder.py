@@ -27,6 +27,7 @@ from pipeline.frontends.traced_backend import TracedBackend
 from pipeline.gates.reference import Reference
 from pipeline.gpu_kit import write_gpu_kit
 from pipeline.graph.export import export_stage
+from pipeline.graph.fused import fuse_graphs
 from pipeline.graph.precision import Precision
 from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
@@ -35,6 +36,7 @@ from pipeline.measure import as_record, measure
 from pipeline.model.checkpoint import checkpoint_digest, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.choose import choose_plan
+from pipeline.planning.fused import refuse_fused
 from pipeline.publish import Publisher
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget
@@ -53,6 +55,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
     target = BuildTarget.of(config)
     precision = target.graph_precision
     subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
+    refuse_fused(config, subject.model.config)
     buckets = chosen_buckets(config, subject.model)
     calibration_texts = read_calibration_set(config, subject, buckets) if config.precision == "int8" else None
     key = build_key(config, subject, buckets)
@@ -77,12 +80,18 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         specs = cut_stages(subject.model, planned.cuts)
         wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
         graphs = _export(subject.model, specs, precision, root, publisher, progress)
+        capacities: dict[Bucket, tuple[int, ...]] = {}
+        if planned.fused is not None:
+            graphs["fused"] = planned.fused.graph
+            fuse_graphs([root / graphs[spec.index] for spec in specs], root / planned.fused.graph)
+            capacities = {fused.bucket: tuple(fused.capacities) for fused in planned.fused.buckets}
+            wanted["fused"] = list(capacities)
         if config.frontend == "torch-tensorrt":
             target = _traced(target, subject.model, specs)
         steps = [spec.step_names for spec in specs]
 
         def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
-            return Compilation(root, target, graphs, steps, publisher, held, config.jobs)
+            return Compilation(root, target, graphs, steps, publisher, held, config.jobs, capacities)
 
         compilation, calibration = compilation_of(target, graphs), None
         if calibration_texts is not None:
@@ -152,6 +161,7 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),
+        "plan": config.plan,
         "max_engines": config.max_engines,
         "device": config.device,
         "target": config.target,

@@ -10,9 +10,11 @@ from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from engines.artifact import Gate
 from engines.errors import SkimError
+from engines.plan import FusedPlan
 
 
 def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]) -> NoReturn:
@@ -35,6 +37,26 @@ def print_gates(gates: Sequence[Gate], console: Console) -> None:
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
         line = f"{gate.status:<10} {gate.name}: {gate.reason or figures}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def plain_table(title: str, *columns: str) -> Table:
+    """A table without lines; of two columns without a header unless their names are given."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=bool(columns), box=None)
+    for column in columns or ("", ""):
+        table.add_column(column, overflow="fold", header_style="dim")
+    return table
+
+
+def fused_table(fused: FusedPlan) -> Table:
+    """The engines of all stages at once; texts that overflow them run through the stages."""
+    table = plain_table("\nfused engines", "batch", "overflow", "ms per text", "length (rows behind every cut)")
+    for batch in fused.batches:
+        held = [b for b in fused.buckets if b.bucket.batch == batch]
+        lengths = ", ".join(f"{b.bucket.length} ({' '.join(map(str, b.capacities))})" for b in held)
+        overflow = f"{100 * fused.overflow[batch]:.1f} % expected" if batch in fused.overflow else "unknown"
+        expected = f"{fused.expected[batch]:.2f} expected" if batch in fused.expected else "unknown"
+        table.add_row(str(batch), overflow, expected, lengths)
+    return table
 
 
 def progress_bars(console: Console) -> Progress:

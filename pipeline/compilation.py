@@ -9,14 +9,16 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from engines.artifact import Artifact, EngineRecord, Unit
+from engines.backends.base import EngineOptions
 from engines.backends.layers import Layer, fused_attention, fusible_attention
 from engines.buckets import Bucket
 from engines.errors import BuildError
@@ -57,6 +59,7 @@ class Job:
     bucket: Bucket
     file: str
     key: str
+    options: EngineOptions
 
     @property
     def report(self) -> str:
@@ -78,6 +81,7 @@ class Compilation:
     graphs: graph of every unit. steps: steps of every stage, such as "attend 2".
     held:   an artifact whose engines are taken where their key is the same.
     jobs:   engines compiled at a time; None: as many as memory and cores allow.
+    capacities: of the fused engine of every bucket.
     """
 
     def __init__(
@@ -89,8 +93,10 @@ class Compilation:
         publisher: Publisher,
         held: Artifact | None = None,
         jobs: int | None = None,
+        capacities: Mapping[Bucket, tuple[int, ...]] = MappingProxyType({}),
     ) -> None:
         self._root, self._target, self._graphs, self._steps = root, target, graphs, steps
+        self._capacities = capacities
         self._publisher, self._held, self._jobs = publisher, held, jobs
         place = "" if target.binding is None else f"/{target.binding.place}"
         self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
@@ -152,15 +158,17 @@ class Compilation:
                 "target": self._target.backend.target,
                 "provider": self._target.backend.provider,
                 "precision": self._target.precision,
-                "options": asdict(self._target.options),
                 "binding": None if self._target.binding is None else self._target.binding.model_dump(),
                 "version": __version__,
                 "tools": tool_versions(),
             }
             for bucket in buckets[unit]:
-                key = hashlib.sha256(json.dumps({**inputs, "bucket": str(bucket)}, sort_keys=True).encode()).hexdigest()
+                rooms = self._capacities[bucket] if unit == "fused" else ()
+                options = replace(self._target.options, capacities=rooms)
+                depends = {**inputs, "bucket": str(bucket), "options": asdict(options)}
+                key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
                 file = f"{self.folder}/{self._target.backend.engine_name(unit, bucket)}"
-                jobs.append(Job(unit, graph, bucket, file, key))
+                jobs.append(Job(unit, graph, bucket, file, key, options))
         return jobs
 
     def _is_there(self, job: Job) -> bool:
@@ -188,7 +196,7 @@ class Compilation:
     def _compile(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, BuildError | None]]:
         if not self._target.backend.isolated:
             for job in jobs:
-                self._target.backend.build(self._root / job.graph, job.bucket, self._root / job.file)
+                self._target.backend.build(self._root / job.graph, job.bucket, self._root / job.file, job.options)
                 yield job, None
             return
         if not jobs:
@@ -219,11 +227,11 @@ class Compilation:
 
             graph, out = self._root / job.graph, self._root / job.file
             try:
-                built = self._target.backend.build(graph, job.bucket, out, self._target.options, report)
+                built = self._target.backend.build(graph, job.bucket, out, job.options, report)
             except BuildError as error:
                 return error
         assert built.seconds is not None and built.peak_bytes is not None
-        steps = [] if job.unit == "head" else self._steps[int(job.unit)]
+        steps = [] if isinstance(job.unit, str) else self._steps[job.unit]
         found = EngineReport(
             seconds=round(built.seconds, 3),
             peak_bytes=built.peak_bytes,

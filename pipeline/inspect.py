@@ -12,7 +12,7 @@ from rich.table import Table
 
 from engines.artifact import Artifact, Manifest
 from engines.buckets import format_buckets
-from pipeline.cli import main_of
+from pipeline.cli import fused_table, main_of, plain_table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,22 +41,17 @@ def run(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     console.print(_model(artifact, sum(sizes.values()), verified=not args.no_verify))
     console.print(_stages(manifest))
+    if manifest.plan.fused is not None:
+        console.print(fused_table(manifest.plan.fused))
     console.print(_engines(manifest, sizes))
     if manifest.gates:
         console.print(_gates(manifest))
     return 0
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=bool(columns), box=None)
-    for column in columns or ("", ""):
-        table.add_column(column, overflow="fold", header_style="dim")
-    return table
-
-
 def _model(artifact: Artifact, size: int, verified: bool) -> Table:
     m, encoder = artifact.manifest, artifact.manifest.encoder
-    table = _table(str(artifact.path))
+    table = plain_table(str(artifact.path))
     labels = ", ".join(m.head.labels[:8]) + (", ..." if len(m.head.labels) > 8 else "")
     rows = {
         "method": m.method + ("" if m.protect_first else ", the first token may die"),
@@ -76,7 +71,7 @@ def _model(artifact: Artifact, size: int, verified: bool) -> Table:
 
 
 def _stages(manifest: Manifest) -> Table:
-    table = _table("\nstages", "stage", "graph", "steps")
+    table = plain_table("\nstages", "stage", "graph", "steps")
     for number, stage in enumerate(manifest.plan.stages):
         table.add_row(str(number), stage.graph, ", ".join(stage.steps))
     if manifest.plan.head_graph is not None:
@@ -86,7 +81,7 @@ def _stages(manifest: Manifest) -> Table:
 
 def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
     """A line per target, precision and machine. Engines of the target cpu share weights, which are counted once."""
-    table = _table("\nengines", "target", "precision", "for", "engines", "size", "buckets (batch x length)")
+    table = plain_table("\nengines", "target", "precision", "for", "engines", "size", "buckets (batch x length)")
     if not manifest.engines:
         table.add_row("none: it was exported for another machine to finish", *[""] * 5)
     for (target, precision, place), count in Counter(
@@ -96,13 +91,13 @@ def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
         held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
         folders = {Path(e.file).parent for e in held}
         size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
-        buckets = format_buckets({e.bucket for e in held})
+        buckets = format_buckets({e.bucket for e in held if e.stage != "fused"})
         table.add_row(target, precision, place or "any machine", str(count), _megabytes(size), buckets)
     return table
 
 
 def _gates(manifest: Manifest) -> Table:
-    table = _table("\ngates", "gate", "status", "figures", "reason")
+    table = plain_table("\ngates", "gate", "status", "figures", "reason")
     colours = {"PASSED": "green", "FAILED": "red", "SKIPPED": "yellow"}
     for gate in manifest.gates:
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())

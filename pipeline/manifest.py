@@ -12,6 +12,7 @@ from calib.data import examples_digest
 from engines import artifact as layout
 from engines.artifact import EngineRecord, Manifest, Unit
 from engines.buckets import Bucket
+from engines.plan import Plan, StagePlan
 from pipeline import __version__
 from pipeline.config import BuildConfig
 from pipeline.graph.precision import Precision
@@ -28,21 +29,22 @@ def plan_of(
     graphs: Mapping[Unit, str],
     precision: Precision,
     failed: Mapping[Bucket, str],
-) -> layout.Plan:
+) -> Plan:
     """The plan as it was built: without the buckets that could not be."""
     held = [[bucket for bucket in buckets if bucket not in failed] for buckets in planned.buckets]
     everything = sorted({bucket for buckets in held for bucket in buckets})
     stages = [
-        layout.StagePlan(graph=graphs[s.index], steps=s.step_names, buckets=None if sorted(b) == everything else b)
+        StagePlan(graph=graphs[s.index], steps=s.step_names, buckets=None if sorted(b) == everything else b)
         for s, b in zip(specs, held, strict=True)
     ]
-    return layout.Plan(
-        kind="staged",
+    return Plan(
+        kind="staged" if planned.fused is None else "fused",
         precision=precision,
         stages=stages,
         head_graph=graphs.get("head"),
         buckets=everything,
         expected={batch: round(1e3 * seconds, 4) for batch, seconds in planned.expected.items()},
+        fused=planned.fused,
     )
 
 
@@ -50,7 +52,7 @@ def manifest_of(
     config: BuildConfig,
     key: str,
     subject: Subject,
-    plan: layout.Plan,
+    plan: Plan,
     records: list[EngineRecord],
     root: Path,
 ) -> Manifest:

@@ -77,6 +77,12 @@ def run(args: argparse.Namespace) -> int:
         for prediction in runner.stream(texts):
             sink.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
             sink.flush()
+    if runner.fused is not None and runner.fused.overflowed:
+        print(
+            f"{runner.fused.overflowed} of {runner.fused.samples} texts overflowed the fused engines and ran again "
+            "through the stages; pipeline.inspect tells how many the build expected",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 import pytest
 
-from engines.artifact import Encoder, Head, Manifest, Plan, StagePlan
+from engines.artifact import Encoder, Head, Manifest
 from engines.backends.base import EngineOptions
 from engines.buckets import Bucket, parse_buckets
+from engines.plan import Plan, StagePlan
 from pipeline.golden import RUNNER, Golden, edge_buckets
 from pipeline.gpu_kit import CHECK, COMPILE, compile_script, write_gpu_kit
 from pipeline.graph.export import export_stage

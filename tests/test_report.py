@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from engines import artifact as layout
-from engines.artifact import Checkpoint, Encoder, EngineRecord, Gate, Head, Manifest, Plan, StagePlan
+from engines.artifact import Checkpoint, Encoder, EngineRecord, Gate, Head, Manifest
 from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.plan import Plan, StagePlan
 from pipeline.report import write_artifact_report, write_demo_report
 from pipeline.report.charts import Bar, keep_ratio_chart, ratio_chart
 

@@ -31,6 +31,7 @@ class EngineOptions:
     optimization_level:   0 to 5, from a quick build to a thorough search; None for the library's default.
     workspace:            MiB of scratch memory that a layer may use at most; None for all there is.
     compatibility:        other GPUs that the engine must run on.
+    capacities:           rows behind every TokenCompact of the graph; () for all.
     """
 
     plugin: bool = False
@@ -38,6 +39,7 @@ class EngineOptions:
     optimization_level: int | None = None
     workspace: int | None = None
     compatibility: Compatibility = "none"
+    capacities: tuple[int, ...] = ()
 
 
 PLAIN = EngineOptions()
@@ -151,6 +153,6 @@ class Backend(ABC):
         ]
 
     def engine_name(self, unit: int | str, bucket: Bucket) -> str:
-        """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx."""
-        stem = unit if unit == "head" else f"stage_{unit}"
+        """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx, fused_b8_s128.onnx."""
+        stem = unit if isinstance(unit, str) else f"stage_{unit}"
         return f"{stem}_b{bucket.batch}_s{bucket.length}{self.suffix}"

@@ -33,7 +33,7 @@ class OnnxRuntimeBackend(Backend):
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        write_static_graph(stage_graph, bucket, out)
+        write_static_graph(stage_graph, bucket, out, options.capacities)
         return Built()
 
     def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:

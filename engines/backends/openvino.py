@@ -14,7 +14,7 @@ from engines.backends.static_graph import write_static_graph
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.stages import INPUT_NAMES, OUTPUT_NAMES
+from engines.stages import INPUT_NAMES, is_output
 
 
 class OpenVinoBackend(Backend):
@@ -35,7 +35,7 @@ class OpenVinoBackend(Backend):
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        write_static_graph(stage_graph, bucket, out)
+        write_static_graph(stage_graph, bucket, out, options.capacities)
         return Built()
 
     def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
@@ -76,8 +76,8 @@ class _OpenVinoEngine(Engine):
 
 def _name(port: Any) -> str:
     """The ONNX name of a port; an output that is an input passed through carries both names."""
-    wanted = INPUT_NAMES if port.node.get_type_name() == "Parameter" else OUTPUT_NAMES
-    return next(name for name in port.get_names() if name in wanted)
+    wanted = INPUT_NAMES.__contains__ if port.node.get_type_name() == "Parameter" else is_output
+    return next(filter(wanted, port.get_names()))
 
 
 def _tensor(array: np.ndarray) -> Any:

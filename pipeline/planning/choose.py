@@ -14,11 +14,14 @@ from rich.table import Table
 from calib.data import read_examples
 from engines.backends import Backend
 from engines.buckets import Bucket
+from engines.errors import InputError
 from engines.files import write_whole
+from pipeline.cli import fused_table
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel
+from pipeline.planning.fused import given_fused, why_staged, with_fused
 from pipeline.planning.plan import Planner, StagedPlan, describe, padding
 from pipeline.planning.profile import cost_table
 from pipeline.planning.simple import choose_cuts
@@ -44,7 +47,8 @@ def choose_plan(
     """The plan of a build.
 
     The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
-    measured with `backend` (None: its engines do not run here), or estimated for --device.
+    measured with `backend` (None: its engines do not run here), or estimated for --device. Raises InputError where
+    fused engines are asked for and nothing is cut.
     """
     path, model = root / FILE, subject.model
     if publisher.done(FILE):
@@ -53,11 +57,17 @@ def choose_plan(
     if asked or model.config.head.token_level or (backend is None and config.device is None):
         cuts = choose_cuts(model, config.stages, reference.mean_rows())
         plan = StagedPlan(cuts=tuple(cuts), buckets=(tuple(buckets),) * (len(cuts) + 1))
+        if config.plan == "fused":
+            if not cuts:
+                raise InputError("plan 'fused': the model is not cut, so one stage is all of it; cut it with --stages")
+            plan = plan.model_copy(update={"fused": given_fused(typical_rows(config, subject), cuts, buckets)})
     else:
         rows, batches = typical_rows(config, subject), sorted({bucket.batch for bucket in buckets})
         costs = _costs(config, model, backend, batches, progress)
         planner = Planner(model, rows, costs, batches, config.max_engines)
         plan = planner.best()
+        if config.plan != "staged" and why_staged(config, model.config) is None:
+            plan = with_fused(planner, plan, config.plan)
         if config.explain:
             explain(planner, plan, console)
     write_whole(path, (plan.model_dump_json(indent=1) + "\n").encode())
@@ -89,7 +99,12 @@ def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:
         milliseconds = [f"{1e3 * other.expected[batch]:.2f}" for batch in planner.batches]
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
         compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
+    if (fused := plan.fused) is not None:
+        milliseconds = [f"{fused.expected[batch]:.2f}" if batch in fused.expected else "" for batch in planner.batches]
+        compared.add_row("fused", *milliseconds, "", str(len(fused.buckets)))
     console.print(compared)
+    if fused is not None:
+        console.print(fused_table(fused))
 
 
 def _costs(

@@ -9,24 +9,29 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from engines.buckets import Bucket
+from engines.plan import FusedPlan
 from pipeline.graph.stages import cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostModel, Kind, StageShape
 from pipeline.planning.profile import attentions
-from pipeline.planning.search import Problem, expected_time, solve
+from pipeline.planning.search import Problem, expected_time, sample_times, solve
 
-_FINEST = 8
+FINEST = 8
 """Candidate lengths are multiples of this, or of a 32nd of the longest where that is more."""
 
 
 class StagedPlan(BaseModel):
-    """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch."""
+    """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch.
+
+    fused: the engines of all stages at once beside them, at the batch sizes where these are expected to be faster.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cuts: tuple[int, ...]
     buckets: tuple[tuple[Bucket, ...], ...]
     expected: dict[int, float] = {}
+    fused: FusedPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,12 @@ class Planner:
             ]
         return self._plan(starts, lengths)
 
+    def times(self, plan: StagedPlan, batch: int) -> np.ndarray:
+        """[samples], expected seconds of each through the stages of a plan."""
+        starts = (0, *(self.points.index(layer) + 1 for layer in plan.cuts))
+        lengths = [sorted({bucket.length for bucket in held}) for held in plan.buckets]
+        return sample_times(self._problem([batch]), starts, lengths)
+
     def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> StagedPlan:
         buckets = tuple(
             tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
@@ -94,7 +105,7 @@ class Planner:
 
         rows = self.rows[:, columns if only is None else [columns[only[0]]]]
         limit = self.engines // len(self.batches) if engines is None else engines
-        return Problem(rows, self._candidates(), cost, max(1, limit))
+        return Problem(rows, self.candidates(), cost, max(1, limit))
 
     def _kind(self, first: int, last: int) -> Kind:
         at_end = last == len(self.points) + 1
@@ -108,11 +119,12 @@ class Planner:
             return self.costs.alone(stage, length)
         return min(self.costs.together(stage, size, length) / size for size in {1, batch})
 
-    def _candidates(self) -> list[int]:
+    def candidates(self) -> list[int]:
+        """The bucket lengths to choose from, ascending; the last holds every input."""
         if self.lengths is not None:
             return sorted(set(self.lengths))
         longest = self.model.config.max_length
-        step = max(_FINEST, -(-longest // 32 // _FINEST) * _FINEST)
+        step = max(FINEST, -(-longest // 32 // FINEST) * FINEST)
         return [*range(step, longest, step), longest]
 
 

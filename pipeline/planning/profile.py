@@ -18,6 +18,7 @@ from engines.backends import Backend, Engine
 from engines.buckets import Bucket
 from engines.files import write_whole
 from pipeline.graph.export import export_stage
+from pipeline.graph.fused import chain_compactions
 from pipeline.graph.stages import Stage, StageSpec, cut_stages, decision_layers
 from pipeline.measure import processor
 from pipeline.model.transformer import PrunedTransformer
@@ -26,6 +27,8 @@ from pipeline.versions import tool_versions
 
 _LENGTHS = 5
 _ROUNDS, _REPEATS = 5, 4
+_COMPACTIONS = 4
+"""TokenCompacts of the longer of the two chains that tell what one costs."""
 
 
 def cost_table(
@@ -69,6 +72,7 @@ def measure_costs(
                 _fill(engine, model.config.encoder.vocab_size)
         tick()
     alone, together = _times(engines)
+    compactions = _compaction_times(model.config.encoder.hidden_size, backend, batches, lengths, threads, directory)
     tick()
     return CostTable(
         processor=processor(),
@@ -80,6 +84,7 @@ def measure_costs(
             kind: {batch: [together[kind, batch, length] for length in lengths] for batch in sorted({1, *batches})}
             for kind in specs
         },
+        compaction_seconds=compactions,
     )
 
 
@@ -126,6 +131,27 @@ def _times(engines: dict[tuple[Kind, int, int], Engine]) -> tuple[dict, dict]:
     )
 
 
+def _compaction_times(
+    width: int, backend: Backend, batches: Sequence[int], lengths: Sequence[int], threads: int | None, directory: Path
+) -> dict[int, list[float]]:
+    """Seconds of one TokenCompact inside an engine, by batch and length: what a chain of them takes for each more."""
+    found: dict[int, list[float]] = {batch: [] for batch in sorted({1, *batches})}
+    chains = {count: directory / f"compactions_{count}.onnx" for count in (1, _COMPACTIONS)}
+    for count, graph in chains.items():
+        chain_compactions(count, width, graph)
+    for batch, seconds in found.items():
+        for length in lengths:
+            times = {}
+            for count, graph in chains.items():
+                file = directory / f"compactions_{count}_b{batch}_s{length}{backend.suffix}"
+                backend.build(graph, Bucket(batch=batch, length=length), file)
+                engine = backend.load(file, threads)
+                _fill(engine, 1)
+                times[count] = statistics.median(_seconds(engine) for _ in range(2 * _ROUNDS))
+            seconds.append(max(0.0, (times[_COMPACTIONS] - times[1]) / (_COMPACTIONS - 1)))
+    return found
+
+
 def _seconds(engine: Engine) -> float:
     """Of a call with its inputs copied in and its outputs copied out, as the runner does."""
     started = time.perf_counter()
@@ -159,6 +185,7 @@ def _cache() -> Path:
 def _key(model: PrunedTransformer, backend: Backend, batches: Sequence[int], threads: int | None) -> str:
     config = model.config
     inputs = {
+        "table": CostTable.model_fields["schema_version"].default,
         "encoder": config.encoder.model_dump(exclude={"vocab_size", "max_positions"}),
         "method": config.pruner.method,
         "points": decision_layers(model),

@@ -87,12 +87,17 @@ def solve(problem: Problem) -> Solution:
 
 def expected_time(problem: Problem, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> float:
     """Mean time of a sample under a given plan: every stage runs it in the shortest bucket that holds it."""
-    total = 0.0
+    return float(sample_times(problem, starts, lengths).mean())
+
+
+def sample_times(problem: Problem, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> np.ndarray:
+    """[samples], the time of each under a given plan."""
+    total = np.zeros(len(problem.rows))
     for first, last, held in zip(starts, [*starts[1:], problem.points], lengths, strict=True):
         ordered = np.sort(np.asarray(held))
-        chosen = ordered[np.searchsorted(ordered, problem.rows[:, first])]
-        total += sum(problem.cost(first, last, int(length)) * int((chosen == length).sum()) for length in ordered)
-    return total / len(problem.rows)
+        costs = np.array([problem.cost(first, last, int(length)) for length in ordered])
+        total += costs[np.searchsorted(ordered, problem.rows[:, first])]
+    return total
 
 
 def _best_lengths(problem: Problem, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
