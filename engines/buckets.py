@@ -46,6 +46,19 @@ def default_buckets(max_length: int, batches: Iterable[int] = (1, 8)) -> list[Bu
     return [Bucket(batch=batch, length=length) for batch in sorted(set(batches)) for length in lengths]
 
 
+def within_budget(buckets: Iterable[Bucket], tokens: int) -> list[Bucket]:
+    """These buckets and, for every length, the largest batch of at most so many tokens; sorted.
+
+    Such a batch is a multiple of the largest one that the length already has, and not added unless it is larger.
+    """
+    largest: dict[int, int] = {}
+    for bucket in (held := set(buckets)):
+        largest[bucket.length] = max(bucket.batch, largest.get(bucket.length, 0))
+    multiples = {length: tokens // (batch * length) for length, batch in largest.items()}
+    held |= {Bucket(batch=largest[length] * many, length=length) for length, many in multiples.items() if many > 1}
+    return sorted(held)
+
+
 def parse_buckets(text: str) -> list[Bucket]:
     """Buckets of `1x128,8x128` (batch x length), sorted. Raises InputError with every part that is wrong."""
     buckets, problems = [], []

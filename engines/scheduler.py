@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from engines.buckets import Bucket, smallest_holding
 
 CALL_OVERHEAD = 16
@@ -50,34 +52,37 @@ class Scheduler:
         held = self._units[unit]
         lengths = [smallest_holding(n, held.lengths, f"stage {unit}: a sample of {n} rows") for n in rows]
         order = sorted(range(len(rows)), key=lambda sample: -lengths[sample])
-        # Neighbours in length belong together, so calls are consecutive pieces. best[i] serves the first i samples:
-        # its cost, and the size and bucket of its last call.
-        best: list[tuple[float, int, Bucket | None]] = [(0.0, 0, None)]
+        # Neighbours in length belong together, so calls are consecutive pieces, the longest sample first.
+        longest = np.searchsorted(held.lengths, [lengths[sample] for sample in order])
+        # least[i] is the cost of the first i samples and last[i] how many of them the last call runs.
+        least, last = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
+        sizes = np.arange(held.largest, 0, -1)
         for end in range(1, len(order) + 1):
-            options = []
-            for size in range(1, min(end, held.largest) + 1):
-                longest = lengths[order[end - size]]
-                if (engine := held.cheapest.get((size, longest))) is not None:
-                    options.append((best[end - size][0] + engine[0], size, engine[1]))
-            best.append(min(options, key=lambda option: option[0]))
+            begin = max(0, end - held.largest)
+            options = least[begin:end] + held.costs[sizes[begin - end :], longest[begin:end]]
+            place = len(options) - 1 - int(options[::-1].argmin())
+            least[end], last[end] = options[place], end - begin - place
         works, end = [], len(order)
         while end:
-            _, size, bucket = best[end]
-            assert bucket is not None
-            works.append(Work(bucket, tuple(order[end - size : end])))
+            size = int(last[end])
+            works.append(Work(held.engines[size, int(longest[end - size])], tuple(order[end - size : end])))
             end -= size
         return works[::-1]
 
 
 class _Unit:
-    """The engines of a unit, and the cheapest of them that takes so many samples of at most such a length."""
+    """The engines of a unit, and the cheapest of them that takes so many samples of at most such a length.
+
+    costs: [samples, lengths], infinite where no engine takes them. engines: by samples and place in `lengths`.
+    """
 
     def __init__(self, engines: Sequence[tuple[float, Bucket]]) -> None:
         self.lengths = sorted({bucket.length for _, bucket in engines})
         self.largest = max(bucket.batch for _, bucket in engines)
-        self.cheapest: dict[tuple[int, int], tuple[float, Bucket]] = {}
+        self.costs = np.full((self.largest + 1, len(self.lengths)), np.inf)
+        self.engines: dict[tuple[int, int], Bucket] = {}
         for size in range(1, self.largest + 1):
-            for length in self.lengths:
+            for place, length in enumerate(self.lengths):
                 fitting = [e for e in engines if e[1].batch >= size and e[1].length >= length]
                 if fitting:
-                    self.cheapest[size, length] = min(fitting)
+                    self.costs[size, place], self.engines[size, place] = min(fitting)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets, smallest_holding
+from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets, smallest_holding, within_budget
 from engines.errors import InputError
 
 
@@ -65,3 +65,19 @@ def test_every_wrong_part_is_named() -> None:
 def test_impossible_buckets(fields: dict) -> None:
     with pytest.raises(ValidationError):
         Bucket(**fields)
+
+
+def test_short_texts_get_larger_batches_within_a_token_budget() -> None:
+    held = parse_buckets("1x16,8x16,1x48,8x48,1x256,8x256")
+    assert format_buckets(within_budget(held, 2048)) == "1x16,1x48,1x256,8x16,8x48,8x256,40x48,128x16"
+
+
+@given(st.sets(st.builds(Bucket, batch=st.integers(1, 9), length=st.integers(1, 99)), min_size=1), st.integers(1, 999))
+def test_a_token_budget_adds_what_fits_it_and_takes_nothing_away(held: set[Bucket], tokens: int) -> None:
+    added = set(within_budget(held, tokens)) - held
+    assert set(within_budget(held, tokens)) >= held
+    assert {bucket.length for bucket in added} <= {bucket.length for bucket in held}
+    for bucket in added:
+        largest = max(other.batch for other in held if other.length == bucket.length)
+        assert bucket.batch % largest == 0 and bucket.batch > largest
+        assert bucket.batch * bucket.length <= tokens < (bucket.batch + largest) * bucket.length
