@@ -24,9 +24,9 @@ from engines.device_stages import DeviceStageRunner
 from engines.errors import InputError, SkimError, TargetError
 from engines.samples import Sample
 from engines.stage_runner import open_stages
+from tests.engines.driving import INNER, check, drive
 from tests.engines.fake_cuda import FakeCudaEngine, FakeRuntime, FakeTensorRt, Status
 from tests.engines.host_device import HostDevice, HostDeviceBackend, HostExecutable, plain_regroup
-from tests.engines.test_device_stages import INNER, check, drive
 from tests.engines.toy import BUCKETS, Toy, random_tokens
 
 

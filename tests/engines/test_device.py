@@ -26,9 +26,9 @@ from engines.buckets import Bucket
 from engines.device_rows import Place, Rows
 from engines.errors import TargetError
 from plugins.library import NAME, NAMESPACE, VERSION
+from tests.engines.driving import check
 from tests.engines.fake_cuda import FakeRuntime
 from tests.engines.host_device import HostDevice, plain_regroup, view
-from tests.engines.test_device_stages import check
 from tests.engines.toy import BUCKETS, Toy, random_tokens
 
 INT32, BYTES = np.dtype(np.int32), np.dtype(np.uint8)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import random
 import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,19 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.artifact import Artifact
-from engines.backends import BACKENDS
 from engines.backends.device import Event
-from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.buckets import Bucket
 from engines.device_rows import Mover
 from engines.device_stages import DeviceStageRunner
 from engines.errors import SkimError
-from engines.prediction import SampleResult
 from engines.runner import Runner
 from engines.samples import Sample
-from engines.scheduler import Scheduler
-from engines.stage_runner import Call, StageRunner, open_stages
+from engines.stage_runner import Call
 from engines.tokenization import Tokens
+from tests.engines.driving import INNER, check, drive, stages_on
 from tests.engines.host_device import HostDevice, HostDeviceBackend, HostStream, kernel_regroup, plain_regroup
 from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WIDTH, Toy, random_tokens, tokens_of
 from tests.plugins.native import HOST_LIBRARY
@@ -41,7 +35,6 @@ MODELS = {
     "dense": Toy(thresholds=()),
     "dense tagging": Toy(thresholds=(), head="tagging"),
 }
-INNER = next(backend for backend in (OnnxRuntimeBackend(), *BACKENDS) if backend.available() is None)
 
 
 @pytest.fixture(params=["kernel", "numpy"])
@@ -52,41 +45,6 @@ def regroup(request: pytest.FixtureRequest) -> Callable:
     if not HOST_LIBRARY.is_file():
         pytest.skip(f"{HOST_LIBRARY.name} is not built: cmake -S . -B build -G Ninja && cmake --build build")
     return kernel_regroup(HOST_LIBRARY)
-
-
-def stages_on(path: Path, device: HostDevice, streams: int = 2, graphs: bool = True) -> DeviceStageRunner:
-    backend = HostDeviceBackend(INNER, device)
-    stages = open_stages(Artifact.open(path, verify=False), backend, 1, streams, graphs)
-    assert isinstance(stages, DeviceStageRunner)
-    return stages
-
-
-def drive(
-    stages: StageRunner, samples: Sequence[Tokens], seed: int = 0, buckets: Sequence[Bucket] = BUCKETS
-) -> list[SampleResult]:
-    """Runs samples with as many calls in flight as chance has it, whose ends come in any order."""
-    scheduler, rng = Scheduler([buckets] * stages.units), random.Random(seed)
-    all_samples = [Sample(number, tokens) for number, tokens in enumerate(samples)]
-    for unit in range(stages.units):
-        works = scheduler.calls(unit, [sample.rows for sample in all_samples])
-        rng.shuffle(works)
-        flight: list[Call] = []
-        for work in works:
-            flight.append(stages.start(unit, work.bucket, [all_samples[place] for place in work.samples]))
-            while flight and rng.random() < 0.4:
-                stages.finish(flight.pop(rng.randrange(len(flight))))
-        while flight:
-            stages.finish(flight.pop(rng.randrange(len(flight))))
-    return [sample.result() for sample in all_samples]
-
-
-def check(toy: Toy, samples: Sequence[Tokens], results: Sequence[SampleResult]) -> None:
-    for tokens, result in zip(samples, results, strict=True):
-        logits, survivors = toy.reference(tokens)
-        np.testing.assert_allclose(result.logits, logits, atol=1e-5)
-        assert [positions.tolist() for positions in result.survivors] == survivors
-        for alive, carried in zip(survivors[:-1], result.carried, strict=True):
-            assert carried == len(alive) + (0 not in alive)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -182,66 +140,6 @@ def test_a_planted_fault_is_noticed(fault: str, toy_artifact, monkeypatch: pytes
     assert noticed
 
 
-def test_one_graph_per_engine_and_context_and_nothing_is_captured_twice(toy_artifact) -> None:
-    device = HostDevice(plain_regroup)
-    stages = stages_on(toy_artifact(Toy()), device, streams=2)
-    stages.load_all([BUCKETS] * stages.units)
-    assert device.traffic.captures == 2 * 3 * len(BUCKETS)
-    before = device.traffic.queued_engines
-    samples = random_tokens(3, 50)
-    check(Toy(), samples, drive(stages, samples))
-    assert device.traffic.captures == 2 * 3 * len(BUCKETS) and device.traffic.launches > 0
-    assert device.traffic.queued_engines == before  # every call was a replay
-
-
-def test_without_graphs_nothing_is_captured(toy_artifact) -> None:
-    device = HostDevice(plain_regroup)
-    samples = random_tokens(3, 20)
-    check(Toy(), samples, drive(stages_on(toy_artifact(Toy()), device, graphs=False), samples))
-    assert device.traffic.captures == device.traffic.launches == 0
-
-
-def test_hidden_states_stay_on_the_device(toy_artifact) -> None:
-    """Of stage 1 nothing goes up, and down go count, alive and position only, each padded to 256 bytes."""
-    device = HostDevice(plain_regroup)
-    stages = stages_on(toy_artifact(Toy()), device, streams=1, graphs=False)
-    stages.load_all([BUCKETS] * stages.units)
-    sample = Sample(0, random_tokens(0, 1)[0])
-    bucket = Bucket(batch=3, length=24)
-    stages.run(0, bucket, [sample])
-    uploaded, downloaded = device.traffic.uploaded, device.traffic.downloaded
-    stages.run(1, bucket, [sample])
-    assert device.traffic.uploaded == uploaded
-    assert device.traffic.downloaded - downloaded == 256 + 2 * 512
-    assert sample.hidden is None and sample.place is not None
-
-
-def test_at_batch_one_each_stage_costs_one_move(toy_artifact) -> None:
-    """Rows go straight from one engine's output to the next one's input: nothing is parked."""
-    device = HostDevice(plain_regroup)
-    stages = stages_on(toy_artifact(Toy()), device, streams=1)
-    stages.load_all([BUCKETS] * stages.units)
-    samples = random_tokens(0, 12)
-    for number, tokens in enumerate(samples):
-        sample = Sample(number, tokens)
-        while sample.logits is None:
-            length = next(n for n in (4, 8, 12, 24) if n >= sample.rows)
-            stages.run(sample.unit, Bucket(batch=1, length=length), [sample])
-    assert device.traffic.regroups == 2 * len(samples)
-
-
-def test_parking_is_used_again(toy_artifact) -> None:
-    device = HostDevice(plain_regroup)
-    stages = stages_on(toy_artifact(Toy()), device)
-    stages.load_all([BUCKETS] * stages.units)
-    allocated = []
-    for seed in range(12):
-        samples = random_tokens(7, 40)
-        check(Toy(), samples, drive(stages, samples, seed % 3))
-        allocated.append(device.traffic.allocated)
-    assert allocated[0] > 0 and allocated[3:] == allocated[3:4] * 9
-
-
 def test_a_row_of_no_text_never_comes_out(toy_artifact) -> None:
     """Regroup clears rows to position -1, and a longer bucket has such rows behind every sample."""
     stages = stages_on(toy_artifact(Toy(head="tagging")), HostDevice(plain_regroup))
@@ -250,17 +148,6 @@ def test_a_row_of_no_text_never_comes_out(toy_artifact) -> None:
     results = drive(stages, samples, buckets=longest)
     check(Toy(head="tagging"), samples, results)
     assert all(min(positions, default=0) >= 0 for result in results for positions in result.survivors)
-
-
-def test_calls_that_were_given_up_block_nobody_and_keep_no_memory(toy_artifact) -> None:
-    stages = stages_on(toy_artifact(Toy()), HostDevice(plain_regroup), streams=2)
-    for number in range(5):
-        stages.start(0, BUCKETS[-1], [Sample(number, random_tokens(number, 1)[0])])
-    samples = random_tokens(1, 30)
-    check(Toy(), samples, drive(stages, samples))
-    gc.collect()
-    held = [rows for lane in stages._lanes for c in lane.contexts.values() if (rows := c.output) and rows.residents]
-    assert not held
 
 
 def test_nan_is_an_error_of_the_call_that_had_it(toy_artifact) -> None:
