@@ -16,9 +16,10 @@ import onnx
 from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
 from engines.tokenization import Tokens
-from pipeline.gates.numeric import ERROR_RATIO, FP32_TOLERANCE, walk_states
+from pipeline.gates.numeric import walk_states
+from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.graph.evaluate import Arrays, near_threshold, run_module
-from pipeline.graph.precision import reference_in
+from pipeline.graph.precision import dtype_of, reference_in
 from pipeline.graph.stages import HeadStage, Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer
 
@@ -67,18 +68,13 @@ def write_golden(
         return []
     (root / FOLDER).mkdir(exist_ok=True)
     written: list[Golden] = []
-    for unit, stage, batches in _batches(specs, model, narrow or reference_in(model, "fp16"), samples, manifest):
-        counterpart = None if narrow is None else _of(narrow, stage)
+    for unit, stage, batches, more in _batches(specs, model, narrow or reference_in(model, "fp16"), samples, manifest):
         runs = [(bucket, inputs, run_module(stage, inputs)) for bucket, inputs in batches]
-        tolerances = {name: 0.0 for _, _, outputs in runs for name in outputs}
-        for _, inputs, expected in runs:
-            rounded = None if counterpart is None else run_module(counterpart, inputs)
-            for name, value in expected.items():
-                if value.dtype == np.float32:
-                    allowed = FP32_TOLERANCE
-                    if rounded is not None:
-                        allowed = ERROR_RATIO * float(np.abs(rounded[name] - value).max())
-                    tolerances[name] = max(tolerances[name], allowed)
+        allowed = FP32_TOLERANCE
+        if narrow is not None:
+            allowed = ERROR_RATIO * _own_error(stage, _of(narrow, stage), [*(inputs for _, inputs in batches), *more])
+        floats = [name for name, value in runs[0][2].items() if value.dtype == np.float32] if runs else []
+        tolerances = {name: allowed if name in floats else 0.0 for name in stage.output_names}
         types = _input_types(root / _graph_of(manifest, unit))
         for bucket, inputs, expected in runs:
             stem = f"{FOLDER}/{'head' if unit == 'head' else f'stage_{unit}'}_b{bucket.batch}_s{bucket.length}"
@@ -96,20 +92,32 @@ def _batches(
     rounding: PrunedTransformer,
     samples: Sequence[Tokens],
     manifest: Manifest,
-) -> Iterator[tuple[Unit, Stage | HeadStage, list[tuple[Bucket, Arrays]]]]:
-    """Every unit with the batches that its edge buckets can be filled with."""
+) -> Iterator[tuple[Unit, Stage | HeadStage, list[tuple[Bucket, Arrays]], list[Arrays]]]:
+    """Every unit with the batches that its edge buckets can be filled with, and more to take PyTorch's error from."""
     for spec, states in walk_states(model, specs, samples):
         stage, buckets = Stage(model, spec), edge_buckets(manifest.plan.buckets_of(spec.index))
         length = max(bucket.length for bucket in manifest.plan.buckets)
         near = near_threshold(stage, Stage(rounding, spec), _stacked(states, Bucket(batch=len(states), length=length)))
         decided = sorted((s for s, excused in zip(states, near, strict=True) if not excused), key=_rows, reverse=True)
         fitting = [(bucket, [s for s in decided if _rows(s) <= bucket.length]) for bucket in buckets]
-        yield spec.index, stage, [(bucket, _stacked(chosen, bucket)) for bucket, chosen in fitting if chosen]
+        most = decided[:ERROR_SAMPLES]
+        more = [_stacked(most, Bucket(batch=len(most), length=_rows(most[0])))] if most else []
+        yield spec.index, stage, [(bucket, _stacked(chosen, bucket)) for bucket, chosen in fitting if chosen], more
     if manifest.plan.head_graph is not None:
         generator, width = np.random.default_rng(0), manifest.encoder.hidden_size
         buckets = edge_buckets(manifest.plan.buckets_of("head"))
         shapes = [(bucket, (bucket.batch, bucket.length, width)) for bucket in buckets]
-        yield "head", HeadStage(model), [(b, {"hidden": generator.standard_normal(s, np.float32)}) for b, s in shapes]
+        random = [(bucket, {"hidden": generator.standard_normal(shape, np.float32)}) for bucket, shape in shapes]
+        yield "head", HeadStage(model), random, []
+
+
+def _own_error(stage: Stage | HeadStage, narrow: Stage | HeadStage, batches: Sequence[Arrays]) -> float:
+    """PyTorch's error in the precision of `narrow`, the largest over the batches."""
+    found = 0.0
+    for inputs in batches:
+        expected, rounded = run_module(stage, inputs), run_module(narrow, inputs)
+        found = max(found, own_error(dtype_of(narrow), [(rounded[name], expected[name]) for name in expected]))
+    return found
 
 
 def _rows(state: Arrays) -> int:

@@ -17,15 +17,12 @@ from engines.buckets import Bucket
 from engines.errors import GateError, InputError
 from engines.tokenization import Tokens
 from pipeline.gates.reference import NOTHING_DECIDED
+from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.graph.evaluate import GraphSession, near_threshold, run_module
 from pipeline.graph.operator import NAME
+from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import HeadStage, Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer, State
-
-FP32_TOLERANCE = 1e-4
-"""Largest difference of an fp32 engine from PyTorch."""
-ERROR_RATIO = 2.0
-"""Of an engine in a narrower precision: its error over PyTorch's own in that precision, both against fp32."""
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
@@ -100,7 +97,7 @@ def numeric_parity(
     """One gate for the graphs (ONNX Runtime) and one for the engines of `backend`. The reason names the stages.
 
     narrow:     PyTorch's counterpart of the graphs in their precision; None: they are in fp32. A stage's error against
-                fp32 may be at most twice that of `narrow`, the largest over all buckets.
+                fp32 may be at most twice that of `narrow`, the largest over all buckets and some more samples.
     cannot_run: why this machine cannot run the engines; their gate is then SKIPPED.
     """
     graphs, engines = _Found(), _Found()
@@ -111,7 +108,7 @@ def numeric_parity(
         cannot_run = None if records else "every engine is in INT8"
 
     def check(
-        stage: Stage | HeadStage, unit: int | str, path: Path, batches: Sequence[tuple[Bucket, Arrays, int]]
+        stage: Stage | HeadStage, unit: int | str, path: Path, batches: Sequence[tuple[Bucket | None, Arrays, int]]
     ) -> None:
         counterpart = None if narrow is None else _of(narrow, stage)
         graph, error = _session(path), 0.0
@@ -120,7 +117,9 @@ def numeric_parity(
             undecided = _undecided(stage, counterpart, inputs)[:real]
             if counterpart is not None:
                 both = _decided(expected, run_module(counterpart, inputs), undecided).values()
-                error = max(error, *(_difference(*pair) for pair in both if pair[0].dtype == np.float32), 0.0)
+                error = max(error, own_error(dtype_of(counterpart), both))
+            if bucket is None:
+                continue
             graphs.compare(f"{path.name} at {bucket}", expected, graph(inputs), undecided)
             record = records.get((unit, bucket))
             if record is not None:
@@ -133,7 +132,10 @@ def numeric_parity(
         stage = Stage(model, spec)
         path = root / manifest.plan.stages[spec.index].graph
         graphs.failures += _wrong_attributes(path, stage)
+        filled: list[tuple[Bucket | None, tuple[Arrays, int] | None]]
         filled = [(bucket, fill_bucket(states, bucket)) for bucket in manifest.plan.buckets_of(spec.index)]
+        if narrow is not None:
+            filled.append((None, fill_bucket(states[:ERROR_SAMPLES], _holding(states[:ERROR_SAMPLES]))))
         check(stage, spec.index, path, [(bucket, *found) for bucket, found in filled if found is not None])
     if manifest.plan.head_graph:
         head, generator = HeadStage(model), np.random.default_rng(0)
@@ -189,6 +191,11 @@ def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> tuple[Arrays, int] 
         for name, value in state.items():
             batch[name][place, : len(value)] = value
     return batch, len(chosen)
+
+
+def _holding(states: Sequence[Arrays]) -> Bucket:
+    """A batch for all of these samples, and one place for padding."""
+    return Bucket(batch=len(states) + 1, length=max(len(state["alive"]) for state in states))
 
 
 def _next_state(outputs: Arrays) -> Arrays:

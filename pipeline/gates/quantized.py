@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from engines.artifact import EngineRecord, Gate
 from engines.tokenization import Tokens
-from pipeline.gates.numeric import ERROR_RATIO, Arrays, fill_bucket, walk_states
-from pipeline.graph.evaluate import run_module
+from pipeline.gates.numeric import Arrays, fill_bucket, walk_states
+from pipeline.gates.tolerance import ERROR_RATIO
+from pipeline.graph.evaluate import near_tokens, run_module
 from pipeline.graph.stages import Stage, StageSpec
-from pipeline.model.transformer import PrunedTransformer, State
+from pipeline.model.transformer import PrunedTransformer
 
 
 @dataclass
@@ -44,7 +43,10 @@ def quantized_parity(
     For each stage, the root mean square error of the float outputs against `model` (rows at their original positions,
     over all buckets) may be at most twice the simulation's: where two orders of summation fall on either side of a
     level, neither is wrong. A token that the engine decides otherwise than the simulation fails the gate unless its
-    score lies within what quantisation moved the scores of that layer (root mean square) from the threshold.
+    score lies within twice of what quantisation moves scores by from the threshold (`near_tokens`): in fp16 so many
+    values round to the other of two levels that two right engines differ by a good part of the whole error.
+
+    simulated: in the precision of the graphs.
     """
     found = _Found()
     for spec, states in walk_states(model, specs, samples):
@@ -93,37 +95,13 @@ def _compare(
     found.engine += float(np.square(c - a, dtype=np.float64).sum())
     found.checked += 1
     flipped = _by_row(expected, alive, rows) != _by_row(ours, alive, rows)
-    near = np.concatenate([sample[:n] for sample, n in zip(_near(stage, simulation, inputs), rows, strict=False)])
+    close = near_tokens(simulation, stage, inputs)
+    near = np.concatenate([sample[:n] for sample, n in zip(close, rows, strict=False)])
     found.decisions += len(flipped)
     found.flips += int((flipped & near).sum())
     away = int((flipped & ~near).sum())
     if away:
         found.failures.append(f"{record.file}: {away} tokens away from the threshold are decided otherwise")
-
-
-@torch.no_grad()
-def _near(stage: Stage, simulation: Stage, inputs: Arrays) -> np.ndarray:
-    """[B, S] bool: tokens within the movement of the scores from a threshold of the stage."""
-    near = torch.zeros(inputs["alive"].shape, dtype=torch.bool)
-    decided = zip(_decisions(stage, inputs), _decisions(simulation, inputs), strict=True)
-    for (score, before, threshold), (moved, _, _) in decided:
-        living = before > 0
-        movement = (score - moved)[living].square().mean().sqrt()
-        near |= ((moved - threshold).abs() <= movement) & living
-    return near.numpy()
-
-
-def _decisions(stage: Stage, inputs: Arrays) -> list[tuple[Tensor, Tensor, float]]:
-    """Score [B, S], alive before [B, S] and threshold of every decision of a stage, the cut included."""
-    model, found = stage.model, []
-    tensors = [torch.from_numpy(inputs[name]) for name in stage.input_names]
-
-    def decide(layer: int, score: Tensor, before: State) -> State:
-        found.append((score.float(), before.alive, model.pruner.threshold(layer)))
-        return model.decide_masked(layer, score, before)
-
-    model.walk(model.embed(*tensors) if stage.spec.index == 0 else State(*tensors), stage.spec.steps, decide)
-    return found
 
 
 def _by_row(outputs: Arrays, name: str, rows: Sequence[int]) -> np.ndarray:

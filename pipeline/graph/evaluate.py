@@ -96,22 +96,27 @@ def round_explicitly(model: onnx.ModelProto) -> onnx.ModelProto:
     return wide
 
 
-@torch.no_grad()
-def near_threshold(stage: Stage, narrow: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[B] bool: samples with a score so near a threshold that the rounding of `narrow` may decide otherwise.
+def near_threshold(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[B] bool: samples with a token near a threshold, see `near_tokens`."""
+    return np.any(near_tokens(stage, rounded, inputs), axis=1)
 
-    Near is within twice what rounding moved, between the two PyTorch modules, any of the sample's scores that are
-    nearest to the threshold.
+
+@torch.no_grad()
+def near_tokens(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[B, S] bool: tokens with a score so near a threshold that rounding as in `rounded` may decide otherwise.
+
+    Near is within twice the most by which, from one PyTorch module to the other, any of the sample's scores moved that
+    are nearest to the threshold; something else that rounds in other places may move them as far the other way.
     """
-    near = torch.zeros(len(inputs["alive"]), dtype=torch.bool)
-    for (score, alive, threshold), (rounded, *_) in zip(
-        _decisions(stage, inputs), _decisions(narrow, inputs), strict=True
+    near = torch.zeros(inputs["alive"].shape, dtype=torch.bool)
+    for (score, alive, threshold), (other, *_) in zip(
+        _decisions(stage, inputs), _decisions(rounded, inputs), strict=True
     ):
         living = alive > 0
         gap = torch.where(living, (score - threshold).abs(), torch.inf)
         nearest = gap.topk(min(_NEAREST, gap.shape[1]), dim=1, largest=False).indices
-        moved = torch.where(living, (score - rounded).abs(), 0.0).gather(1, nearest).amax(1)
-        near |= gap.amin(1) <= 2 * moved
+        moved = torch.where(living, (score - other).abs(), 0.0).gather(1, nearest).amax(1, keepdim=True)
+        near |= gap <= 2 * moved
     return near.numpy()
 
 
