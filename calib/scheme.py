@@ -30,9 +30,10 @@ class QuantizationScheme(BaseModel):
     method: Method
     ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
 
-    def scale(self, layer: str) -> float:
-        """Input scale of a layer, a float32."""
-        return float(np.float32(self.ranges[layer]) / np.float32(LEVELS))
+    def scale(self, layer: str, dtype: torch.dtype = torch.float32) -> float:
+        """Input scale of a layer: the range and the scale are rounded to the type of what is scaled."""
+        range_ = torch.tensor(self.ranges[layer], dtype=dtype)
+        return float((range_.double() / LEVELS).to(dtype))
 
     def without(self, layers: Collection[str]) -> QuantizationScheme:
         """The scheme that leaves these layers in the wider precision."""
@@ -62,8 +63,8 @@ def groups(layers: Collection[str]) -> dict[str, list[str]]:
 
 
 def weight_scales(weight: torch.Tensor) -> torch.Tensor:
-    """[N] float32, one scale per output channel of a weight [N, K]."""
-    return weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / LEVELS
+    """[N], in the weight's type: one scale per output channel of a weight [N, K]."""
+    return weight.abs().amax(1).clamp_min(torch.finfo(weight.dtype).tiny) / LEVELS
 
 
 def clipped_share(scheme: QuantizationScheme, shares: Mapping[str, float]) -> float:

@@ -1,4 +1,4 @@
-"""The PyTorch counterpart of a quantised model: the same ranges, simulated by rounding in float32."""
+"""The PyTorch counterpart of a quantised model: the same ranges, simulated by rounding to INT8 and back."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from pipeline.model.transformer import PrunedTransformer
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer whose input and weight are rounded to INT8 and back; [..., K] to [..., N]."""
+    """A linear layer whose input and weight are rounded to INT8 and back; [..., K] to [..., N].
+
+    Scales and results have the type of the layer, as in its graph; products are summed in float32, in which sums of
+    INT8 products are all but exact.
+    """
 
     def __init__(self, linear: nn.Linear, scale: float) -> None:
         super().__init__()
-        weight, scales = linear.weight.detach(), weight_scales(linear.weight.detach())
+        weight, scales = linear.weight.detach(), weight_scales(linear.weight.detach()).float()
         zeros = torch.zeros_like(scales, dtype=torch.int32)
-        self.scale, self.bias = scale, linear.bias
-        self.weight = torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -LEVELS, LEVELS)
+        self.scale, self.bias = scale, linear.bias.detach().float()
+        self.weight = torch.fake_quantize_per_channel_affine(weight.float(), scales, zeros, 0, -LEVELS, LEVELS)
 
     def forward(self, x: Tensor) -> Tensor:
-        rounded = torch.fake_quantize_per_tensor_affine(x, self.scale, 0, -LEVELS - 1, LEVELS)
-        return F.linear(rounded, self.weight, self.bias)
+        rounded = torch.fake_quantize_per_tensor_affine(x.float(), self.scale, 0, -LEVELS - 1, LEVELS)
+        return F.linear(rounded, self.weight, self.bias).to(x.dtype)
 
 
 def simulate(model: PrunedTransformer, scheme: QuantizationScheme) -> PrunedTransformer:
-    """A copy of the model whose layers named by the scheme compute as INT8 does; scores and all else stay float32.
+    """A copy of the model, in its precision, whose layers named by the scheme compute as INT8 does.
 
     Raises InputError for a scheme of another model.
     """
@@ -41,5 +45,6 @@ def simulate(model: PrunedTransformer, scheme: QuantizationScheme) -> PrunedTran
     simulated = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     for name in scheme.ranges:
         block, _, leaf = name.rpartition(".")
-        setattr(simulated.get_submodule(block), leaf, QuantizedLinear(layers[name], scheme.scale(name)))
+        scale = scheme.scale(name, layers[name].weight.dtype)
+        setattr(simulated.get_submodule(block), leaf, QuantizedLinear(layers[name], scale))
     return simulated.eval()

@@ -57,7 +57,7 @@ def engine_gates(
     runner = runner_of(fused=False)
     results = runner.run_tokens(reference.samples)
     if any(record.precision == "int8" for record in manifest.engines):
-        found.append(_int8_decisions(subject.model, specs, reference, results, root))
+        found.append(_int8_decisions(subject.model, specs, reference, results, root, manifest))
     else:
         rounded = None if narrow is None else Reference.of(narrow, reference.samples)
         found.append(gates.decision_parity(subject.model, specs, reference, results, rounded))
@@ -77,12 +77,13 @@ def _int8_decisions(
     reference: Reference,
     results: Sequence[SampleResult],
     root: Path,
+    manifest: Manifest,
 ) -> Gate:
     """Gate 3 in INT8: against the simulation of the same ranges; flips against float32 are counted beside it.
 
     Quantisation moves what is decided, which the task metric judges; the engines must decide as the simulation does.
     """
-    simulated = simulated_model(model, root)
+    simulated = simulated_model(model, root, manifest.plan.precision)
     ours = Reference.of(simulated, reference.samples)
     gate = gates.decision_parity(simulated, specs, ours, results, rounded=reference)
     plain = gates.decision_parity(model, specs, reference, results, rounded=ours).figures

@@ -25,6 +25,7 @@ from pipeline.config import BuildConfig
 from pipeline.gates.quantized import quantized_parity
 from pipeline.gates.reference import Reference
 from pipeline.graph.evaluate import GraphSession
+from pipeline.graph.precision import Precision, reference_in
 from pipeline.graph.stages import StageSpec
 from pipeline.model.checkpoint import load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
@@ -131,7 +132,7 @@ def int8_parity(
     records = [record for record in manifest.engines if record.precision == "int8" and record.target == backend.target]
     if not records:
         return []
-    simulated = simulated_model(model, root)
+    simulated = simulated_model(model, root, manifest.plan.precision)
     if cannot_run is None:
 
         def load(record: EngineRecord) -> Engine:
@@ -151,9 +152,9 @@ def int8_parity(
     return [quantized_parity(model, simulated, specs, reference.samples, records, graph_of, name), skipped]
 
 
-def simulated_model(model: PrunedTransformer, root: Path) -> PrunedTransformer:
-    """What PyTorch computes with the ranges of an artifact."""
-    return simulate(model, read_calibration(root).scheme)
+def simulated_model(model: PrunedTransformer, root: Path, precision: Precision) -> PrunedTransformer:
+    """What PyTorch computes with the ranges of an artifact whose stage graphs are in `precision`."""
+    return simulate(reference_in(model, precision), read_calibration(root).scheme)
 
 
 def read_calibration(root: Path) -> Calibration:

@@ -10,14 +10,16 @@ import pytest
 
 from calib.qdq import quantize_graphs
 from calib.ranges import choose_ranges, collect_histograms
-from calib.scheme import QuantizationScheme
+from calib.scheme import QuantizationScheme, groups
 from calib.simulation import simulate
 from engines.artifact import EngineRecord, Gate
 from engines.backends import Engine, choose_backend
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from pipeline.gates.quantized import quantized_parity
+from pipeline.graph.evaluate import GraphSession
 from pipeline.graph.export import export_stage
+from pipeline.graph.precision import reference_in
 from pipeline.graph.stages import Stage, StageSpec, cut_stages
 from pipeline.model import PrunedTransformer
 from tests.graph.small import random_samples, small_model
@@ -26,20 +28,32 @@ SAMPLES = random_samples(8)
 BUCKETS = (Bucket(batch=1, length=16), Bucket(batch=1, length=32), Bucket(batch=4, length=32))
 
 
-class Quantized:
-    """Two stages of a model in INT8, as engine files of the target cpu."""
+class Graphs:
+    """Two stages of a model, to be quantised."""
 
-    def __init__(self, model: PrunedTransformer, folder: Path) -> None:
+    def __init__(self, model: PrunedTransformer, folder: Path, precision: str = "fp32") -> None:
         self.model, self.folder = model, folder
         self.specs: list[StageSpec] = cut_stages(model, [1])
         self.scheme: QuantizationScheme = choose_ranges(collect_histograms(model, SAMPLES), "minmax")
-        sources = [folder / f"{spec.name}.onnx" for spec in self.specs]
-        for spec, path in zip(self.specs, sources, strict=True):
-            export_stage(Stage(model, spec), model.config, path)
-        targets = [path.with_name(f"{path.stem}-int8.onnx") for path in sources]
-        quantize_graphs(sources, self.scheme, targets)
-        backend, self.records = choose_backend("cpu", "openvino"), []
-        for spec, graph in zip(self.specs, targets, strict=True):
+        self.plain = [folder / f"{spec.name}.onnx" for spec in self.specs]
+        self.records: list[EngineRecord] = []
+        for spec, path in zip(self.specs, self.plain, strict=True):
+            export_stage(Stage(model, spec), model.config, path, precision)
+
+    def quantized(self, scheme: QuantizationScheme) -> list[Path]:
+        """The graphs in INT8."""
+        targets = [path.with_name(f"{path.stem}-int8.onnx") for path in self.plain]
+        quantize_graphs(self.plain, scheme, targets)
+        return targets
+
+
+class Quantized(Graphs):
+    """Two stages of a model in INT8, as engine files of the target cpu."""
+
+    def __init__(self, model: PrunedTransformer, folder: Path) -> None:
+        super().__init__(model, folder)
+        backend = choose_backend("cpu", "openvino")
+        for spec, graph in zip(self.specs, self.quantized(self.scheme), strict=True):
             for bucket in BUCKETS:
                 file = f"{spec.name}_b{bucket.batch}_s{bucket.length}.onnx"
                 backend.build(graph, bucket, folder / file)
@@ -69,6 +83,41 @@ def test_engines_of_the_scheme_pass(quantized: Quantized, provider: str) -> None
     assert gate.status == "PASSED", gate.reason
     assert gate.figures["checked"] == 6 and gate.figures["decisions"] > 100
     assert 0.5 < gate.figures["error_over_simulations"] <= 1.2  # it is the same rounding
+
+
+@pytest.fixture(scope="module", params=["ltp", "transkimmer"])
+def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    """The same in fp16, as for TensorRT."""
+    return Graphs(small_model(request.param, layers=2), tmp_path_factory.mktemp(f"{request.param}-fp16"), "fp16")
+
+
+def gate_of_graphs(narrow: Graphs, scheme: QuantizationScheme) -> Gate:
+    """The gate of fp16 graphs quantised by a scheme, against the simulation of the right one."""
+    sessions = [GraphSession(path) for path in narrow.quantized(scheme)]
+    records = [
+        EngineRecord(stage=spec.index, batch=b.batch, length=b.length, target="cpu", precision="int8", file=str(b))
+        for spec in narrow.specs
+        for b in BUCKETS
+    ]
+    simulated = simulate(reference_in(narrow.model, "fp16"), narrow.scheme)
+    return quantized_parity(
+        narrow.model, simulated, narrow.specs, SAMPLES, records, lambda record: sessions[int(record.stage)]
+    )
+
+
+def test_fp16_graphs_of_the_scheme_pass(narrow: Graphs) -> None:
+    gate = gate_of_graphs(narrow, narrow.scheme)
+    assert gate.status == "PASSED", gate.reason
+    assert 0.5 < gate.figures["error_over_simulations"] <= 1.2
+
+
+@pytest.mark.parametrize("factor", [0.5, 8.0], ids=["clipped", "three bits lost"])
+@pytest.mark.parametrize("group", ["attention.0.qkv", "attention.0.output", "feed_forward.0.up", "feed_forward.1.down"])
+def test_a_wrong_scale_of_one_tensor_fails(narrow: Graphs, group: str, factor: float) -> None:
+    ranges = narrow.scheme.ranges
+    wrong = {layer: factor * ranges[layer] for layer in groups(ranges)[group]}
+    gate = gate_of_graphs(narrow, narrow.scheme.model_copy(update={"ranges": {**ranges, **wrong}}))
+    assert gate.status == "FAILED" and gate.figures["error_over_simulations"] > 2
 
 
 def test_openvino_computes_every_quantised_layer_in_int8(quantized: Quantized) -> None:
