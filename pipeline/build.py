@@ -56,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})")
     p.add_argument(
+        "--token-budget",
+        type=int,
+        help="tokens of a call: every length also gets the largest batch that it allows, so that short texts run in "
+        "larger ones, such as 2048 for 8x256 and 64x32 (default: no larger batches)",
+    )
+    p.add_argument(
         "--device", choices=list(DEVICES), help="plan for this device's data sheet instead of measuring this machine"
     )
     p.add_argument("--explain", action="store_const", const=True, help="show what the planner chose, and against what")

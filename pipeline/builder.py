@@ -137,7 +137,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
             found.append(gates.attention_gate(name, target.precision, fusion))
         if baseline is not None:
             texts = [example.content for example in subject.examples[:_TIMED_TEXTS]]
-            batches = sorted({bucket.batch for bucket in plan.buckets})
+            batches = sorted({bucket.batch for bucket in buckets})
             bench = measure({"pruned": root, "dense": baseline}, texts, batches, _ROUNDS, threads=config.threads)
             record = {"flops_ratio": reference.flops_ratio(subject.model), **as_record(bench)}
             (root / "bench.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
@@ -163,6 +163,7 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "buckets": format_buckets(buckets),
         "plan": config.plan,
         "max_engines": config.max_engines,
+        "token_budget": config.token_budget,
         "device": config.device,
         "target": config.target,
         "frontend": config.frontend,

@@ -50,6 +50,7 @@ class BuildConfig(BaseModel):
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
     plan: Literal["auto", "staged", "fused"] = "auto"
     max_engines: int = Field(192, gt=0)
+    token_budget: int | None = Field(None, gt=0)
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False
     data: str = "movie-reviews"

@@ -229,4 +229,13 @@ def test_without_stages_and_buckets_the_planner_chooses(
         held = {engine.bucket for engine in manifest.engines if engine.stage == unit}
         assert held == set(manifest.plan.buckets_of(unit))
         assert max(bucket.length for bucket in held) == manifest.max_length
+    larger = ("--max-engines", "12", "--token-budget", "512")
+    assert run_verb(build, *arguments, "--out", out, "--force", *larger) == 0
+    manifest = Artifact.open(out).manifest
+    assert len(manifest.engines) <= 12
+    for unit in range(len(manifest.plan.stages)):
+        for bucket in manifest.plan.buckets_of(unit):
+            assert bucket.batch in (1, 8) or bucket.batch * bucket.length <= 512
+    assert max(engine.bucket.batch for engine in manifest.engines) > 8
+    assert len(Runner(out)(["a film"] * 40)) == 40
     assert run_verb(build, *arguments, "--out", out, "--device", "abacus") == 2

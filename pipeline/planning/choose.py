@@ -13,7 +13,7 @@ from rich.table import Table
 
 from calib.data import read_examples
 from engines.backends import Backend
-from engines.buckets import Bucket
+from engines.buckets import Bucket, within_budget
 from engines.errors import InputError
 from engines.files import write_whole
 from pipeline.cli import fused_table
@@ -64,12 +64,16 @@ def choose_plan(
     else:
         rows, batches = typical_rows(config, subject), sorted({bucket.batch for bucket in buckets})
         costs = _costs(config, model, backend, batches, progress)
-        planner = Planner(model, rows, costs, batches, config.max_engines)
+        sizes = len(batches) + (config.token_budget is not None)
+        planner = Planner(model, rows, costs, batches, config.max_engines * len(batches) // sizes)
         plan = planner.best()
         if config.plan != "staged" and why_staged(config, model.config) is None:
             plan = with_fused(planner, plan, config.plan)
         if config.explain:
             explain(planner, plan, console)
+    if config.token_budget is not None:
+        larger = tuple(tuple(within_budget(held, config.token_budget)) for held in plan.buckets)
+        plan = plan.model_copy(update={"buckets": larger})
     write_whole(path, (plan.model_dump_json(indent=1) + "\n").encode())
     publisher.mark(FILE)
     return plan
