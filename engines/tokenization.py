@@ -32,29 +32,35 @@ class TextEncoder:
     def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2) -> None:
         try:
             # Two of them: what a truncating tokenizer cut off a pair cannot be counted afterwards.
-            self._whole, self._cut = (Tokenizer.from_file(str(tokenizer_json)) for _ in range(2))
+            self._cut, self._whole = (Tokenizer.from_file(str(tokenizer_json)) for _ in range(2))
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise InputError(f"{tokenizer_json}: expected a tokenizer.json, found {error}") from None
-        for tokenizer in (self._whole, self._cut):
+        for tokenizer in (self._cut, self._whole):
             tokenizer.no_padding()
-        self._whole.no_truncation()
         self._cut.enable_truncation(max_length)
+        self._whole.no_truncation()
         self._max_length, self._segments = max_length, segments
+        self._special = self._cut.num_special_tokens_to_add(is_pair=False)
 
     def __call__(self, texts: Sequence[Text]) -> list[Tokens]:
         """Tokens of every text, in order. Raises InputError for the first that is no text."""
-        try:  # "fast" leaves out the characters' offsets, which nobody reads
-            whole = self._whole.encode_batch_fast(list(texts))
+        try:
+            encoded = self._cut.encode_batch_fast(list(texts))  # without the characters' offsets, which nobody reads
         except TypeError:
             place, problem = next((i, p) for i, p in enumerate(map(text_problem, texts), 1) if p is not None)
             raise InputError(f"text {place}: {problem}") from None
-        long = [place for place, item in enumerate(whole) if len(item.ids) > self._max_length]
-        cut = dict(zip(long, self._cut.encode_batch_fast([texts[place] for place in long]), strict=True))
-        return [self._tokens(cut.get(place, item), len(item.ids)) for place, item in enumerate(whole)]
+        return [self._tokens(text, item) for text, item in zip(texts, encoded, strict=True)]
 
-    def _tokens(self, item: Encoding, full_length: int) -> Tokens:
-        types = item.type_ids if self._segments > 1 else [0] * len(item.ids)
-        return Tokens(item.ids, types, full_length)
+    def _tokens(self, text: Text, item: Encoding) -> Tokens:
+        ids = item.ids
+        types = item.type_ids if self._segments > 1 else [0] * len(ids)
+        return Tokens(ids, types, len(ids) + self._cut_off(text, item.overflowing))
+
+    def _cut_off(self, text: Text, rest: list[Encoding]) -> int:
+        """Tokens that truncation took; `rest` are the pieces behind the cut, each with special tokens of its own."""
+        if rest and not isinstance(text, str):
+            return len(self._whole.encode_batch_fast([text])[0].ids) - self._max_length
+        return sum(len(piece.ids) - self._special for piece in rest)
 
 
 def text_problem(text: object) -> str | None:
