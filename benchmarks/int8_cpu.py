@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-drop", type=float, default=1.0, help="points that the pruned model may lose (default 1.0)")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     p.add_argument("--out", type=Path, default=Path("demo/output/int8"), help="directory of the artifacts")
+    p.add_argument("--reuse", action="store_true", help="measure the artifacts that are already in --out as they are")
     p.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the record is written")
     return p
 
@@ -51,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
     artifacts: dict[str, Path] = {}
     for model, checkpoint in (("dense", args.dense), ("pruned", args.checkpoint)):
         for precision in ("fp32", "int8"):
+            artifacts[f"{model} {precision}"] = out = args.out / checkpoint.name / precision
+            if args.reuse and out.is_dir():
+                continue
             console.rule(f"{model} {precision}")
-            out = args.out / checkpoint.name / precision
             # Dense is compared with nothing, so its INT8 may lose the whole budget by itself.
             dense = None if model == "dense" else args.dense
             config = BuildConfig(
@@ -67,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
                 force=True,
             )
             build(config, console)
-            artifacts[f"{model} {precision}"] = out
     subject = Subject.load(args.checkpoint, "movie-reviews", args.reviews)
     texts = [example.content for example in subject.examples[: args.timed]]
     with progress_bars(console) as progress:
