@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -25,16 +25,23 @@ def decision_parity(
 ) -> Gate:
     """Compares alive sets at every cut, sample by sample.
 
-    rounded: what PyTorch gives in the engines' precision, where that is not fp32; rounding is then what it moved scores
-    and answers by, as long as it kept the same tokens.
+    rounded: what PyTorch gives in the engines' precision, where that is not fp32; rounding is then what it moved the
+    sample's scores near the threshold by, and its answer.
 
     A token whose alive bit differs is a flip. A flip is excused if its score lies within rounding of the threshold;
     from there on the sample's states differ, so its later flips and its answer are counted but not judged. Any other
     flip fails, and so does another answer without a flip, unless the reference itself is within rounding of a tie.
     """
-    rounding = {layer: reference.rounding(layer, rounded) for layer in decision_layers(model)}
-    tie = _TIE if rounded is None else max(_TIE, reference.answer_rounding(rounded))
-    tokens = flips = near = agreeing = 0
+    width = {layer: reference.rounding(layer) for layer in decision_layers(model)}
+
+    def near(index: int, layer: int) -> torch.Tensor:
+        """[length] bool: whether the tokens' scores lie within rounding of the layer's threshold."""
+        threshold = model.pruner.threshold(layer)
+        moves = 0.0 if rounded is None else reference.score_moves(index, layer, threshold, rounded)
+        return (reference.score[index][layer] - threshold).abs() <= max(width[layer], moves)
+
+    ties = [0.0] * len(results) if rounded is None else reference.answer_moves(rounded)
+    tokens = flips = near_flips = agreeing = 0
     failed: list[str] = []
     for index, result in enumerate(results):
         expected, found = reference.logits[index], torch.from_numpy(result.logits)
@@ -48,41 +55,25 @@ def decision_parity(
             different = torch.nonzero(ours != alive).flatten().tolist()
             tokens += alive.numel()
             flips += len(different)
-            excused = [token for token in different if _is_near(model, reference, rounding, index, layers, token)]
-            near += len(excused)
+            excused = [token for token in different if any(near(index, layer)[token] for layer in layers)]
+            near_flips += len(excused)
             if different and not blurred and len(excused) < len(different):
                 failed.append(f"stage_{spec.index}, sample {index}: token {min(set(different) - set(excused))}")
             blurred = blurred or bool(different)
-        if not blurred and not _same_answer(model, expected, found, tie):
+        if not blurred and not _same_answer(model, expected, found, max(_TIE, ties[index])):
             failed.append(f"sample {index}: the same tokens, but another answer")
     figures: dict[str, float | int | str] = {
         "samples": len(results),
         "decisions": tokens,
         "flips": flips,
         "flip_rate": flips / max(1, tokens),
-        "flips_within_rounding_of_threshold": near,
+        "flips_within_rounding_of_threshold": near_flips,
         "label_agreement": agreeing / max(1, len(results)),
     }
     if failed:
         reason = f"{len(failed)} difference(s) beyond rounding: {'; '.join(failed[:3])}"
         return Gate(name="decisions", status="FAILED", reason=reason, figures=figures)
     return Gate(name="decisions", status="PASSED", figures=figures)
-
-
-def _is_near(
-    model: PrunedTransformer,
-    reference: Reference,
-    rounding: Mapping[int, float],
-    index: int,
-    layers: Sequence[int],
-    token: int,
-) -> bool:
-    """Whether the token's score was within rounding of the threshold at any decision of the stage."""
-    for layer in layers:
-        distance = abs(float(reference.score[index][layer][token]) - model.pruner.threshold(layer))
-        if distance <= rounding[layer]:
-            return True
-    return False
 
 
 def _same_answer(model: PrunedTransformer, expected: torch.Tensor, found: torch.Tensor, tie: float = 0.0) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from engines.artifact import Gate
 from engines.tokenization import Tokens
+from pipeline.graph.evaluate import NEAREST
 from pipeline.graph.stages import decision_layers
 from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.transformer import Execution, Output, PrunedTransformer
@@ -69,37 +71,30 @@ class Reference:
         ours = count_flops(model.config, lengths, torch.stack(self.counts, dim=1)).total.sum()
         return float(dense_flops(model.config, lengths).total.sum() / ours)
 
-    def rounding(self, layer: int, rounded: Reference | None = None) -> float:
-        """How near to the threshold a score must be for its decision to be a matter of rounding: 1e-4 of the median
-        distance between scores and threshold would be too tight for chains of layers, so 1e-3 of the score's scale.
-
-        rounded: the same in a narrower precision; then at least twice what that moved a score of the layer, in samples
-        that had lost the same tokens before it.
-        """
+    def rounding(self, layer: int) -> float:
+        """How near to the threshold a score must be for its decision to be a matter of rounding in fp32: 1e-4 of the
+        median distance between scores and threshold would be too tight for chains of layers, so 1e-3 of the score's
+        scale."""
         values = torch.cat([score[layer][~torch.isnan(score[layer])] for score in self.score])
-        width = 1e-3 * float(values.abs().median()) if len(values) else 0.0
-        if rounded is None:
-            return width
-        before = [
-            layer == 0 or torch.equal(ours[layer - 1], theirs[layer - 1])
-            for ours, theirs in zip(self.alive, rounded.alive, strict=True)
-        ]
-        moved = [
-            (ours[layer] - theirs[layer]).abs().nan_to_num()
-            for ours, theirs, same in zip(self.score, rounded.score, before, strict=True)
-            if same
-        ]
-        return max(width, 2 * float(torch.cat(moved).max())) if moved else width
+        return 1e-3 * float(values.abs().median()) if len(values) else 0.0
 
-    def answer_rounding(self, rounded: Reference) -> float:
-        """Twice what a narrower precision moved an answer by, as a share of its scale (at least 1), in samples that
-        kept the same tokens."""
+    def score_moves(self, index: int, layer: int, threshold: float, rounded: Reference) -> float:
+        """Twice the most by which, in a narrower precision, a score of the sample moved that is among the nearest to
+        the threshold: what rounds in other places may move it as far the other way."""
+        ours, theirs = self.score[index][layer], rounded.score[index][layer]
+        moved = (ours - theirs).abs()  # NaN where either has lost the token
+        gap = torch.where(moved.isnan(), torch.inf, (ours - threshold).abs())
+        nearest = gap.topk(min(NEAREST, len(gap)), largest=False).indices
+        return 2 * float(moved[nearest].nan_to_num().max())
+
+    def answer_moves(self, rounded: Reference) -> list[float]:
+        """Per sample, twice what a narrower precision moved its answer by, as a share of its scale (at least 1), and no
+        less than what it moved half of the samples by: one answer may have hardly moved by chance."""
         moved = [
             float((ours - theirs).abs().max()) / max(1.0, float(ours.abs().max()))
-            for ours, theirs, kept, found in zip(self.logits, rounded.logits, self.alive, rounded.alive, strict=True)
-            if torch.equal(kept, found)
+            for ours, theirs in zip(self.logits, rounded.logits, strict=True)
         ]
-        return 2 * max(moved, default=0.0)
+        return [2 * max(move, statistics.median(moved)) for move in moved]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from pipeline.graph.stages import HeadStage, Stage
 from pipeline.model.transformer import State
 
 Arrays = dict[str, np.ndarray]
-_NEAREST = 16
+NEAREST = 16
 """Tokens by which the rounding of scores near a threshold is judged; scores far above it move by more."""
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -114,7 +114,7 @@ def near_tokens(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) 
     ):
         living = alive > 0
         gap = torch.where(living, (score - threshold).abs(), torch.inf)
-        nearest = gap.topk(min(_NEAREST, gap.shape[1]), dim=1, largest=False).indices
+        nearest = gap.topk(min(NEAREST, gap.shape[1]), dim=1, largest=False).indices
         moved = torch.where(living, (score - other).abs(), 0.0).gather(1, nearest).amax(1, keepdim=True)
         near |= gap <= 2 * moved
     return near.numpy()

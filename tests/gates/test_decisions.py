@@ -159,14 +159,26 @@ def test_a_narrower_precision_is_judged_by_what_it_moves_in_pytorch(
     rounded = in_bf16(model)
     gate = decision_parity(model, cut_stages(model, [1]), reference, faithful(model, rounded), rounded)
     assert gate.status == "PASSED", gate.reason
-    assert reference.rounding(1, rounded) > reference.rounding(1) > 0
-    assert reference.answer_rounding(rounded) > 1e-3 > reference.answer_rounding(reference) == 0
+    threshold = model.pruner.threshold(1)
+    assert reference.score_moves(LAST, 1, threshold, rounded) > reference.rounding(1) > 0
+    assert reference.score_moves(LAST, 1, threshold, reference) == 0
+    assert min(reference.answer_moves(rounded)) > 0 == max(reference.answer_moves(reference))
+
+
+def test_an_answer_that_hardly_moved_by_chance_may_move_as_the_others_did(
+    model: PrunedTransformer, reference: Reference
+) -> None:
+    rounded = in_bf16(model)
+    rounded.logits[0] = reference.logits[0]
+    moves = reference.answer_moves(rounded)
+    assert moves[0] == min(moves) > 0
 
 
 def test_a_flip_beyond_what_the_precision_moves_fails(model: PrunedTransformer, reference: Reference) -> None:
     rounded = in_bf16(model)
     token = dying(reference)
-    reference.score[LAST][:, token] = model.pruner.threshold(1) - 3 * reference.rounding(1, rounded)
+    threshold = model.pruner.threshold(1)
+    reference.score[LAST][:, token] = threshold - 3 * reference.score_moves(LAST, 1, threshold, rounded)
     results = faithful(model, reference)
     flip(results, token)
     # Not from the changed score: the rounding that is allowed must be that of the other tokens.
