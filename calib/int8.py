@@ -150,14 +150,15 @@ def int8_gate(calibration: Calibration, compared: bool = True) -> Gate:
     """
     kept, used = calibration.kept, [choice for choice in calibration.engines if choice.int8]
     figures: dict[str, float | int | str] = {
-        "int8_engines": len(used),
-        "engines": len(calibration.engines),
+        "int8_layers": len(calibration.scheme.ranges),
         "method": kept.scheme.method,
         "calibration_texts": calibration.coverage.samples,
         "calibration_data": calibration.coverage.data_sha256,
         "drop_in_calibration": round(kept.drops[-1], 4),
         "budget": round(kept.budget, 4),
     }
+    if compared:
+        figures |= {"int8_engines": len(used), "engines": len(calibration.engines)}
     if kept.left_wide:
         figures["left_wide"] = ", ".join(kept.left_wide)
     for choice in calibration.engines:

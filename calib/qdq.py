@@ -86,6 +86,12 @@ def _restore_other_readers(model: onnx.ModelProto, layers: Collection[onnx.NodeP
             node.input[:] = [floats.get(name, name) for name in node.input]
 
 
+def quantized_products(model: onnx.ModelProto) -> list[str]:
+    """The matrix products of two dequantised tensors, by the name of the node."""
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and dequantized.issuperset(node.input)]
+
+
 def linear_layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     """The MatMul of every linear layer with a bias, by the layer's name in the model.
 

@@ -19,7 +19,7 @@ from engines.artifact import Artifact, EngineRecord, Gate, Manifest, Unit
 from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import BuildError, GateError, InputError
 from pipeline import __version__, gates
-from pipeline.checks import counterpart, engine_gates
+from pipeline.checks import counterpart, engine_gates, planned_gates
 from pipeline.cli import progress_bars
 from pipeline.compilation import Compilation, Compiled
 from pipeline.config import BuildConfig
@@ -130,11 +130,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         found += engine_gates(*checks)
         if calibration is not None:
             found.append(int8_gate(calibration, compared=not target.backend.machine_bound))
-        reports = {r.file: compilation.report_of(r) for r in compiled.records if r.report is not None}
-        if reports:
-            name = f"fused attention ({target.backend.target} {compiled.records[0].place})"
-            fusion = {file: (report.fusible, report.fused) for file, report in reports.items()}
-            found.append(gates.attention_gate(name, target.precision, fusion))
+        found += planned_gates(compilation, compiled.records)
         if baseline is not None:
             texts = [example.content for example in subject.examples[:_TIMED_TEXTS]]
             batches = sorted({bucket.batch for bucket in buckets})

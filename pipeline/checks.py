@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engines.artifact import Gate, Manifest
+import onnx
+
+from calib.qdq import quantized_products
+from engines.artifact import EngineRecord, Gate, Manifest
 from engines.backends import Backend
+from engines.backends.layers import int8_products
 from engines.prediction import SampleResult
 from engines.runner import Runner
 from pipeline import gates
+from pipeline.compilation import Compilation
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference
 from pipeline.graph.precision import Precision, reference_in
@@ -68,6 +73,25 @@ def engine_gates(
     advance()
     found.append(metric_gate(config, subject, runner))
     advance()
+    return found
+
+
+def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> list[Gate]:
+    """What the library planned for the engines of a build that have a report: for one target, precision and place."""
+    reports = {record: compilation.report_of(record) for record in records if record.report is not None}
+    if not reports:
+        return []
+    precision, where = records[0].precision, f"({records[0].target} {records[0].place})"
+    fusion = {record.file: (report.fusible, report.fused) for record, report in reports.items()}
+    found = [gates.attention_gate(f"fused attention {where}", precision, fusion)]
+    if precision == "int8":
+        graphs = set(map(compilation.graph_of, reports))
+        products = {path: quantized_products(onnx.load(path)) for path in graphs}
+        counts = {}
+        for record, report in reports.items():
+            wanted = products[compilation.graph_of(record)]
+            counts[record.file] = len(wanted), len(int8_products(report.layers, wanted))
+        found.append(gates.int8_products_gate(f"INT8 products {where}", counts))
     return found
 
 

@@ -139,6 +139,10 @@ class Compilation:
         assert record.report is not None
         return EngineReport.model_validate_json((self._root / record.report).read_bytes())
 
+    def graph_of(self, record: EngineRecord) -> Path:
+        """The graph that an engine is compiled from."""
+        return self._root / self._graphs[record.stage]
+
     def take_over(self, record: EngineRecord) -> bool:
         """Brings an engine of the held artifact here, with its report; False where its files are not what they were."""
         assert self._held is not None

@@ -7,15 +7,17 @@ from functools import cache
 from itertools import cycle
 from pathlib import Path
 
+import onnx
 import pytest
 
 from calib.int8 import Calibration, int8_gate
-from calib.qdq import quantize_graph
+from calib.qdq import quantize_graph, quantized_products
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import groups
 from engines.artifact import Artifact, Gate
 from engines.backends import BACKENDS, choose_backend
 from engines.backends.base import EngineOptions
+from engines.backends.layers import int8_products
 from engines.buckets import Bucket
 from engines.runner import Runner
 from pipeline import build, int8, parity
@@ -156,8 +158,10 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
     plain, graph = tmp_path / "stage_0.onnx", tmp_path / "stage_0-int8.onnx"
     export_stage(Stage(model, cut_stages(model, [1])[0]), model.config, plain, "fp16")
     layers = quantize_graph(plain, scheme, graph)
+    products = quantized_products(onnx.load(graph))
+    assert len(products) == len(layers) == 10 and not quantized_products(onnx.load(plain))  # the cut is in layer 1
     options = EngineOptions(compute_capabilities=("8.9",))
     built = backend.build(graph, Bucket(batch=1, length=32), tmp_path / "engine", options)
-    products = [layer for layer in built.layers if "gemm" in layer.kind and "Int8" in layer.inputs]
-    # Query, key and value read one tensor, so they may be one product.
-    assert len(groups(layers)) <= len(products) <= len(layers), [(layer.kind, layer.inputs) for layer in built.layers]
+    assert int8_products(built.layers, products) == set(products), built.layers
+    gemms = [layer for layer in built.layers if layer.kind == "gemm" and "Int8" in layer.inputs]
+    assert len(groups(layers)) <= len(gemms)  # query, key and value read one tensor, so they may be one product

@@ -17,10 +17,18 @@ from plugins.library import PluginError, open_library
 from plugins.regroup.binding import Regroup, Source, Target
 
 
-def missing_cuda() -> str | None:
-    """None where this machine has a GPU that we can use, else the package, driver or library that is missing."""
+def missing_bindings() -> str | None:
+    """None where the package is installed through which we call CUDA, else that it is not."""
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
         return "the package cuda-python is not installed; pip install 'skimrt[gpu]'"
+    return None
+
+
+def missing_cuda() -> str | None:
+    """None where this machine has a GPU that we can use, else the package, driver or library that is missing."""
+    missing = missing_bindings()
+    if missing is not None:
+        return missing
     runtime = _runtime()
     status, count = runtime.cudaGetDeviceCount()
     if status != runtime.cudaError_t.cudaSuccess or not count:
@@ -155,7 +163,7 @@ class _CudaStream(Stream):
 
 
 def _runtime() -> Any:
-    from cuda.bindings import runtime  # type: ignore[import-not-found]
+    from cuda.bindings import runtime
 
     return runtime
 

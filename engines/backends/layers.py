@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -99,6 +99,17 @@ def parse_inspector(text: str) -> list[Layer]:
 def fused_attention(layers: Sequence[Layer]) -> int:
     """How many attentions are one kernel."""
     return sum(layer.is_fused_attention for layer in layers)
+
+
+def int8_products(layers: Sequence[Layer], products: Collection[str]) -> set[str]:
+    """Which of these matrix products, ONNX nodes, are computed from INT8 values."""
+    return {
+        node
+        for layer in layers
+        if "int8" in (kind.lower() for kind in layer.inputs)
+        for node in layer.nodes
+        if node in products
+    }
 
 
 def fusible_attention(steps: Sequence[str]) -> int:

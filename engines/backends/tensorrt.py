@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import ClassVar, Literal
 
 from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
-from engines.backends.cuda_device import cuda_device, missing_cuda
+from engines.backends.cuda_device import cuda_device, missing_bindings, missing_cuda
 from engines.backends.cuda_tensorrt import TensorRtExecutable
 from engines.backends.device import Device
 from engines.backends.device_engine import DeviceEngine
@@ -41,8 +41,10 @@ class TensorRtBackend(Backend):
 
     def available(self) -> str | None:
         gpu = find_gpu()
-        missing = [self._missing_package(), gpu if isinstance(gpu, str) else None, missing_cuda()]
-        return "; ".join(dict.fromkeys(reason for reason in missing if reason)) or None
+        missing = [self._missing_package()]
+        # Without a GPU what CUDA finds would say the same in other words.
+        missing += [gpu, missing_bindings()] if isinstance(gpu, str) else [missing_cuda()]
+        return "; ".join(reason for reason in missing if reason) or None
 
     def missing_to_build(self) -> str | None:
         gpu = find_gpu()

@@ -7,7 +7,14 @@ from dataclasses import asdict
 
 import pytest
 
-from engines.backends.layers import Layer, fused_attention, fusible_attention, parse_build_log, parse_inspector
+from engines.backends.layers import (
+    Layer,
+    fused_attention,
+    fusible_attention,
+    int8_products,
+    parse_build_log,
+    parse_inspector,
+)
 
 TENSOR = (
     "Dimensions: [8,128,384], Strides: [49152,384,1], StrideOrder: [2,1,0], Datatype: {}, Format: (Linear) Row major"
@@ -78,6 +85,14 @@ def test_the_inspector_of_tensorrt_10() -> None:
 def test_the_inspector_of_tensorrt_11() -> None:
     half = {"Name": "q", "Dimensions": [8, 128], "Format": "Row major linear", "Datatype": "Half"}
     assert parse_inspector(inspected([half, half], [half])) == [ATTENTION]
+
+
+def test_products_in_int8_are_those_of_layers_that_read_it() -> None:
+    """A helper behind the product names the product too, but reads what that has widened."""
+    product = Layer("a+b", "gemm", "", ("Int8",), ("Half",), ("a", "a_DequantizeLinear", "b"))
+    helper = Layer("scale", "kgen", "", ("Half",), ("Half",), ("a", "c"))
+    standard = Layer("d", "CaskGemmMatrixMultiply", "", ("INT8", "INT8"), ("FP16",), ("d", "e"))
+    assert int8_products([product, helper, standard], ["a", "b", "c", "d"]) == {"a", "b", "d"}
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"Layers": ["only a name"]}', "{"])

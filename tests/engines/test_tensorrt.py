@@ -269,11 +269,11 @@ def test_an_engine_that_does_not_fit_is_never_deserialised(on_h100: TensorRtBack
 def test_what_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault 29."""
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: "no NVIDIA driver is installed")
-    monkeypatch.setattr(tensorrt, "missing_cuda", lambda: "no cuda-python")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     reason = str(TensorRtBackend().available())
     package = "the package tensorrt is not installed (pip install 'skimrt[gpu]')"
-    assert reason == f"{package}; no NVIDIA driver is installed; no cuda-python"
+    cuda = "the package cuda-python is not installed; pip install 'skimrt[gpu]'"
+    assert reason == f"{package}; no NVIDIA driver is installed; {cuda}"
     assert "pip install 'skimrt[rtx]'" in str(TensorRtRtxBackend().missing_to_build())
     with pytest.raises(TargetError, match=r"cannot build for it: the package tensorrt is not.*--export-only"):
         choose_builder("tensorrt")
