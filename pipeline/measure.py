@@ -16,7 +16,8 @@ from engines.runner import Runner
 from engines.tokenization import Text
 from pipeline.versions import tool_versions
 
-_CHUNK = 128
+_CHUNK = 256
+"""Texts at a time: as many as the runner regroups together by default."""
 
 
 @dataclass(frozen=True)
