@@ -18,8 +18,8 @@ from engines.runner import Runner
 from engines.samples import Sample
 from engines.stage_runner import fill
 from pipeline.gates.decisions import decision_parity
-from pipeline.gates.numeric import FP32_TOLERANCE
 from pipeline.gates.reference import NOTHING_DECIDED, Reference, near_threshold
+from pipeline.gates.tolerance import FP32_TOLERANCE
 from pipeline.graph.stages import StageSpec
 from pipeline.model.transformer import PrunedTransformer
 

@@ -22,7 +22,7 @@ class StageShape:
     """What the cost of a stage depends on: where it stands and how many layers' attention it has."""
 
     kind: Kind
-    layers: float
+    layers: int
 
 
 class CostModel(Protocol):
@@ -34,15 +34,15 @@ class CostModel(Protocol):
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         """Of a batch, where calls of one engine follow each other."""
 
-    def compaction(self, batch: int, length: int) -> float:
-        """Of a TokenCompact of so many rows inside an engine, which no stage of `alone` and `together` has."""
+    def boundary(self, batch: int, length: int) -> float:
+        """Of what lies between two stages, which their costs include: another call, and rows copied out and in."""
 
 
 class CostTable(BaseModel):
     """A measured cost model: seconds at some lengths, linear between them, and linear in the layers.
 
     processor, tools: what was measured, and with what. layers: attentions in the profiled stage of each kind.
-    alone: kind to [length]. together: kind to batch to [length]. compaction: batch to [length].
+    alone: kind to [length]. together: kind to batch to [length]. boundary: batch to [length].
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class CostTable(BaseModel):
     layers: dict[Kind, int]
     alone_seconds: dict[Kind, list[float]]
     together_seconds: dict[Kind, dict[int, list[float]]]
-    compaction_seconds: dict[int, list[float]]
+    boundary_seconds: dict[int, list[float]]
 
     def alone(self, stage: StageShape, length: int) -> float:
         return self._seconds(stage, length, self.alone_seconds)
@@ -62,8 +62,8 @@ class CostTable(BaseModel):
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         return self._seconds(stage, length, {kind: by[batch] for kind, by in self.together_seconds.items()})
 
-    def compaction(self, batch: int, length: int) -> float:
-        return float(np.interp(length, self.lengths, self.compaction_seconds[batch]))
+    def boundary(self, batch: int, length: int) -> float:
+        return float(np.interp(length, self.lengths, self.boundary_seconds[batch]))
 
     def _seconds(self, stage: StageShape, length: int, table: Mapping[Kind, Sequence[float]]) -> float:
         """The profiled stage of the kind, and what its layers differ by."""
@@ -130,6 +130,5 @@ class AnalyticCost:
         layer = max(flops / (device.share * device.flops), values * device.bytes_per_value / device.bandwidth)
         return device.call + stage.layers * layer
 
-    def compaction(self, batch: int, length: int) -> float:
-        rows = batch * length * self.encoder.hidden_size * self.device.bytes_per_value
-        return 2 * rows / self.device.bandwidth
+    def boundary(self, batch: int, length: int) -> float:
+        return self.device.call

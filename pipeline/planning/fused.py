@@ -17,7 +17,6 @@ from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.plan import FusedBucket, FusedPlan
 from pipeline.config import BuildConfig
-from pipeline.graph.stages import cut_stages
 from pipeline.model.config import CheckpointConfig
 from pipeline.planning.costs import StageShape
 from pipeline.planning.plan import FINEST, Planner, StagedPlan
@@ -27,6 +26,11 @@ QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """What the planner chooses from, for each length."""
 GIVEN_QUANTILE = 0.95
 """Where the buckets are given and no costs are known."""
+_FOLDS = 8
+"""Parts of the texts, each of which is met by engines that were chosen from the others."""
+_WORTH_IT = 0.97
+"""Fused engines are taken when a sample's time falls below this share of that through the stages: they hold all
+weights once more."""
 SHARE = 0.25
 """Of all engines, those that may be fused; the others are for what overflows and for the batch sizes in stages."""
 
@@ -39,6 +43,8 @@ def why_staged(config: BuildConfig, model: CheckpointConfig) -> str | None:
         return f"fused engines run on the target cpu, not yet on {config.target}"
     if config.precision == "int8":
         return "INT8 engines are chosen stage by stage"
+    if config.token_budget is not None:
+        return "with --token-budget the stages run in larger batches than fused engines are built for"
     return None
 
 
@@ -85,29 +91,35 @@ class FusedPlanner:
     engines: int
 
     def best(self, batches: Iterable[int]) -> FusedPlan:
-        """The lengths and capacities of least expected time for these batch sizes, each by itself."""
+        """The lengths and capacities of least expected time for these batch sizes, each by itself.
+
+        What is expected of them is what each part of the samples meets in engines that are chosen from the others: a
+        choice always looks better on the samples that it was made for.
+        """
         buckets: list[FusedBucket] = []
         overflow, expected = {}, {}
+        everything = np.arange(len(self.planner.rows))
         for batch in batches:
-            held, again, seconds = self._of_batch(batch)
-            buckets += held
-            overflow[batch], expected[batch] = round(again, 4), round(1e3 * seconds, 4)
+            again = self.planner.times(self.staged, batch)
+            buckets += self._chosen(batch, everything, again)
+            met = [
+                self._outcome(self._chosen(batch, np.flatnonzero(everything % _FOLDS != fold), again), held, again)
+                for fold in range(_FOLDS)
+                if len(held := np.flatnonzero(everything % _FOLDS == fold))
+            ]
+            overflows, seconds = (np.concatenate(values) for values in zip(*met, strict=True))
+            overflow[batch], expected[batch] = round(float(overflows.mean()), 4), round(1e3 * float(seconds.mean()), 4)
         return FusedPlan(graph=GRAPH, buckets=buckets, overflow=overflow, expected=expected)
 
     def seconds(self, bucket: Bucket, capacities: Sequence[int]) -> float:
-        """Expected time of one call: the whole model, with the layers behind every cut at its capacity."""
-        batch, lengths = bucket.batch, [bucket.length, *capacities]
-        total, layer_at_start = self._uncut(batch, bucket.length)
-        for layers, length in zip(self._layers, lengths, strict=True):
-            total += layers * (self._uncut(batch, length)[1] - layer_at_start)
-        return total + sum(self.planner.costs.compaction(batch, length) for length in lengths[:-1])
+        """Expected time of one call: that of the stages at these lengths, without what lies between them."""
+        costs, batch, lengths = self.planner.costs, bucket.batch, [bucket.length, *capacities]
+        stages = sum(self._stage(index, batch, length) for index, length in enumerate(lengths))
+        return stages - sum(costs.boundary(batch, length) for length in capacities)
 
     @cached_property
-    def _layers(self) -> list[float]:
-        """How many layers' work each stage does: a third of it is the attention's, as of the weights."""
-        specs = cut_stages(self.planner.model, self.staged.cuts)
-        kinds = [[step.kind for step in spec.steps] for spec in specs]
-        return [(steps.count("attend") + 2 * steps.count("feed")) / 3 for steps in kinds]
+    def _shapes(self) -> list[StageShape]:
+        return self.planner.shapes(self.staged.cuts)
 
     @cached_property
     def _counts(self) -> np.ndarray:
@@ -115,61 +127,65 @@ class FusedPlanner:
         return self.planner.rows[:, [layer + 1 for layer in self.staged.cuts]]
 
     @cached_property
-    def _known(self) -> dict[tuple[int, int], tuple[float, float]]:
+    def _known(self) -> dict[tuple[int, int, int], float]:
         return {}
 
-    def _uncut(self, batch: int, length: int) -> tuple[float, float]:
-        """Seconds of a call of the whole model without a cut, and of one more layer."""
-        if (batch, length) not in self._known:
-            layers = self.planner.model.config.encoder.layers
-            whole, more = (self._call(StageShape("whole", n), batch, length) for n in (layers, layers + 1))
-            self._known[batch, length] = whole, more - whole
-        return self._known[batch, length]
+    def _stage(self, index: int, batch: int, length: int) -> float:
+        """Seconds of a call of a stage."""
+        key = (index, batch, length)
+        if key not in self._known:
+            costs, shape = self.planner.costs, self._shapes[index]
+            self._known[key] = costs.alone(shape, length) if batch == 1 else costs.together(shape, batch, length)
+        return self._known[key]
 
-    def _call(self, stage: StageShape, batch: int, length: int) -> float:
-        costs = self.planner.costs
-        return costs.alone(stage, length) if batch == 1 else costs.together(stage, batch, length)
-
-    def _of_batch(self, batch: int) -> tuple[list[FusedBucket], float, float]:
-        """The engines of a batch size, the share that overflows, and the expected seconds per sample."""
-        rows, again = self.planner.rows[:, 0], self.planner.times(self.staged, batch)
-        candidates = self.planner.candidates()
-        ends = candidates[: 1 + int(np.searchsorted(candidates, rows.max()))]
+    def _chosen(self, batch: int, samples: np.ndarray, again: np.ndarray) -> list[FusedBucket]:
+        """The engines of least time for some samples, by index; `again` [samples] is what running one again takes."""
+        if not len(samples):
+            return []
+        lengths, candidates = self.planner.rows[samples, 0], self.planner.candidates()
+        ends = candidates[: 1 + int(np.searchsorted(candidates, lengths.max()))]
         limit = min(len(ends), max(1, self.engines // len(self.planner.batches)))
 
-        def piece(first: int, last: int) -> tuple[float, int, Room, int]:
-            """The best room for the samples longer than one end and at most as long as the next."""
-            chosen = np.flatnonzero((rows > (ends[first - 1] if first else 0)) & (rows <= ends[last]))
-            length, options = ends[last], []
+        def piece(first: int, last: int) -> tuple[float, FusedBucket]:
+            """What samples from one end to another cost, each end the longest of its bucket, and the room for them."""
+            within = samples[(lengths > (ends[first - 1] if first else 0)) & (lengths <= ends[last])]
+            bucket, options = Bucket(batch=batch, length=ends[last]), []
             for quantile in QUANTILES:
-                room = room_for(self._counts[chosen], length, quantile)
-                call = self.seconds(Bucket(batch=batch, length=length), room.capacities)
-                cost = len(chosen) * call / batch + float(again[chosen][room.overflows].sum())
-                options.append((cost, int(room.overflows.sum()), room, length))
-            return min(options, key=lambda option: option[0])
+                room = room_for(self._counts[within], bucket.length, quantile)
+                call = self.seconds(bucket, room.capacities) / batch
+                options.append((len(within) * call + float(again[within][room.overflows].sum()), room.capacities))
+            cost, capacities = min(options)
+            return cost, FusedBucket(bucket=bucket, capacities=list(capacities))
 
         pieces = {(i, j): piece(i, j) for j in range(len(ends)) for i in range(j + 1)}
-        # least[n][j]: the samples up to the end j in n + 1 engines.
+        # least[n][j]: the samples up to the end j in n + 1 engines, and where the last of them begins.
         least = [[(pieces[0, j][0], 0) for j in range(len(ends))]]
         for _ in range(1, limit):
             before = least[-1]
-            least.append(
-                [
-                    min(((before[i - 1][0] + pieces[i, j][0], i) for i in range(1, j + 1)), default=(np.inf, 0))
-                    for j in range(len(ends))
-                ]
-            )
-        engines = min(range(limit), key=lambda n: least[n][-1][0])
-        total, held, last = least[engines][-1][0], [], len(ends) - 1
-        for n in range(engines, -1, -1):
+            options = [[(before[i - 1][0] + pieces[i, j][0], i) for i in range(1, j + 1)] for j in range(len(ends))]
+            least.append([min(found, default=(np.inf, 0)) for found in options])
+        held, last = [], len(ends) - 1
+        for n in range(min(range(limit), key=lambda n: least[n][-1][0]), -1, -1):
             first = least[n][last][1]
-            held.append(pieces[first, last])
+            held.append(pieces[first, last][1])
             last = first - 1
-        buckets = [
-            FusedBucket(bucket=Bucket(batch=batch, length=length), capacities=list(room.capacities))
-            for _, _, room, length in reversed(held)
-        ]
-        return buckets, sum(count for _, count, _, _ in held) / len(rows), total / len(rows)
+        return held[::-1]
+
+    def _outcome(
+        self, engines: Sequence[FusedBucket], samples: np.ndarray, again: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each of some samples overflows engines, and its expected seconds, with the stages if it does.
+
+        One that is too long for the engines goes through the stages at once.
+        """
+        overflows, seconds = np.zeros(len(samples), bool), again[samples]
+        for place, sample in enumerate(samples):
+            fused = next((e for e in engines if e.bucket.length >= self.planner.rows[sample, 0]), None)
+            if fused is not None:
+                call = self.seconds(fused.bucket, fused.capacities) / fused.bucket.batch
+                overflows[place] = (self._counts[sample] > fused.capacities).any()
+                seconds[place] = call + overflows[place] * again[sample]
+        return overflows, seconds
 
 
 def given_fused(rows: np.ndarray, cuts: Sequence[int], buckets: Iterable[Bucket]) -> FusedPlan:
@@ -215,7 +231,7 @@ def with_fused(planner: Planner, staged: StagedPlan, wanted: str) -> StagedPlan:
     batches = list(planner.batches)
     if wanted == "auto":
         everywhere = fused.best(batches)
-        batches = [batch for batch in batches if 1e-3 * everywhere.expected[batch] < beside.expected[batch]]
+        batches = [b for b in batches if 1e-3 * everywhere.expected[b] < _WORTH_IT * beside.expected[b]]
         least = [min(1e-3 * everywhere.expected[batch], beside.expected[batch]) for batch in planner.batches]
         if not batches or sum(least) >= sum(staged.expected.values()):
             return staged

@@ -75,6 +75,13 @@ class Planner:
             ]
         return self._plan(starts, lengths)
 
+    def shapes(self, cuts: Sequence[int]) -> list[StageShape]:
+        """Of the stages with these cuts, what their costs depend on."""
+        ends = [0, *(self.points.index(layer) + 1 for layer in cuts), len(self.points) + 1]
+        specs = cut_stages(self.model, cuts)
+        pairs = zip(ends, ends[1:], specs, strict=False)
+        return [StageShape(self._kind(first, last), attentions(spec)) for first, last, spec in pairs]
+
     def times(self, plan: StagedPlan, batch: int) -> np.ndarray:
         """[samples], expected seconds of each through the stages of a plan."""
         starts = (0, *(self.points.index(layer) + 1 for layer in plan.cuts))

@@ -28,7 +28,7 @@ from pipeline.versions import tool_versions
 _LENGTHS = 5
 _ROUNDS, _REPEATS = 5, 4
 _COMPACTIONS = 4
-"""TokenCompacts of the longer of the two chains that tell what one costs."""
+"""TokenCompacts of the longer of the two chains that tell what a call costs beside them."""
 
 
 def cost_table(
@@ -72,7 +72,7 @@ def measure_costs(
                 _fill(engine, model.config.encoder.vocab_size)
         tick()
     alone, together = _times(engines)
-    compactions = _compaction_times(model.config.encoder.hidden_size, backend, batches, lengths, threads, directory)
+    boundary = _boundary_times(model.config.encoder.hidden_size, backend, batches, lengths, threads, directory)
     tick()
     return CostTable(
         processor=processor(),
@@ -84,7 +84,7 @@ def measure_costs(
             kind: {batch: [together[kind, batch, length] for length in lengths] for batch in sorted({1, *batches})}
             for kind in specs
         },
-        compaction_seconds=compactions,
+        boundary_seconds=boundary,
     )
 
 
@@ -131,10 +131,10 @@ def _times(engines: dict[tuple[Kind, int, int], Engine]) -> tuple[dict, dict]:
     )
 
 
-def _compaction_times(
+def _boundary_times(
     width: int, backend: Backend, batches: Sequence[int], lengths: Sequence[int], threads: int | None, directory: Path
 ) -> dict[int, list[float]]:
-    """Seconds of one TokenCompact inside an engine, by batch and length: what a chain of them takes for each more."""
+    """Seconds, by batch and length, of taking rows to an engine and back: a call of one TokenCompact, without it."""
     found: dict[int, list[float]] = {batch: [] for batch in sorted({1, *batches})}
     chains = {count: directory / f"compactions_{count}.onnx" for count in (1, _COMPACTIONS)}
     for count, graph in chains.items():
@@ -148,7 +148,8 @@ def _compaction_times(
                 engine = backend.load(file, threads)
                 _fill(engine, 1)
                 times[count] = statistics.median(_seconds(engine) for _ in range(2 * _ROUNDS))
-            seconds.append(max(0.0, (times[_COMPACTIONS] - times[1]) / (_COMPACTIONS - 1)))
+            more = (times[_COMPACTIONS] - times[1]) / (_COMPACTIONS - 1)
+            seconds.append(max(0.0, times[1] - max(0.0, more)))
     return found
 
 

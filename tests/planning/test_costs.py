@@ -17,7 +17,7 @@ TABLE = CostTable(
     layers={"whole": 6, "first": 1, "middle": 1, "last": 1},
     alone_seconds={"whole": [7.0, 13.0], "first": [2.0, 3.0], "middle": [1.5, 2.5], "last": [1.0, 2.0]},
     together_seconds={kind: {1: [1.0, 2.0], 8: [8.0, 16.0]} for kind in ("whole", "first", "middle", "last")},
-    compaction_seconds={1: [0.1, 0.2], 8: [1.0, 2.0]},
+    boundary_seconds={1: [0.1, 0.2], 8: [1.0, 2.0]},
 )
 
 
@@ -28,7 +28,7 @@ def test_between_lengths_and_layers_it_is_linear() -> None:
     assert TABLE.alone(StageShape("middle", 3), 10) == pytest.approx(1.5 + 2 * 1.0)
     assert TABLE.alone(StageShape("middle", 3), 20) == pytest.approx(2.5 + 2 * 2.0)
     assert TABLE.together(StageShape("last", 1), 8, 20) == 16.0
-    assert TABLE.compaction(8, 15) == 1.5
+    assert TABLE.boundary(8, 15) == 1.5
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -49,5 +49,5 @@ def test_more_work_never_takes_less_time(device: str) -> None:
     cost = AnalyticCost(DEVICES[device], encoder)
     stage, deeper = StageShape("middle", 1), StageShape("middle", 2)
     assert cost.alone(stage, 64) < cost.alone(deeper, 64) <= cost.alone(deeper, 128)
-    assert 0 < cost.compaction(1, 64) <= cost.compaction(8, 64) < cost.together(stage, 8, 64)
+    assert 0 < cost.boundary(8, 64) < cost.together(stage, 1, 64)
     assert cost.together(stage, 1, 64) <= cost.together(stage, 8, 64) <= 8 * cost.together(stage, 1, 64)

@@ -106,8 +106,21 @@ def test_lengths_are_those_of_an_exhaustive_search(tiny_model: TinyModel, seed: 
     shorter = [length for length in candidates if length < last]
     sets = [(*some, last) for count in range(limit) for some in itertools.combinations(shorter, count)]
     plan = fused.best([1])
-    assert 1e-3 * plan.expected[1] == pytest.approx(min(map(cost, sets)), abs=1e-6)
+    assert cost(tuple(b.bucket.length for b in plan.buckets)) == pytest.approx(min(map(cost, sets)))
     assert plan.buckets[-1].bucket.length == last and len(plan.buckets) <= limit
+
+
+def test_what_is_expected_is_what_other_texts_meet(tiny_model: TinyModel) -> None:
+    """Retention without any rule: what was chosen from some texts fits the next ones as often as was expected."""
+    model, rng = tiny_model("transkimmer"), np.random.default_rng(0)
+    rows = np.sort(rng.integers(1, LONGEST + 1, (1600, 5)), axis=1)[:, ::-1]
+    planner = Planner(model, rows[:300], RowCost(20), (1,), 99)
+    plan = FusedPlanner(planner, planner.given((0, 1, 2, 3)), 4).best([1])
+    measured = np.mean(
+        [(row[1:] > next(b for b in plan.buckets if b.bucket.length >= row[0]).capacities).any() for row in rows[300:]]
+    )
+    assert 0.01 < plan.overflow[1] < 0.5  # otherwise nothing was tested
+    assert plan.overflow[1] == pytest.approx(measured, abs=0.04)
 
 
 def test_a_call_costs_what_its_rows_cost(tiny_model: TinyModel) -> None:
@@ -137,6 +150,7 @@ def test_given_buckets_get_a_quantile_of_their_own_texts(tiny_model: TinyModel) 
         ("tagging", {}, "a tagging head reads the last state of every token"),
         ("classification", {"target": "tensorrt"}, "not yet on tensorrt"),
         ("classification", {"precision": "int8"}, "stage by stage"),
+        ("classification", {"token_budget": 2048}, "in larger batches than fused engines are built for"),
     ],
 )
 def test_where_there_are_no_fused_engines(tiny_model: TinyModel, head: str, settings: dict, message: str) -> None:

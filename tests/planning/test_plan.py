@@ -27,8 +27,8 @@ class RowCost:
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         return self.call + self.row * stage.layers * length * batch
 
-    def compaction(self, batch: int, length: int) -> float:
-        return 0.0
+    def boundary(self, batch: int, length: int) -> float:
+        return self.call
 
 
 def falling(model, share: float, samples: int = 20) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, m
     assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 4
     assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
     assert all(set(by) == {1, 2} for by in table.together_seconds.values())
-    assert set(table.compaction_seconds) == {1, 2} and len(table.compaction_seconds[2]) == len(table.lengths)
+    assert set(table.boundary_seconds) == {1, 2} and len(table.boundary_seconds[2]) == len(table.lengths)
     monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: pytest.fail("measured again"))
     assert cost_table(model, backend, (2,), threads=1) == table
     (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
