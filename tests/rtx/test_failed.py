@@ -1,0 +1,83 @@
+"""Engines that cannot be built, and how many are built at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engines.artifact import Artifact
+from engines.backends.tensorrt import TensorRtBackend
+from engines.buckets import format_buckets
+from engines.errors import BuildError
+from engines.files import digest_tree
+from pipeline import build, memory
+from tests.gates.builds import run_verb
+from tests.rtx.conftest import reports
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, batches: tuple[int, ...]) -> None:
+    """Lets every engine of these batch sizes fail as one does whose builder dies."""
+    compile_one = TensorRtBackend.build
+
+    def build_one(self, stage_graph, bucket, out, *rest):
+        if bucket.batch in batches:
+            raise BuildError(f"{out.name}: its builder was killed by SIGKILL; its log (x.log) ends:\n    out of memory")
+        return compile_one(self, stage_graph, bucket, out, *rest)
+
+    monkeypatch.setattr(TensorRtBackend, "build", build_one)
+
+
+def test_a_bucket_that_cannot_be_built_is_left_out_and_named(
+    model: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fault 28: the others are kept, as they hold every input."""
+    fail(monkeypatch, (2,))
+    assert run_verb(build, *model, "--out", tmp_path / "artifact") == 0
+    shown = capsys.readouterr().out
+    assert "left out of the artifact" in shown and "bucket 2x32: stage_0_b2_s32.plan: its builder was killed" in shown
+    manifest = Artifact.open(tmp_path / "artifact").manifest
+    assert format_buckets(manifest.plan.buckets) == "1x32" and len(manifest.engines) == 2
+    assert not [name for name in manifest.files if "_b2_" in name]
+    (gate,) = (gate for gate in manifest.gates if gate.name == "buckets")
+    assert gate.status == "SKIPPED" and gate.reason.startswith("left out: bucket 2x32: stage_0_b2_s32.plan")
+
+
+def test_without_any_complete_bucket_nothing_is_published(
+    model: tuple[object, ...], copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = digest_tree(copied)
+    fail(monkeypatch, (1, 2))
+    assert run_verb(build, *model, "--out", copied, "--force") == 3
+    error = capsys.readouterr().err
+    assert "4 of 4 engines could not be compiled" in error and "out of memory" in error
+    assert digest_tree(copied) == before
+
+
+def test_the_longest_bucket_cannot_be_left_out(
+    model: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail(monkeypatch, (2,))
+    arguments = ("--buckets", "1x16,2x32", "--out", tmp_path / "artifact")
+    assert run_verb(build, *model, *arguments) == 3
+    assert "1 bucket(s) could not be built, and the others do not hold every input" in capsys.readouterr().err
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_the_largest_engine_shows_how_much_memory_one_takes(
+    model: tuple[object, ...], tmp_path: Path, compiled: list[str]
+) -> None:
+    buckets = ("--buckets", "1x16,1x32,2x32")
+    assert run_verb(build, *model, *buckets, "--compute-capability", "8.9", "--out", tmp_path / "artifact") == 0
+    assert compiled[0] == "stage_0_b2_s32.plan" and len(compiled) == 6
+
+
+@pytest.mark.parametrize(("available", "expected"), [(10.0, 2), (0.5, 1), (0.01, 1)])
+def test_so_many_builders_as_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, fp16: Path, available: float, expected: int
+) -> None:
+    peak = max(report.peak_bytes for report in reports(fp16))
+    monkeypatch.setattr(memory, "_free_memory", lambda: int(available * peak))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    assert memory.builders_side_by_side(peak) == expected

@@ -1,0 +1,90 @@
+"""Builds over what is there already: machines added, engines taken over, and builds that were killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines.artifact import Artifact
+from engines.files import digest_tree
+from pipeline import build
+from tests.gates.builds import classifier, run_verb
+
+
+def test_another_machine_adds_its_engines(model: tuple[object, ...], copied: Path, compiled: list[str]) -> None:
+    before = Artifact.open(copied).manifest
+    arguments = (*model, "--precision", "fp16", "--out", copied)
+    assert run_verb(build, *arguments, "--compute-capability", "8.9") == 0
+    after = Artifact.open(copied).manifest
+    assert after.engines[: len(before.engines)] == before.engines and len(after.engines) == 2 * len(before.engines)
+    assert {
+        name: after.files[name] for name in before.files if name.startswith("engines/")
+    }.items() <= after.files.items()
+    assert len([gate for gate in after.gates if gate.name.startswith("fused attention")]) == 2
+    assert len(compiled) == 4
+    # For this machine there are engines now: they are not replaced unasked.
+    assert run_verb(build, *arguments, "--compute-capability", "8.9") == 2
+
+
+def test_what_did_not_change_is_taken_from_the_artifact_that_is_replaced(
+    model: tuple[object, ...], copied: Path, compiled: list[str]
+) -> None:
+    before = Artifact.open(copied).manifest
+    arguments = ("--precision", "fp16", "--buckets", "1x16,1x32,2x32", "--out", copied, "--force")
+    assert run_verb(build, *model, *arguments) == 0
+    after = Artifact.open(copied).manifest
+    assert sorted(compiled) == ["stage_0_b1_s16.plan", "stage_1_b1_s16.plan"]
+    kept = [record for record in before.engines if record in after.engines]
+    assert kept == before.engines and all(after.files[r.file] == before.files[r.file] for r in kept)
+
+
+def test_a_damaged_engine_is_not_taken_over(model: tuple[object, ...], copied: Path, compiled: list[str]) -> None:
+    """Fault 22."""
+    engine = copied / Artifact.open(copied).manifest.engines[0].file
+    engine.write_bytes(engine.read_bytes()[:-1])
+    assert run_verb(build, *model, "--precision", "fp16", "--out", copied, "--force") == 0
+    assert compiled == [engine.name]
+    Artifact.open(copied)
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from pipeline import build, builder
+from pipeline.cli import main_of
+from pipeline.publish import Publisher
+last, graphs = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
+builder.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
+mark, marked = Publisher.mark, []
+def mark_and_die(self, step):
+    mark(self, step)
+    marked.append(step)
+    if len(marked) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+Publisher.mark = mark_and_die
+if last == 0:
+    Publisher.publish = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+main_of(build.parser, build.run)
+"""
+
+
+@pytest.mark.parametrize(("marked", "left"), [(2, 4), (5, 2), (0, 0)], ids=["graphs", "engines", "publishing"])
+def test_a_killed_build_leaves_the_old_artifact_and_goes_on(
+    model: tuple[object, ...], tiny_tokenizer: Path, copied: Path, compiled: list[str], marked: int, left: int
+) -> None:
+    """Fault 24: in the middle of the graphs, of the engines, and before the artifact is published."""
+    graphs = str(classifier(tiny_tokenizer).artifact / "stages")
+    before = digest_tree(copied)
+    arguments = list(map(str, [*model, "--compute-capability", "8.6", "--out", copied, "--force"]))
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(marked), graphs, *arguments], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert digest_tree(copied) == before
+    Artifact.open(copied)
+    assert run_verb(build, *arguments) == 0
+    assert len(compiled) == left
+    manifest = Artifact.open(copied).manifest
+    assert manifest.plan.precision == "fp32" and len(manifest.engines) == 4
