@@ -120,6 +120,7 @@ def test_a_damaged_progress_file_starts_anew(tmp_path: Path) -> None:
 
 
 def test_a_second_builder_waits_for_the_lock_and_then_says_so(tmp_path: Path) -> None:
+    """Fault 25."""
     entered, leave = threading.Event(), threading.Event()
 
     def first() -> None:
@@ -138,6 +139,7 @@ def test_a_second_builder_waits_for_the_lock_and_then_says_so(tmp_path: Path) ->
 
 
 def test_a_lock_left_by_a_dead_process_does_not_hold(tmp_path: Path) -> None:
+    """Fault 25."""
     code = f"""
         import os
         from pathlib import Path

@@ -73,4 +73,5 @@ def test_loading_twice_changes_nothing(found: dict) -> None:
 
 
 def test_a_second_library_of_that_name_is_refused(found: dict) -> None:
+    """Fault 19."""
     assert f"found it registered from {found['library']}. Load only one." in found["other_library"]
