@@ -1,6 +1,6 @@
 """Fused against staged, in one artifact: equal answers, texts that overflow, and time, on the CPU.
 
-python benchmarks/fused.py --checkpoint demo/checkpoints/transkimmer --json fused-transkimmer.json
+python benchmarks/fused.py --json fused-cpu.json
 
 Builds an artifact with fused engines at every batch size, and a copy of it whose capacities are the median, so that
 most texts overflow somewhere and run again through the stages.
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from calib.data import examples_digest
+from calib.data import examples_digest, read_examples
 from engines.artifact import Artifact, digest_files, write_manifest
 from engines.backends import choose_backend
 from engines.backends.base import EngineOptions
@@ -29,9 +29,10 @@ from pipeline.builder import build
 from pipeline.cli import fused_table, main_of
 from pipeline.config import DEMO, BuildConfig
 from pipeline.measure import alternate, machine_record
+from pipeline.model import load_checkpoint
 from pipeline.planning.choose import typical_rows
 from pipeline.planning.fused import room_for
-from pipeline.subject import Subject
+from pipeline.subject import Subject, tokens_of
 
 BATCHES = (1, 8)
 
@@ -39,8 +40,16 @@ BATCHES = (1, 8)
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python benchmarks/fused.py", description=(__doc__ or "").splitlines()[0])
-    p.add_argument("--checkpoint", type=Path, default=DEMO / "ltp", help="the model (default: the LTP demo)")
-    p.add_argument("--reviews", type=int, default=2000, help="held-out reviews that are compared (default 2000)")
+    p.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        default=[DEMO / "ltp", DEMO / "transkimmer"],
+        help="the models (default: the demo's)",
+    )
+    p.add_argument(
+        "--reviews", type=int, default=2000, help="reviews that are compared, held-out ones first (default 2000)"
+    )
     p.add_argument("--timed", type=int, default=256, help="of these, reviews that are timed (default 256)")
     p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
@@ -50,13 +59,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds, compares, times, prints and writes the figures; 1 where an answer differs."""
+    """Measures every model, prints and writes the figures; 1 where an answer differs."""
     console = Console()
-    folder = args.out / args.checkpoint.name
+    models = {checkpoint.name: _of_model(checkpoint, args, console) for checkpoint in args.checkpoint}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps({"models": models, **machine_record()}, indent=1) + "\n", "utf-8")
+    return int(any(row["other_labels"] for record in models.values() for row in record["answers"]))
+
+
+def _of_model(checkpoint: Path, args: argparse.Namespace, console: Console) -> dict:
+    """Builds, compares the answers and times."""
+    folder = args.out / checkpoint.name
     config = BuildConfig(
-        checkpoint=args.checkpoint,
+        checkpoint=checkpoint,
         plan="fused",
-        samples=64,
+        samples=32,
+        metric_samples=32,
         max_drop=100,
         threads=args.threads,
         out=folder / "planned",
@@ -64,15 +82,18 @@ def run(args: argparse.Namespace) -> int:
         force=True,
     )
     planned = build(config, console)
-    subject = Subject.load(args.checkpoint, config.data, args.reviews)
-    median = at_the_median(planned, typical_rows(config, subject), folder / "median")
-    artifacts = {"planned": planned, "median": median}
-    staged = Runner(planned.path, threads=args.threads, verify=False, fused=False).run_tokens(subject.samples)
+    model = load_checkpoint(checkpoint)
+    # The held-out reviews, and as many of the dev set as are wanted beyond them.
+    examples = [example for split in ("test", "dev") for example in read_examples(config.data, split)][: args.reviews]
+    samples = tokens_of(checkpoint, model, examples)
+    subject = Subject(checkpoint, model, examples, samples, config.data)
+    artifacts = {"planned": planned, "median": at_the_median(planned, typical_rows(config, subject), folder / "median")}
+    staged = Runner(planned.path, threads=args.threads, verify=False, fused=False).run_tokens(samples)
     rows = []
     for name, artifact in artifacts.items():
         for batch in BATCHES:
             runner = Runner(artifact.path, threads=args.threads, max_batch=batch, verify=False)
-            found = compared(staged, runner.run_tokens(subject.samples))
+            found = compared(staged, runner.run_tokens(samples))
             plan = artifact.manifest.plan.fused
             assert runner.fused is not None and plan is not None
             measured = runner.fused.overflowed / runner.fused.samples
@@ -85,29 +106,22 @@ def run(args: argparse.Namespace) -> int:
                 f"{100 * plan.overflow[batch]:.1f} % were expected to",
                 highlight=False,
             )
-    texts = [example.content for example in subject.examples[: args.timed]]
+    texts = [example.content for example in examples[: args.timed]]
     times = [timed(planned, texts, batch, args.rounds, args.threads, console) for batch in BATCHES]
     manifest = planned.manifest
     assert manifest.plan.fused is not None
     console.print(fused_table(manifest.plan.fused))
-    record = {
-        "checkpoint": args.checkpoint.name,
+    staged_engines = sum(record.stage != "fused" for record in manifest.engines)
+    return {
         "reviews": len(staged),
         "timed": len(texts),
-        "data": examples_digest(subject.examples),
+        "data": examples_digest(examples),
         "cuts": [stage.steps[-1] for stage in manifest.plan.stages[:-1]],
-        "fused": {str(b.bucket): b.capacities for b in manifest.plan.fused.buckets},
-        "engines": {
-            "staged": sum(e.stage != "fused" for e in manifest.engines),
-            "fused": len(manifest.plan.fused.buckets),
-        },
+        "engines": {"staged": staged_engines, "fused": len(manifest.plan.fused.buckets)},
+        "capacities": {str(b.bucket): b.capacities for b in manifest.plan.fused.buckets},
         "answers": rows,
         "times": times,
-        **machine_record(),
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    return int(any(row["other_labels"] for row in rows))
 
 
 def at_the_median(planned: Artifact, rows: np.ndarray, out: Path) -> Artifact:
