@@ -52,10 +52,10 @@ class FusedRunner:
             self._call(work.bucket, [samples[place] for place in work.samples])
 
     def load_all(self) -> None:
-        """Loads every engine."""
+        """Loads every engine and runs it once."""
         with self._turn:
             for bucket in self._records:
-                self._engine(bucket)
+                self._engine(bucket).run()
 
     def _call(self, bucket: Bucket, samples: Sequence[Sample]) -> None:
         with self._turn:

@@ -89,7 +89,7 @@ class Runner:
         return list(self._run(samples))
 
     def warm_up(self) -> None:
-        """Loads every engine now instead of at its first use."""
+        """Loads every engine now instead of at its first use, and runs it once."""
         self._stages.load_all(self._buckets)
         if self.fused is not None:
             self.fused.load_all()

@@ -69,11 +69,11 @@ class StageRunner:
         return self._stages + int(self._token_level)
 
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
-        """Loads the engines of these buckets of every unit."""
+        """Loads the engines of these buckets of every unit, and runs each once: a first call allocates its memory."""
         with self._turn:
             for unit, held in enumerate(buckets):
                 for bucket in held:
-                    self._engine(unit, bucket)
+                    self._engine(unit, bucket).run()
 
     def run(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> None:
         """Runs a unit and moves every sample on: to the next unit with its carried rows, or to its logits."""
