@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from calib.data import examples_digest
 from engines.artifact import Artifact, Manifest
+from engines.errors import InputError
 from engines.prediction import SampleResult
 from engines.runner import Runner
 from pipeline.builder import build
@@ -32,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python benchmarks/int8_cpu.py", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--checkpoint", type=Path, default=DEMO / "ltp", help="the pruned model (default: the LTP demo)")
     p.add_argument("--dense", type=Path, default=DEMO / "dense", help="the dense model (default: the demo's)")
+    p.add_argument("--max-length", type=int, help="longest input, in tokens (default: what the checkpoints say)")
     p.add_argument("--buckets", help="shapes to compile (default: those of a build)")
     p.add_argument(
         "--reviews", type=int, default=1000, help="held-out reviews for accuracy and decisions (default 1000)"
@@ -42,14 +46,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     p.add_argument("--out", type=Path, default=Path("demo/output/int8"), help="directory of the artifacts")
     p.add_argument("--reuse", action="store_true", help="measure the artifacts that are already in --out as they are")
-    p.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the record is written")
+    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
+    p.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print docs/int8.md's table of records")
     return p
 
 
 def run(args: argparse.Namespace) -> int:
     """Builds the four artifacts, measures them in one process, and writes the record."""
+    if args.table is not None:
+        print(markdown_table([json.loads(path.read_text("utf-8")) for path in args.table]))
+        return 0
+    if args.json is None:
+        raise InputError("expected --json FILE, where the record is written, found neither it nor --table")
     console = Console()
     artifacts: dict[str, Path] = {}
+    if args.max_length is not None:
+        args.dense, args.checkpoint = (_lengthened(path, args) for path in (args.dense, args.checkpoint))
     for model, checkpoint in (("dense", args.dense), ("pruned", args.checkpoint)):
         for precision in ("fp32", "int8"):
             artifacts[f"{model} {precision}"] = out = args.out / checkpoint.name / precision
@@ -77,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     reference = Reference.of(subject.model, subject.samples)
     record = {
         "checkpoint": str(args.checkpoint),
+        "max_length": subject.model.config.max_length,
         "reviews": len(subject.samples),
         "timed": len(texts),
         "data": examples_digest(subject.examples),
@@ -92,6 +105,50 @@ def run(args: argparse.Namespace) -> int:
         ratios = ", ".join(f"batch {b}: {r:.2f}" for b, r in record["speedup_over_dense_fp32"][name].items())
         console.print(f"{name:<12} accuracy {values['accuracy']:.4f}; times as fast as {BASELINE}: {ratios}")
     return 0
+
+
+def _lengthened(checkpoint: Path, args: argparse.Namespace) -> Path:
+    """A copy of a checkpoint that takes longer inputs; its thresholds stay as they were trained."""
+    copy = args.out / "checkpoints" / checkpoint.name
+    shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
+    file = copy / "checkpoint.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"max_length": args.max_length}), "utf-8")
+    return copy
+
+
+COLUMNS = ("model", "accuracy", "drop, points", "batch 1", "batch 8", "over dense INT8, batch 1", "batch 8", "FLOPs")
+
+
+def markdown_table(records: Sequence[dict]) -> str:
+    """docs/int8.md's table: one row per pruned model and precision, and the dense INT8 of the first record."""
+    rows: list[tuple[str, ...]] = []
+    for record in records:
+        dense = record["artifacts"][BASELINE]["accuracy"]
+        method = Path(record["checkpoint"]).name
+        shown = {"pruned fp32": f"{method} fp32", PRUNED: f"{method} INT8"}
+        for name, label in shown.items() if rows else {"dense int8": "dense INT8", **shown}.items():
+            accuracy_, ratio = record["artifacts"][name]["accuracy"], record["speedup_over_dense_fp32"][name]
+            over = record["pruned_int8_over_dense_int8"] if name == PRUNED else {}
+            rows.append(
+                (
+                    label,
+                    f"{accuracy_:.4f}",
+                    f"{100 * (dense - accuracy_):.2f}",
+                    *(f"{ratio[batch]:.2f}x" for batch in ("1", "8")),
+                    *(f"{over[batch]:.2f}x" if over else "" for batch in ("1", "8")),
+                    f"{record['flops_ratio_timed']:.2f}x" if over else "",
+                )
+            )
+    first = records[0]
+    lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] + ["---:"] * 7, *rows)]
+    setting = (
+        f"Times as fast as dense fp32 ({first['artifacts'][BASELINE]['accuracy']:.4f}), texts in, labels out; "
+        f"{first['reviews']} held-out reviews of at most {first['max_length']} tokens, {first['timed']} of them timed, "
+        f"on {first['machine']['cpus']} cores of {first['machine']['processor']}, OpenVINO "
+        f"{first['versions']['openvino']}. "
+        "FLOPs: dense over pruned, padding not counted."
+    )
+    return "\n".join([*lines, "", setting])
 
 
 def _of_artifact(path: Path, subject: Subject, threads: int | None) -> dict:
