@@ -60,9 +60,7 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
 
 def _graph_sizes(artifact: Artifact, manifest: Manifest) -> dict[str, int]:
     """Bytes of every graph of the plan."""
-    graphs = [stage.graph for stage in manifest.plan.stages]
-    graphs += [manifest.plan.head_graph] if manifest.plan.head_graph else []
-    return {graph: artifact.file(graph).stat().st_size for graph in graphs}
+    return {graph: artifact.file(graph).stat().st_size for graph in manifest.plan.graphs}
 
 
 def _bench(artifact: Artifact) -> Bench | None:

@@ -16,6 +16,7 @@ from engines.backends.base import EngineOptions
 from engines.buckets import format_buckets
 from pipeline import inspect, parity
 from pipeline import run as run_module
+from pipeline.report import write_artifact_report
 from tests.gates.builds import BUCKETS, Built, classifier, fused, reseal, run_verb, set_attribute
 
 
@@ -96,6 +97,8 @@ def test_people_see_what_is_fused_and_what_overflowed(
     assert run_verb(inspect, artifact) == 0
     shown = capsys.readouterr().out
     assert "fused engines" in shown and "16 (1), 32 (1)" in shown and "expected" in shown
+    page = write_artifact_report(artifact).read_text("utf-8")
+    assert "all stages at once" in page and "% expected at batch 2" in page
     assert run_verb(run_module, artifact, "--input", built.data, "--threads", "1") == 0
     answered = capsys.readouterr()
     assert len(answered.out.splitlines()) == 24
