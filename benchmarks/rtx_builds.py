@@ -1,9 +1,10 @@
 """What TensorRT-RTX takes to compile the shipped checkpoints ahead of time, in every default bucket.
 
-python benchmarks/rtx_builds.py [--buckets 1x64,8x256] [--out benchmarks/results/rtx-builds.json]
+python benchmarks/rtx_builds.py [--only ltp-fp16-plugin] [--buckets 1x64,8x256] [--out FILE]
+python benchmarks/rtx_builds.py --table    # prints the table of docs/gpu.md
 
 Every engine is compiled for 8.0, 8.6, 8.9 and 12.0. Seconds are wall clock of one engine's own process, start included;
-memory is that process's peak.
+memory is that process's peak. What other versions of the tools measured does not stay in the results file.
 """
 
 from __future__ import annotations
@@ -26,22 +27,30 @@ from pipeline.config import DEMO, BuildConfig
 from pipeline.versions import tool_versions
 
 METHODS = ("ltp", "transkimmer")
-VARIANTS = (("fp32", False), ("fp16", False), ("fp16", True))
+VARIANTS = {"fp32": ("fp32", False), "fp16": ("fp16", False), "fp16-plugin": ("fp16", True), "int8": ("int8", False)}
 """Precision, and whether TokenCompact is the plugin."""
 TEXTS = 32
 """Texts of the gates that need no GPU."""
+RESULTS = Path(__file__).parent / "results" / "rtx-builds.json"
 
 
 def main() -> None:
-    """Builds, and writes the results."""
+    """Builds, and writes the results; or prints those that there are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--buckets", help="shapes to compile (default: all default buckets)")
     parser.add_argument("--jobs", type=int, help="engines compiled at a time (default: what memory and cores allow)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rtx-builds.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", choices=[f"{method}-{name}" for method in METHODS for name in VARIANTS])
+    parser.add_argument("--table", action="store_true", help="print the table of the results")
     args = parser.parse_args()
-    console, runs = Console(), []
+    if args.table:
+        print(markdown_table(json.loads(args.out.read_bytes())))
+        return
+    console, runs = Console(), read(args.out)
     for method in METHODS:
-        for precision, plugin in VARIANTS:
+        for name, (precision, plugin) in VARIANTS.items():
+            if args.only not in (None, f"{method}-{name}"):
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 config = BuildConfig(
                     checkpoint=DEMO / method,
@@ -56,12 +65,18 @@ def main() -> None:
                 )
                 started = perf_counter()
                 artifact = build(config, console)
-                runs.append(describe(artifact, method, plugin, perf_counter() - started))
-                console.print(runs[-1])
+                runs[f"{method}-{name}"] = describe(artifact, method, plugin, perf_counter() - started)
+                console.print(runs[f"{method}-{name}"])
                 write(args, runs)
 
 
-def write(args: argparse.Namespace, runs: list[dict]) -> None:
+def read(path: Path) -> dict[str, dict]:
+    """The runs of a results file by name, if the same versions of the tools wrote it."""
+    content = json.loads(path.read_bytes()) if path.is_file() else {}
+    return content["runs"] if content.get("tools") == tool_versions() else {}
+
+
+def write(args: argparse.Namespace, runs: dict[str, dict]) -> None:
     """Writes what is known so far."""
     machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "jobs": args.jobs or "automatic"}
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,13 +97,14 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
     assert binding is not None
     return {
         "method": method,
-        "precision": manifest.plan.precision,
+        "precision": manifest.engines[0].precision,
         "plugin": plugin,
         "library": f"{binding.library} {binding.version}",
         "compute_capabilities": list(binding.compute_capabilities),
         "stages": len(manifest.plan.stages),
         "buckets": len(manifest.plan.buckets),
         "engines": len(reports),
+        "stage_ends": sum(record.stage != len(manifest.plan.stages) - 1 for record in manifest.engines),
         "plugin_layers": sum(layers),
         "fusible_attention": sum(report.fusible for report in reports),
         "fused_attention": sum(report.fused for report in reports),
@@ -98,8 +114,50 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
         "seconds_per_engine_longest": round(max(each), 3),
         "seconds_of_the_build": round(seconds, 1),
         "peak_megabytes_of_an_engine": round(max(report.peak_bytes for report in reports) / 1e6, 1),
-        "gates": {gate.name: gate.status for gate in manifest.gates},
+        "gates": {gate.name: gate.model_dump(include={"status", "figures"}) for gate in manifest.gates},
     }
+
+
+def markdown_table(results: dict) -> str:
+    """The table of docs/gpu.md. Counts are of layers, over all engines."""
+    head = ["model", "precision", "stage ends", "engines", "size, MB", "seconds each", "memory, MB"]
+    head += ["fused attention", "plugin layers", "INT8 products", "error"]
+    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    for run in sorted(results["runs"].values(), key=lambda run: (run["method"], run["precision"], run["plugin"])):
+        gates = {name.split(" (")[0]: gate for name, gate in run["gates"].items()}
+        products = gates.get("INT8 products", {}).get("figures")
+        error = gates["numeric: INT8 graphs" if products else "numeric: graphs"]["figures"]
+        ratio = error.get("error_over_simulations" if products else "error_over_pytorchs")
+        narrow = run["precision"] != "fp32"
+        lines.append(
+            [
+                run["method"],
+                run["precision"],
+                "plugin" if run["plugin"] else "function body",
+                str(run["engines"]),
+                f"{run['megabytes']:.0f}",
+                f"{run['seconds_per_engine_median']:.1f} to {run['seconds_per_engine_longest']:.1f}",
+                f"{run['peak_megabytes_of_an_engine']:.0f}",
+                f"{run['fused_attention']} of {run['fusible_attention']}" if narrow else "–",
+                f"{run['plugin_layers']} of {run['stage_ends']}" if run["plugin"] else "–",
+                f"{products['in_int8']} of {products['linear_layers']}" if products else "–",
+                f"{ratio:.2f}x" if ratio is not None else f"{error['largest_difference']:.1e}",
+            ]
+        )
+    capabilities = ", ".join(next(iter(results["runs"].values()))["compute_capabilities"])
+    libraries = {run["library"].replace("_", "-") for run in results["runs"].values()}
+    note = (
+        f"{', '.join(sorted(libraries))} on {results['machine']['cpus']} cores, for {capabilities}. Seconds: median to "
+        "longest, of one engine's own process; memory: its peak. Error: of the graphs in ONNX Runtime, in fp32 the "
+        "largest difference from PyTorch; in fp16 how many times PyTorch's own in fp16, in INT8 the simulation's, at "
+        "most 2 each."
+    )
+    missing = [
+        name for method in METHODS for variant in VARIANTS if (name := f"{method}-{variant}") not in results["runs"]
+    ]
+    if missing:
+        note += f" Not measured: {', '.join(missing)}."
+    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", note])
 
 
 if __name__ == "__main__":
