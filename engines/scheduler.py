@@ -51,6 +51,8 @@ class Scheduler:
         """
         held = self._units[unit]
         lengths = [smallest_holding(n, held.lengths, f"stage {unit}: a sample of {n} rows") for n in rows]
+        if len(rows) == 1:  # at batch 1 there is nothing to group, and every text pays for what is done here
+            return [Work(held.engines[1, held.lengths.index(lengths[0])], (0,))]
         order = sorted(range(len(rows)), key=lambda sample: -lengths[sample])
         # Neighbours in length belong together, so calls are consecutive pieces, the longest sample first.
         longest = np.searchsorted(held.lengths, [lengths[sample] for sample in order])

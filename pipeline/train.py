@@ -69,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
     flag("ramp", "share of the run over which the ratio rises", type=float)
     flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
     flag("predictor-hidden", "width of Transkimmer's predictors", type=int)
+    flag(
+        "decide-at",
+        "the layers that decide; each is a cut that costs a call, so few sharp decisions lose less of the saving than "
+        "many mild ones; all (ltp, topk, threshold: all but the first) unless --init has others",
+        type=int,
+        nargs="+",
+    )
     p.add_argument("--no-protect-first", dest="protect_first", action="store_false", help="let the first token die")
     flag("distil", "weight of the teacher in the loss", type=float)
     flag("evaluations", "dev evaluations per phase", type=int)

@@ -74,7 +74,7 @@ def build_tiny_model(
         if isinstance(module, nn.Linear | nn.LayerNorm):
             nn.init.normal_(module.bias, std=0.1, generator=generator)
     if method == "transkimmer":
-        for predictor in model.pruner.predictors:
+        for predictor in model.pruner.predictors.values():
             predictor[-1].bias.data += torch.tensor([-0.5, 0.5])
     return model.eval()
 

@@ -71,6 +71,7 @@ class PrunerConfig(_Strict):
     reference_length: the padded length that an LTP model was trained at; its scores are divided by it.
     keep_rates:       one per layer, the share of the alive tokens that `topk` keeps; 1 does not decide.
     predictor_hidden: width of Transkimmer's predictor.
+    decides_at:       the layers of `transkimmer` that have a predictor; None: every one, as in the paper.
     protect_first:    whether the first token stays alive whatever its score.
     """
 
@@ -79,6 +80,7 @@ class PrunerConfig(_Strict):
     reference_length: Positive | None = None
     keep_rates: list[Annotated[Finite, Field(gt=0, le=1)]] | None = None
     predictor_hidden: Positive | None = None
+    decides_at: list[Annotated[int, Field(ge=0)]] | None = None
     protect_first: bool = True
 
     @model_validator(mode="after")
@@ -128,6 +130,9 @@ class CheckpointConfig(_Strict):
             values = getattr(self.pruner, name)
             if values is not None and len(values) != self.encoder.layers:
                 problems.append(f"pruner.{name} has {len(values)} values for {self.encoder.layers} layers")
+        beyond = [layer for layer in self.pruner.decides_at or [] if layer >= self.encoder.layers]
+        if beyond:
+            problems.append(f"pruner.decides_at names layers {beyond}, the encoder has {self.encoder.layers}")
         if self.max_length > self.encoder.longest_input:
             problems.append(f"max_length is {self.max_length}, the encoder takes {self.encoder.longest_input}")
         if self.adapter is not None and self.backbone is None:

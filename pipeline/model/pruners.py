@@ -81,7 +81,7 @@ class LtpPruner(Pruner):
 
 
 class TranskimmerPruner(Pruner):
-    """Transkimmer (Guan et al., 2022): a small predictor per layer; score = keep logit - skim logit, threshold 0."""
+    """Transkimmer (Guan et al., 2022): a small predictor per deciding layer; score = keep - skim logit, threshold 0."""
 
     where: Where = "before_attention"
 
@@ -89,28 +89,31 @@ class TranskimmerPruner(Pruner):
         super().__init__()
         assert config.predictor_hidden is not None
         self.hidden = config.predictor_hidden
-        self.predictors = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(encoder.hidden_size),
-                nn.Linear(encoder.hidden_size, self.hidden),
-                nn.LayerNorm(self.hidden),
-                nn.GELU(),
-                nn.Linear(self.hidden, 2),
-            )
-            for _ in range(encoder.layers)
+        layers = range(encoder.layers) if config.decides_at is None else config.decides_at
+        self.predictors = nn.ModuleDict(
+            {
+                str(layer): nn.Sequential(
+                    nn.LayerNorm(encoder.hidden_size),
+                    nn.Linear(encoder.hidden_size, self.hidden),
+                    nn.LayerNorm(self.hidden),
+                    nn.GELU(),
+                    nn.Linear(self.hidden, 2),
+                )
+                for layer in layers
+            }
         )
 
     def decides(self, layer: int) -> bool:
-        return True
+        return str(layer) in self.predictors
 
     def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
         # While training, the encoder learns from the task alone: the straight-through gradient is too noisy for it.
         source = hidden.detach() if self.training else hidden
-        logits = self.predictors[layer](source.float()).float()  # [B, S, 2]: skim, keep
+        logits = self.predictors[str(layer)](source.float()).float()  # [B, S, 2]: skim, keep
         return logits[..., 1] - logits[..., 0]
 
     def multiply_adds(self, layer: int, hidden_size: int) -> int:
-        return hidden_size * self.hidden + 2 * self.hidden
+        return hidden_size * self.hidden + 2 * self.hidden if self.decides(layer) else 0
 
 
 class TopkPruner(Pruner):

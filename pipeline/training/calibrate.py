@@ -49,5 +49,5 @@ def _tuned(pruner: Pruner) -> list[Tensor]:
         assert pruner.thresholds is not None, "LtpPruner.learn() comes before training"
         return [pruner.thresholds.data]
     if isinstance(pruner, TranskimmerPruner):
-        return [cast(nn.Linear, cast(nn.Sequential, p)[-1]).bias.data[1:] for p in pruner.predictors]
+        return [cast(nn.Linear, cast(nn.Sequential, p)[-1]).bias.data[1:] for p in pruner.predictors.values()]
     return []

@@ -58,6 +58,7 @@ class TrainConfig(BaseModel):
     ramp: float = Field(0.6, ge=0, le=1)
     keep_rate: float = Field(0.7, gt=0, le=1)
     predictor_hidden: int = Field(64, gt=0)
+    decide_at: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     protect_first: bool = True
     distil: float = Field(0.5, ge=0, le=1)
     evaluations: int = Field(6, gt=0)

@@ -108,7 +108,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         described = CheckpointConfig(
             encoder=encoder,
             head=head,
-            pruner=learned or _first_pruner(config, encoder.layers),
+            pruner=_deciding(learned or _first_pruner(config, encoder.layers), config, encoder.layers),
             max_length=config.max_length,
             backbone=backbone,
             adapter=adapter,
@@ -151,12 +151,36 @@ def _first_pruner(config: TrainConfig, layers: int) -> PrunerConfig:
             return PrunerConfig(**common)
 
 
+def _deciding(pruner: PrunerConfig, config: TrainConfig, layers: int) -> PrunerConfig:
+    """The rule with the layers that decide as asked for; what a layer has learned stays."""
+    if config.decide_at is None:
+        return pruner
+    wanted = sorted(set(config.decide_at))
+    if wanted[-1] >= layers:
+        raise InputError(f"--decide-at: expected layers from 0 to {layers - 1}, found {wanted[-1]}")
+    undecided = {"thresholds": 0.0, "keep_rates": 1.0}
+    first = {
+        "ltp": _LTP_START / config.max_length,
+        "topk": config.keep_rate,
+        "threshold": 1 - config.keep_rate,
+    }
+    update: dict[str, list] = {"decides_at": wanted} if pruner.method == "transkimmer" else {}
+    for name, none in undecided.items():
+        values = getattr(pruner, name)
+        if values is not None:
+            start = first[pruner.method]
+            update[name] = [
+                none if layer not in wanted else start if value == none else value for layer, value in enumerate(values)
+            ]
+    return pruner.model_copy(update=update)
+
+
 def _initialise_new_parts(model: PrunedTransformer) -> None:
     for linear in [m for part in (model.head, model.pruner) for m in part.modules() if isinstance(m, nn.Linear)]:
         nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(linear.bias)
     if isinstance(model.pruner, TranskimmerPruner):
-        for predictor in model.pruner.predictors:
+        for predictor in model.pruner.predictors.values():
             cast(nn.Sequential, predictor)[-1].bias.data = torch.tensor([-_KEEP_START / 2, _KEEP_START / 2])
 
 

@@ -63,6 +63,7 @@ def test_a_configuration_survives_its_file(tiny_model: TinyModel, method: str) -
             {"pruner": {"predictor_hidden": None}},
             ["method 'transkimmer' needs predictor_hidden"],
         ),
+        ("transkimmer", {"pruner": {"decides_at": [1, 9]}}, [f"decides_at names layers [9], the encoder has {LAYERS}"]),
         ("threshold", {"pruner": {"thresholds": None}}, ["method 'threshold' needs thresholds"]),
         ("dense", {"pruner": {"method": "magic", "prune_mode": 1}}, ["found 'magic'", "pruner.prune_mode: "]),
         ("dense", {"encoder": {"heads": 3}}, ["hidden_size must be a multiple of heads, found 32 and 3"]),

@@ -55,7 +55,7 @@ def test_fault_08_decisions_that_drop_nothing_are_the_dense_model_bit_for_bit(
 ) -> None:
     """Here every layer decides: LTP at its floor, Transkimmer with predictors that always say keep."""
     skimmer = build_tiny_model("transkimmer")
-    for predictor in skimmer.pruner.predictors:
+    for predictor in skimmer.pruner.predictors.values():
         predictor[-1].weight.data.zero_()
         predictor[-1].bias.data = torch.tensor([-1.0, 1.0])
     samples = make_samples(skimmer, [LONGEST, 9, 1], seed=1)
@@ -73,7 +73,7 @@ def test_fault_08_decisions_that_drop_nothing_are_the_dense_model_bit_for_bit(
 def test_fault_07_with_everything_dead_the_first_token_goes_on_alone(method: str, head: str, protect: bool) -> None:
     model = build_tiny_model(method, head, protect_first=protect, **KEEP_NONE.get(method, {}))
     if method == "transkimmer":
-        for predictor in model.pruner.predictors:
+        for predictor in model.pruner.predictors.values():
             predictor[-1].bias.data += torch.tensor([1e3, -1e3])
     samples = make_samples(model, [LONGEST, 9, 1], seed=2)
     masked = run(model, samples)

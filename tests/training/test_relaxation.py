@@ -124,7 +124,7 @@ def test_gradients_reach_everything_that_decides(method: str, kind: str, loss: s
     else:
         count_flops(model.config, torch.tensor(LENGTHS), torch.stack(relaxation.counts)).total.sum().backward()
     if method == "transkimmer":
-        deciding = [predictor[-1].weight.grad for predictor in model.pruner.predictors]
+        deciding = [predictor[-1].weight.grad for predictor in model.pruner.predictors.values()]
     else:
         deciding = list(model.pruner.thresholds.grad)
     # The last LTP decision only removes keys of attentions that do not exist: the task cannot feel it.
@@ -149,7 +149,7 @@ def test_weights_never_rise_again(method: str, kind: str) -> None:
 def test_noise_is_logistic_around_the_score() -> None:
     """So that a token of score s survives with probability sigmoid(s), the Gumbel-softmax of two logits."""
     model = learnable("transkimmer", protect_first=False)
-    for predictor in model.pruner.predictors:
+    for predictor in model.pruner.predictors.values():
         predictor[-1].weight.data.zero_()
         predictor[-1].bias.data = torch.tensor([0.0, 1.0])
     samples = make_samples(model, [LONGEST] * 64, seed=0)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engines.errors import InputError
+from pipeline.graph.stages import decision_layers
 from pipeline.model import load_checkpoint
 from pipeline.model.pruners import LTP_FLOOR
 from pipeline.training.setup import make_trainee
@@ -93,6 +94,31 @@ def test_learned_thresholds_are_saved_as_the_model_uses_them(tiny_backbone: Path
     assert thresholds == [trainee.model.pruner.threshold(layer) for layer in range(LAYERS)]
     assert thresholds[1] == pytest.approx(LTP_FLOOR)
     assert [saved.pruner.decides(layer) for layer in range(LAYERS)] == [False] + [True] * (LAYERS - 1)
+
+
+@pytest.mark.parametrize("method", ["ltp", "transkimmer", "topk", "threshold"])
+def test_only_the_layers_that_were_asked_for_decide(tiny_backbone: Path, tmp_path: Path, method: str) -> None:
+    trainee = make_trainee(make_config(tiny_backbone, method, decide_at=[2, 0]), LABELS)
+    trainee.save(tmp_path)
+    for model in (trainee.model, load_checkpoint(tmp_path)):
+        assert decision_layers(model) == [0, 2]
+
+
+@pytest.mark.parametrize("method", ["ltp", "transkimmer"])
+def test_layers_that_go_on_deciding_keep_what_they_have_learned(tiny_checkpoint, method: str) -> None:
+    start = tiny_checkpoint(method)
+    before = load_checkpoint(start)
+    after = make_trainee(make_config(None, method, init=str(start), decide_at=[1]), before.config.head.labels).model
+    assert decision_layers(after) == [1]
+    assert after.pruner.threshold(1) == before.pruner.threshold(1)
+    ours = {name: value for name, value in after.state_dict().items() if name.startswith("pruner.predictors")}
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in ours.items())
+    assert len(ours) == (0 if method == "ltp" else len(before.pruner.predictors["1"].state_dict()))
+
+
+def test_a_layer_that_the_encoder_does_not_have_cannot_decide(tiny_backbone: Path) -> None:
+    with pytest.raises(InputError, match=f"--decide-at: expected layers from 0 to {LAYERS - 1}, found 9"):
+        make_trainee(make_config(tiny_backbone, "ltp", decide_at=[1, 9]), LABELS)
 
 
 def test_a_backbone_without_all_of_the_encoder_is_refused(tiny_backbone: Path, tmp_path: Path) -> None:
