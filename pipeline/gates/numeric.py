@@ -18,11 +18,11 @@ from engines.errors import GateError, InputError
 from engines.tokenization import Tokens
 from pipeline.gates.reference import NOTHING_DECIDED
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
-from pipeline.graph.evaluate import GraphSession, near_threshold, run_module
+from pipeline.graph.evaluate import GraphSession, near_tokens, run_module, run_scored
 from pipeline.graph.operator import NAME
 from pipeline.graph.precision import dtype_of
-from pipeline.graph.stages import HeadStage, Stage, StageSpec
-from pipeline.model.transformer import PrunedTransformer, State
+from pipeline.graph.stages import Decision, HeadStage, Stage, StageSpec
+from pipeline.model.transformer import PrunedTransformer
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
@@ -113,10 +113,10 @@ def numeric_parity(
         counterpart = None if narrow is None else _of(narrow, stage)
         graph, error = _session(path), 0.0
         for bucket, inputs, real in batches:
-            expected = run_module(stage, inputs)
-            undecided = _undecided(stage, counterpart, inputs)[:real]
+            expected, rounded, undecided = _expected(stage, counterpart, inputs)
+            undecided = undecided[:real]
             if counterpart is not None:
-                both = _decided(expected, run_module(counterpart, inputs), undecided).values()
+                both = _decided(expected, rounded, undecided).values()
                 error = max(error, own_error(dtype_of(counterpart), both))
             if bucket is None:
                 continue
@@ -175,22 +175,28 @@ def walk_states(
 
 
 def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> tuple[Arrays, int] | None:
-    """A batch of the longest samples that fit and how many they are; None if no sample fits.
+    """A batch of the samples of `chosen_for` and how many they are; None if no sample fits."""
+    chosen = chosen_for(states, bucket)
+    return (stack_states([states[index] for index in chosen], bucket), len(chosen)) if chosen else None
 
-    In batches of more than two the last place is left to padding.
-    """
-    fitting = sorted((s for s in states if len(s["alive"]) <= bucket.length), key=lambda s: -len(s["alive"]))
-    if not fitting:
-        return None
-    chosen = fitting[: bucket.batch - 1 if bucket.batch > 2 else bucket.batch]
+
+def chosen_for(states: Sequence[Arrays], bucket: Bucket) -> list[int]:
+    """The longest samples that fit. In batches of more than two the last place is left to padding."""
+    lengths = [len(state["alive"]) for state in states]
+    fitting = sorted((i for i, n in enumerate(lengths) if n <= bucket.length), key=lambda i: -lengths[i])
+    return fitting[: bucket.batch - 1 if bucket.batch > 2 else bucket.batch]
+
+
+def stack_states(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
+    """The samples in the first places of a bucket, zeros behind them."""
     batch = {
         name: np.zeros((bucket.batch, bucket.length, *value.shape[1:]), value.dtype)
-        for name, value in chosen[0].items()
+        for name, value in states[0].items()
     }
-    for place, state in enumerate(chosen):
+    for place, state in enumerate(states):
         for name, value in state.items():
             batch[name][place, : len(value)] = value
-    return batch, len(chosen)
+    return batch
 
 
 def _holding(states: Sequence[Arrays]) -> Bucket:
@@ -204,27 +210,30 @@ def _next_state(outputs: Arrays) -> Arrays:
     return {ours: outputs[theirs][0, :rows] for ours, theirs in names.items()}
 
 
-def _undecided(stage: Stage | HeadStage, narrow: Stage | HeadStage | None, inputs: Arrays) -> np.ndarray:
-    """[B] bool: samples with a score within rounding of a threshold, whose decision may fall either way."""
+def _expected(
+    stage: Stage | HeadStage, narrow: Stage | HeadStage | None, inputs: Arrays
+) -> tuple[Arrays, Arrays, np.ndarray]:
+    """What PyTorch computes in fp32 and in `narrow` (without one, fp32 again), and [B] bool: samples with a score
+    within rounding of a threshold, whose decision may fall either way."""
     if isinstance(stage, HeadStage):
-        return np.zeros(len(inputs["hidden"]), bool)
-    return near_threshold(stage, narrow, inputs) if isinstance(narrow, Stage) else _near_in_fp32(stage, inputs)
+        expected = run_module(stage, inputs)
+        rounded = expected if narrow is None else run_module(narrow, inputs)
+        return expected, rounded, np.zeros(len(inputs["hidden"]), bool)
+    shape = inputs["alive"].shape
+    expected, decisions = run_scored(stage, inputs)
+    if not isinstance(narrow, Stage):
+        return expected, expected, _near_in_fp32(decisions, shape[0])
+    rounded, others = run_scored(narrow, inputs)
+    return expected, rounded, np.any(near_tokens(decisions, others, shape), axis=1)
 
 
-@torch.no_grad()
-def _near_in_fp32(stage: Stage, inputs: Arrays) -> np.ndarray:
-    model, near = stage.model, torch.zeros(len(inputs["alive"]), dtype=torch.bool)
-    tensors = [torch.from_numpy(inputs[name]) for name in stage.input_names]
-    state = model.embed(*tensors) if stage.spec.index == 0 else State(*tensors)
-
-    def decide(layer: int, score: torch.Tensor, before: State) -> State:
-        threshold = model.pruner.threshold(layer)
-        scale = score.abs()[before.alive > 0].median() if bool((before.alive > 0).any()) else torch.tensor(0.0)
-        close = ((score - threshold).abs() <= 1e-4 * scale) & (before.alive > 0)
-        near.logical_or_(close.any(-1))
-        return model.decide_masked(layer, score, before)
-
-    model.walk(state, stage.spec.steps, decide)
+def _near_in_fp32(decisions: Sequence[Decision], samples: int) -> np.ndarray:
+    near = torch.zeros(samples, dtype=torch.bool)
+    for score, alive, threshold in decisions:
+        living = alive > 0
+        scale = score.abs()[living].median() if bool(living.any()) else torch.tensor(0.0)
+        close = ((score - threshold).abs() <= 1e-4 * scale) & living
+        near |= close.any(-1)
     return near.numpy()
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from engines.artifact import EngineRecord, Gate
 from engines.tokenization import Tokens
-from pipeline.gates.numeric import Arrays, fill_bucket, walk_states
+from pipeline.gates.numeric import Arrays, chosen_for, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
-from pipeline.graph.evaluate import near_tokens, run_module
+from pipeline.graph.evaluate import near_tokens, run_scored
 from pipeline.graph.stages import Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer
 
@@ -27,6 +27,32 @@ class _Found:
     decisions: int = 0
     flips: int = 0
     failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What PyTorch gives for one sample of a stage, its rows in the order in which they come in.
+
+    plain: the float output in float32; error: the simulation's squared error against it; alive: what the simulation
+    decides; near: rows that may be decided otherwise.
+    """
+
+    plain: np.ndarray
+    error: float
+    alive: np.ndarray
+    near: np.ndarray
+
+    @classmethod
+    def of(cls, stage: Stage, simulation: Stage, state: Arrays) -> _Expected:
+        """Results do not depend on the bucket, so one run of each does for all buckets that the sample is put in."""
+        inputs, rows = {name: value[None] for name, value in state.items()}, [len(state["alive"])]
+        plain, decisions = run_scored(stage, inputs)
+        simulated, others = run_scored(simulation, inputs)
+        near = near_tokens(others, decisions, inputs["alive"].shape)[0]
+        values, alive = _compared(stage)
+        exact = _by_row(plain, values, rows)
+        error = _squared(_by_row(simulated, values, rows), exact)
+        return cls(exact, error, _by_row(simulated, alive, rows), near)
 
 
 def quantized_parity(
@@ -51,10 +77,14 @@ def quantized_parity(
     found = _Found()
     for spec, states in walk_states(model, specs, samples):
         found.engine = found.simulation = 0.0
-        for record in (record for record in records if record.stage == spec.index):
-            filled = fill_bucket(states, record.bucket)
-            if filled is not None:
-                _compare(found, record, Stage(model, spec), Stage(simulated, spec), *filled, load(record))
+        stage, simulation = Stage(model, spec), Stage(simulated, spec)
+        batches = [(r, chosen_for(states, r.bucket)) for r in records if r.stage == spec.index]
+        wanted = sorted({index for _, chosen in batches for index in chosen})
+        expected = {index: _Expected.of(stage, simulation, states[index]) for index in wanted}
+        for record, chosen in batches:
+            if chosen:
+                outputs = load(record)(stack_states([states[index] for index in chosen], record.bucket))
+                _compare(found, record, stage, [expected[index] for index in chosen], outputs)
         if found.simulation > 0:
             ratio = (found.engine / found.simulation) ** 0.5
             found.worst_ratio = max(found.worst_ratio, ratio)
@@ -77,31 +107,28 @@ def quantized_parity(
     return Gate(name=name, status="PASSED", figures=figures)
 
 
-def _compare(
-    found: _Found,
-    record: EngineRecord,
-    stage: Stage,
-    simulation: Stage,
-    inputs: Arrays,
-    real: int,
-    engine: Callable[[Arrays], Arrays],
-) -> None:
-    plain, expected, ours = run_module(stage, inputs), run_module(simulation, inputs), engine(inputs)
-    # A sample's rows come first, whether alive or not: its dead first row is carried too.
-    rows = [1 + int(alive[1:].sum()) for alive in inputs["alive"][:real]]
-    values, alive = stage.output_names[0], "final_alive" if stage.spec.last else "packed_alive"
-    a, b, c = (_by_row(outputs, values, rows) for outputs in (plain, expected, ours))
-    found.simulation += float(np.square(b - a, dtype=np.float64).sum())
-    found.engine += float(np.square(c - a, dtype=np.float64).sum())
+def _compare(found: _Found, record: EngineRecord, stage: Stage, expected: Sequence[_Expected], outputs: Arrays) -> None:
+    values, alive = _compared(stage)
+    rows = [len(sample.near) for sample in expected]
+    found.simulation += sum(sample.error for sample in expected)
+    found.engine += _squared(_by_row(outputs, values, rows), np.concatenate([sample.plain for sample in expected]))
     found.checked += 1
-    flipped = _by_row(expected, alive, rows) != _by_row(ours, alive, rows)
-    close = near_tokens(simulation, stage, inputs)
-    near = np.concatenate([sample[:n] for sample, n in zip(close, rows, strict=False)])
+    flipped = np.concatenate([sample.alive for sample in expected]) != _by_row(outputs, alive, rows)
+    near = np.concatenate([sample.near for sample in expected])
     found.decisions += len(flipped)
     found.flips += int((flipped & near).sum())
     away = int((flipped & ~near).sum())
     if away:
         found.failures.append(f"{record.file}: {away} tokens away from the threshold are decided otherwise")
+
+
+def _squared(ours: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.square(ours - exact, dtype=np.float64).sum())
+
+
+def _compared(stage: Stage) -> tuple[str, str]:
+    """The float output, and that of the tokens' state behind the last decision."""
+    return stage.output_names[0], "final_alive" if stage.spec.last else "packed_alive"
 
 
 def _by_row(outputs: Arrays, name: str, rows: Sequence[int]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from pipeline.graph.precision import dtype_of
-from pipeline.graph.stages import HeadStage, Stage
-from pipeline.model.transformer import State
+from pipeline.graph.stages import Decision, HeadStage, Stage
 
 Arrays = dict[str, np.ndarray]
 NEAREST = 16
@@ -26,11 +25,14 @@ _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 def run_module(stage: Stage | HeadStage, inputs: Mapping[str, np.ndarray]) -> Arrays:
     """A stage's outputs by name, in the precision that its module is in."""
     found = stage(*to_tensors(stage, inputs))
-    values = found if isinstance(found, tuple) else (found,)
-    return {
-        name: (value.float() if value.is_floating_point() else value).numpy()
-        for name, value in zip(stage.output_names, values, strict=True)
-    }
+    return _arrays(stage, found if isinstance(found, tuple) else (found,))
+
+
+@torch.no_grad()
+def run_scored(stage: Stage, inputs: Mapping[str, np.ndarray]) -> tuple[Arrays, list[Decision]]:
+    """What `run_module` gives, and what the stage's decision points saw."""
+    outputs, decisions = stage.scored(*to_tensors(stage, inputs))
+    return _arrays(stage, outputs), decisions
 
 
 class GraphSession:
@@ -98,20 +100,20 @@ def round_explicitly(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def near_threshold(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """[B] bool: samples with a token near a threshold, see `near_tokens`."""
-    return np.any(near_tokens(stage, rounded, inputs), axis=1)
+    decisions, others = (run_scored(module, inputs)[1] for module in (stage, rounded))
+    return np.any(near_tokens(decisions, others, inputs["alive"].shape), axis=1)
 
 
-@torch.no_grad()
-def near_tokens(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def near_tokens(decisions: Sequence[Decision], rounded: Sequence[Decision], shape: tuple[int, ...]) -> np.ndarray:
     """[B, S] bool: tokens with a score so near a threshold that rounding as in `rounded` may decide otherwise.
 
-    Near is within twice the most by which, from one PyTorch module to the other, any of the sample's scores moved that
-    are nearest to the threshold; something else that rounds in other places may move them as far the other way.
+    decisions, rounded: of one stage on the same inputs, from two PyTorch modules; shape: [B, S] of these inputs.
+
+    Near is within twice the most by which, from one module to the other, any of the sample's scores moved that are
+    nearest to the threshold; something else that rounds in other places may move them as far the other way.
     """
-    near = torch.zeros(inputs["alive"].shape, dtype=torch.bool)
-    for (score, alive, threshold), (other, *_) in zip(
-        _decisions(stage, inputs), _decisions(rounded, inputs), strict=True
-    ):
+    near = torch.zeros(shape, dtype=torch.bool)
+    for (score, alive, threshold), (other, *_) in zip(decisions, rounded, strict=True):
         living = alive > 0
         gap = torch.where(living, (score - threshold).abs(), torch.inf)
         nearest = gap.topk(min(NEAREST, gap.shape[1]), dim=1, largest=False).indices
@@ -120,18 +122,12 @@ def near_tokens(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) 
     return near.numpy()
 
 
-def _decisions(stage: Stage, inputs: Mapping[str, np.ndarray]) -> list[tuple[Tensor, Tensor, float]]:
-    """Score [B, S], alive [B, S] before, and threshold of every decision of a stage."""
-    model, found = stage.model, []
-    tensors = to_tensors(stage, inputs)
-    state = model.embed(*tensors) if stage.spec.index == 0 else State(*tensors)
-
-    def decide(layer: int, score: Tensor, before: State) -> State:
-        found.append((score, before.alive, model.pruner.threshold(layer)))
-        return model.decide_masked(layer, score, before)
-
-    model.walk(state, stage.spec.steps, decide)
-    return found
+def _arrays(stage: Stage | HeadStage, values: Sequence[Tensor]) -> Arrays:
+    """Outputs by name, floats in float32."""
+    return {
+        name: (value.float() if value.is_floating_point() else value).numpy()
+        for name, value in zip(stage.output_names, values, strict=True)
+    }
 
 
 def to_tensors(stage: Stage | HeadStage, inputs: Mapping[str, np.ndarray]) -> list[Tensor]:

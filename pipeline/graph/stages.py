@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,14 @@ def cut_stages(model: PrunedTransformer, cuts: Sequence[int]) -> list[StageSpec]
     return [StageSpec(i, tuple(steps), i == len(stages) - 1) for i, steps in enumerate(stages)]
 
 
+class Decision(NamedTuple):
+    """What a decision point of a stage sees: score [B, S] fp32, alive [B, S] before it, and its threshold."""
+
+    score: Tensor
+    alive: Tensor
+    threshold: float
+
+
 class Stage(nn.Module):
     """One stage of a model.
 
@@ -88,13 +96,26 @@ class Stage(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
         """Takes `input_names`, returns `output_names`."""
+        return self._run(first, second, third, lambda decision: None)
+
+    def scored(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[tuple[Tensor, ...], list[Decision]]:
+        """What `forward` returns, and the decisions on the way, that of the cut included."""
+        found: list[Decision] = []
+        return self._run(first, second, third, found.append), found
+
+    def _run(self, first: Tensor, second: Tensor, third: Tensor, see: Callable[[Decision], None]) -> tuple[Tensor, ...]:
+        def decide(layer: int, score: Tensor, before: State) -> State:
+            see(Decision(score, before.alive, self.model.pruner.threshold(layer)))
+            return self.model.decide_masked(layer, score, before)
+
         state = self.model.embed(first, second, third) if self.spec.index == 0 else State(first, second, third)
         if not self.spec.last:
             *inner, cut = self.spec.steps
-            state = self.model.walk(state, inner, self.model.decide_masked, ends_at=cut)
+            state = self.model.walk(state, inner, decide, ends_at=cut)
             score = self.model.pruner.score(cut.layer, state.hidden, state.mass, state.alive).float()
+            see(Decision(score, state.alive, self.model.pruner.threshold(cut.layer)))
             return self._compact(score, state)
-        state = self.model.walk(state, self.spec.steps, self.model.decide_masked)
+        state = self.model.walk(state, self.spec.steps, decide)
         return (
             state.hidden if self.token_level else self.model.head(state.hidden),
             state.alive,

@@ -64,7 +64,7 @@ def test_a_graph_that_is_none_is_named(built: Built, tmp_path: Path) -> None:
 
 
 def test_a_gate_that_could_compare_no_sample_has_not_passed(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numeric, "_undecided", lambda stage, narrow, inputs: np.ones(len(inputs["alive"]), bool))
+    monkeypatch.setattr(numeric, "_near_in_fp32", lambda decisions, samples: np.ones(samples, bool))
     for gate in gates_of(built.artifact, small_model("ltp", layers=2)):
         assert gate.status == "SKIPPED" and "none could be compared" in gate.reason
 
