@@ -76,7 +76,13 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         progress.advance(step)
 
         runs_here = target.backend if target.cannot_run is None else None
-        planned = choose_plan(config, subject, runs_here, buckets, reference, root, publisher, progress, console)
+        calibration = scheme = None
+        if calibration_texts is not None:
+            calibration = calibrated(config, subject, calibration_texts, reference, root, publisher, progress, console)
+            scheme = None if target.backend.machine_bound else calibration.scheme
+        planned = choose_plan(
+            config, subject, runs_here, buckets, reference, root, publisher, progress, console, scheme
+        )
         specs = cut_stages(subject.model, planned.cuts)
         wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
         graphs = _export(subject.model, specs, precision, root, publisher, progress)
@@ -93,9 +99,8 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
             return Compilation(root, target, graphs, steps, publisher, held, config.jobs, capacities)
 
-        compilation, calibration = compilation_of(target, graphs), None
-        if calibration_texts is not None:
-            calibration = calibrated(config, subject, calibration_texts, reference, root, publisher, progress, console)
+        compilation = compilation_of(target, graphs)
+        if calibration is not None:
             int8 = quantised_graphs(graphs, calibration.scheme, root)
             if target.backend.machine_bound:
                 compilation = compilation_of(target, {**graphs, **int8})

@@ -13,18 +13,20 @@ import pytest
 from calib.int8 import Calibration, int8_gate
 from calib.qdq import quantize_graph, quantized_products
 from calib.ranges import choose_ranges, collect_histograms
-from calib.scheme import groups
+from calib.scheme import QuantizationScheme, groups
 from engines.artifact import Artifact, Gate
 from engines.backends import BACKENDS, choose_backend
 from engines.backends.base import EngineOptions
 from engines.backends.layers import int8_products
 from engines.buckets import Bucket
+from engines.plan import Plan
 from engines.runner import Runner
 from pipeline import build, int8, parity
 from pipeline.graph.export import export_stage
 from pipeline.graph.stages import Stage, cut_stages
 from tests.gates.builds import SETTINGS, Built, classifier, run_verb
 from tests.graph.small import random_samples, small_model
+from tests.planning.test_plan import RowCost
 
 
 @cache
@@ -107,6 +109,43 @@ def test_int8_that_is_slower_is_not_used_and_the_manifest_says_why(
     assert len(reasons) == 3 and all(name.startswith("stage_") for name in reasons)
     assert gate_of(manifest.gates, "numeric: engines").figures["checked"] == 3
     assert gate_of(manifest.gates, "numeric: INT8").figures["checked"] == 3
+
+
+@pytest.fixture
+def schemes(monkeypatch: pytest.MonkeyPatch) -> list[QuantizationScheme | None]:
+    """What costs were asked for, where INT8 takes a tenth of the time of fp32."""
+    asked: list[QuantizationScheme | None] = []
+
+    def costs(model, backend, batches, threads, scheme: QuantizationScheme | None = None) -> RowCost:
+        asked.append(scheme)
+        return RowCost(0.02, 0.001) if scheme is None else RowCost(0.002, 0.0001)
+
+    monkeypatch.setattr("pipeline.planning.choose.cost_table", costs)
+    return asked
+
+
+def plan_in(precision: str, tokenizer: Path, out: Path) -> Plan:
+    """What the planner chooses for the classifier."""
+    built = classifier(tokenizer)
+    model = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", 12, "--threads", 1)
+    calibration = ("--precision", precision, "--calibration", texts(built.data.parent))
+    assert run_verb(build, *model, *calibration, "--max-drop", 100, "--max-engines", 4, "--out", out / precision) == 0
+    return Artifact.open(out / precision).manifest.plan
+
+
+def test_a_plan_in_int8_expects_what_int8_takes(tiny_tokenizer: Path, tmp_path: Path, schemes: list) -> None:
+    wide, quantised = (plan_in(precision, tiny_tokenizer, tmp_path) for precision in ("fp32", "int8"))
+    assert schemes[:2] == [None, None] and schemes[2:] == [int8.read_calibration(tmp_path / "int8").scheme]
+    for batch, milliseconds in wide.expected.items():
+        assert quantised.expected[batch] == pytest.approx(milliseconds / 10, abs=1e-3)
+
+
+def test_a_plan_without_int8_within_the_budget_is_that_of_fp32(
+    tiny_tokenizer: Path, tmp_path: Path, schemes: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calib.int8._Answers.drop", lambda self, scheme: 200.0)
+    plan_in("int8", tiny_tokenizer, tmp_path)
+    assert schemes == [None]
 
 
 def test_int8_beyond_the_budget_is_not_used_and_the_manifest_says_why(

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from calib.data import read_examples
+from calib.scheme import QuantizationScheme
 from engines.backends import Backend
 from engines.buckets import Bucket, within_budget
 from engines.errors import InputError
@@ -20,7 +21,7 @@ from pipeline.cli import fused_table
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel
+from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
 from pipeline.planning.fused import given_fused, why_staged, with_fused
 from pipeline.planning.plan import Planner, StagedPlan, describe, padding
 from pipeline.planning.profile import cost_table
@@ -44,12 +45,15 @@ def choose_plan(
     publisher: Publisher,
     progress: Progress,
     console: Console,
+    scheme: QuantizationScheme | None = None,
 ) -> StagedPlan:
     """The plan of a build.
 
     The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
     measured with `backend` (None: its engines do not run here), or estimated for --device. Raises InputError where
     fused engines are asked for and nothing is cut.
+
+    scheme: what INT8 engines quantise, where every bucket takes the faster of them and those in fp32.
     """
     path, model = root / FILE, subject.model
     if publisher.done(FILE):
@@ -64,7 +68,7 @@ def choose_plan(
             plan = plan.model_copy(update={"fused": given_fused(typical_rows(config, subject), cuts, buckets)})
     else:
         rows, batches = typical_rows(config, subject), sorted({bucket.batch for bucket in buckets})
-        costs = _costs(config, model, backend, batches, progress)
+        costs = _costs(config, model, backend, batches, scheme, progress)
         sizes = len(batches) + (config.token_budget is not None)
         planner = Planner(model, rows, costs, batches, config.max_engines * len(batches) // sizes)
         plan = planner.best()
@@ -113,12 +117,20 @@ def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:
 
 
 def _costs(
-    config: BuildConfig, model: PrunedTransformer, backend: Backend | None, batches: Sequence[int], progress: Progress
+    config: BuildConfig,
+    model: PrunedTransformer,
+    backend: Backend | None,
+    batches: Sequence[int],
+    scheme: QuantizationScheme | None,
+    progress: Progress,
 ) -> CostModel:
     if config.device is not None:
         return AnalyticCost(DEVICES[config.device], model.config.encoder)
     assert backend is not None
-    task = progress.add_task("costs of this machine", total=None)
-    table = cost_table(model, backend, batches, config.threads)
-    progress.update(task, total=1, completed=1)
-    return table
+    schemes = [None, scheme] if scheme is not None and scheme.ranges else [None]
+    task = progress.add_task("costs of this machine", total=len(schemes))
+    tables = []
+    for each in schemes:
+        tables.append(cost_table(model, backend, batches, config.threads, scheme=each))
+        progress.advance(task)
+    return Faster(tables) if len(tables) > 1 else tables[0]

@@ -87,6 +87,22 @@ class CostTable(BaseModel):
 
 
 @dataclass(frozen=True)
+class Faster:
+    """Where every bucket takes the fastest of a stage's engines, such as that in fp32 and that in INT8."""
+
+    models: Sequence[CostModel]
+
+    def alone(self, stage: StageShape, length: int) -> float:
+        return min(model.alone(stage, length) for model in self.models)
+
+    def together(self, stage: StageShape, batch: int, length: int) -> float:
+        return min(model.together(stage, batch, length) for model in self.models)
+
+    def boundary(self, batch: int, length: int) -> float:
+        return min(model.boundary(batch, length) for model in self.models)
+
+
+@dataclass(frozen=True)
 class Device:
     """A data sheet. flops: peak per second of dense matrix products in the precision that is served (fp16 on a GPU,
     fp32 on a CPU); bandwidth: bytes of memory per second; call: seconds to start an engine and read its counts;

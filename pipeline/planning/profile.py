@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from calib.qdq import quantize_graph
+from calib.scheme import QuantizationScheme
 from engines.backends import Backend, Engine
 from engines.buckets import Bucket
 from engines.files import write_whole
@@ -37,13 +39,17 @@ def cost_table(
     batches: Sequence[int],
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
+    scheme: QuantizationScheme | None = None,
 ) -> CostTable:
-    """The table of this machine for models of this shape: read if it was measured before, else measured now."""
-    path = _cache() / f"{_key(model, backend, batches, threads)}.json"
+    """The table of this machine for models of this shape: read if it was measured before, else measured now.
+
+    scheme: the layers that are in INT8; their ranges change no time.
+    """
+    path = _cache() / f"{_key(model, backend, batches, threads, scheme)}.json"
     if path.is_file():
         return CostTable.read(path)
     with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
-        table = measure_costs(model, backend, batches, threads, Path(directory), tick)
+        table = measure_costs(model, backend, batches, threads, Path(directory), tick, scheme)
     write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
     return table
 
@@ -55,6 +61,7 @@ def measure_costs(
     threads: int | None,
     directory: Path,
     tick: Callable[[], None] = lambda: None,
+    scheme: QuantizationScheme | None = None,
 ) -> CostTable:
     """Compiles and times one stage of each kind. `tick` is called after each of them, and after the timing."""
     specs = profiled_stages(model)
@@ -63,6 +70,8 @@ def measure_costs(
     for kind, spec in specs.items():
         graph = directory / f"{kind}.onnx"
         export_stage(Stage(model, spec), model.config, graph)
+        if scheme is not None:
+            quantize_graph(graph, scheme, graph)
         for batch in sorted({1, *batches}):
             for length in lengths:
                 bucket = Bucket(batch=batch, length=length)
@@ -183,7 +192,13 @@ def _cache() -> Path:
     return Path(base) / "skimrt" / "profiles"
 
 
-def _key(model: PrunedTransformer, backend: Backend, batches: Sequence[int], threads: int | None) -> str:
+def _key(
+    model: PrunedTransformer,
+    backend: Backend,
+    batches: Sequence[int],
+    threads: int | None,
+    scheme: QuantizationScheme | None,
+) -> str:
     config = model.config
     inputs = {
         "table": CostTable.model_fields["schema_version"].default,
@@ -198,4 +213,6 @@ def _key(model: PrunedTransformer, backend: Backend, batches: Sequence[int], thr
         "cpus": os.cpu_count(),
         "tools": tool_versions(),
     }
+    if scheme is not None:
+        inputs["int8"] = sorted(scheme.ranges)
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:32]

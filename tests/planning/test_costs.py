@@ -8,7 +8,7 @@ import pytest
 
 from engines.errors import InputError
 from pipeline.model.config import EncoderConfig
-from pipeline.planning.costs import DEVICES, AnalyticCost, CostTable, StageShape
+from pipeline.planning.costs import DEVICES, AnalyticCost, CostTable, Faster, StageShape
 
 TABLE = CostTable(
     processor="some",
@@ -29,6 +29,20 @@ def test_between_lengths_and_layers_it_is_linear() -> None:
     assert TABLE.alone(StageShape("middle", 3), 20) == pytest.approx(2.5 + 2 * 2.0)
     assert TABLE.together(StageShape("last", 1), 8, 20) == 16.0
     assert TABLE.boundary(8, 15) == 1.5
+
+
+def test_where_engines_are_chosen_each_call_costs_what_the_faster_one_does() -> None:
+    other = TABLE.model_copy(
+        update={
+            "alone_seconds": {**TABLE.alone_seconds, "first": [3.0, 2.5]},
+            "together_seconds": {kind: {1: [2.0, 1.0], 8: [9.0, 9.0]} for kind in TABLE.together_seconds},
+            "boundary_seconds": {1: [0.3, 0.1], 8: [1.0, 2.0]},
+        }
+    )
+    faster, first = Faster([TABLE, other]), StageShape("first", 1)
+    assert [faster.alone(first, length) for length in (10, 20)] == [2.0, 2.5]
+    assert [faster.together(first, 8, length) for length in (10, 20)] == [8.0, 9.0]
+    assert [faster.boundary(1, length) for length in (10, 20)] == [0.1, 0.1]
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:

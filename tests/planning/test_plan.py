@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calib.qdq import quantized_products
+from calib.scheme import QuantizationScheme, quantizable_layers
 from engines.backends import choose_backend
+from engines.backends.base import Built
 from pipeline.graph.stages import decision_layers
 from pipeline.planning.costs import CostTable, StageShape
 from pipeline.planning.plan import Planner, describe, padding
@@ -92,3 +98,30 @@ def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, m
     assert cost_table(model, backend, (2,), threads=1) == table
     (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
     assert CostTable.read(file) == table
+
+
+def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
+    tiny_model: TinyModel, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
+    model, backend, products = tiny_model("ltp"), choose_backend("cpu"), []
+    build = backend.build
+
+    def counting(graph: Path, *more) -> Built:
+        products.append(len(quantized_products(onnx.load(graph))))
+        return build(graph, *more)
+
+    monkeypatch.setattr(backend, "build", counting)
+    scheme = QuantizationScheme(method="minmax", ranges=dict.fromkeys(quantizable_layers(model), 1.0))
+    table = cost_table(model, backend, (1,), threads=1, scheme=scheme)
+    assert max(products) == len(scheme.ranges) == 24  # the whole model
+
+    def measured(scheme: QuantizationScheme | None) -> bool:
+        products.clear()
+        cost_table(model, backend, (1,), threads=1, scheme=scheme)
+        return bool(products)
+
+    other = scheme.model_copy(update={"ranges": dict.fromkeys(scheme.ranges, 2.0)})
+    assert not measured(other) and cost_table(model, backend, (1,), threads=1, scheme=other) == table
+    assert measured(scheme.without(["feed_forward.0.up"])) and max(products) == 23
+    assert measured(None) and max(products) == 0
