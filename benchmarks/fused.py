@@ -30,8 +30,8 @@ from pipeline.cli import fused_table, main_of
 from pipeline.config import DEMO, BuildConfig
 from pipeline.measure import alternate, machine_record
 from pipeline.model import load_checkpoint
-from pipeline.planning.choose import typical_rows
 from pipeline.planning.fused import room_for
+from pipeline.planning.typical import TypicalTexts
 from pipeline.subject import Subject, tokens_of
 
 BATCHES = (1, 8)
@@ -87,7 +87,8 @@ def _of_model(checkpoint: Path, args: argparse.Namespace, console: Console) -> d
     examples = [example for split in ("test", "dev") for example in read_examples(config.data, split)][: args.reviews]
     samples = tokens_of(checkpoint, model, examples)
     subject = Subject(checkpoint, model, examples, samples, config.data)
-    artifacts = {"planned": planned, "median": at_the_median(planned, typical_rows(config, subject), folder / "median")}
+    retained = TypicalTexts.of(config, subject).rows
+    artifacts = {"planned": planned, "median": at_the_median(planned, retained, folder / "median")}
     staged = Runner(planned.path, threads=args.threads, verify=False, fused=False).run_tokens(samples)
     rows = []
     for name, artifact in artifacts.items():

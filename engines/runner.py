@@ -23,7 +23,8 @@ from engines.scheduler import Scheduler
 from engines.stage_runner import Call, open_stages
 from engines.tokenization import Text, TextEncoder, Tokens, text_problem
 
-_TOKENISE_TOGETHER = 32
+TOKENISE_TOGETHER = 32
+"""Texts that go to the tokenizer at a time, which spreads them over the cores."""
 
 
 class Runner:
@@ -102,7 +103,7 @@ class Runner:
 
     def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
         rest, number = iter(texts), 0
-        while chunk := list(islice(rest, min(_TOKENISE_TOGETHER, self._window))):
+        while chunk := list(islice(rest, min(TOKENISE_TOGETHER, self._window))):
             good = next((place for place, text in enumerate(chunk) if _problem(text)), len(chunk))
             yield from self._encode(chunk[:good])
             if good < len(chunk):

@@ -49,9 +49,13 @@ class Subject:
 
 def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
     """What the model sees of the examples: longer texts are cut at max_length, as in training."""
-    encoder = TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
-    tokens = encoder([example.content for example in examples])
+    tokens = encoder_of(checkpoint, model)([example.content for example in examples])
     return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
+
+
+def encoder_of(checkpoint: Path, model: PrunedTransformer) -> TextEncoder:
+    """The tokenizer of a checkpoint, as the runner uses it."""
+    return TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
 
 
 def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from calib.data import read_examples
 from calib.scheme import QuantizationScheme
 from engines.backends import Backend
 from engines.buckets import Bucket, within_budget
@@ -26,13 +23,11 @@ from pipeline.planning.fused import given_fused, why_staged, with_fused
 from pipeline.planning.plan import Planner, StagedPlan, describe, padding
 from pipeline.planning.profile import cost_table
 from pipeline.planning.simple import choose_cuts
+from pipeline.planning.typical import TypicalTexts
 from pipeline.publish import Publisher
-from pipeline.subject import Subject, tokens_of
+from pipeline.subject import Subject
 
 FILE = "plan.json"
-_TEXTS = 1024
-"""Texts whose retention is planned for. They are not those of the gates where the data has splits. A third of them is
-enough for the stages, but not to know how many texts overflow fused engines."""
 
 
 def choose_plan(
@@ -65,12 +60,15 @@ def choose_plan(
         if config.plan == "fused":
             if not cuts:
                 raise InputError("plan 'fused': the model is not cut, so one stage is all of it; cut it with --stages")
-            plan = plan.model_copy(update={"fused": given_fused(typical_rows(config, subject), cuts, buckets)})
+            plan = plan.model_copy(update={"fused": given_fused(TypicalTexts.of(config, subject).rows, cuts, buckets)})
     else:
-        rows, batches = typical_rows(config, subject), sorted({bucket.batch for bucket in buckets})
+        typical, batches = TypicalTexts.of(config, subject), sorted({bucket.batch for bucket in buckets})
         costs = _costs(config, model, backend, batches, scheme, progress)
         sizes = len(batches) + (config.token_budget is not None)
-        planner = Planner(model, rows, costs, batches, config.max_engines * len(batches) // sizes)
+        # What a data sheet knows nothing of is left out of the times that it gives.
+        tokenising = {} if config.device is not None else typical.tokenising(subject, batches)
+        engines = config.max_engines * len(batches) // sizes
+        planner = Planner(model, typical.rows, costs, batches, engines, tokenising=tokenising)
         plan = planner.best()
         if config.plan != "staged" and why_staged(config, model.config) is None:
             plan = with_fused(planner, plan, config.plan)
@@ -82,14 +80,6 @@ def choose_plan(
     write_whole(path, (plan.model_dump_json(indent=1) + "\n").encode())
     publisher.mark(FILE)
     return plan
-
-
-def typical_rows(config: BuildConfig, subject: Subject) -> np.ndarray:
-    """[samples, layers + 1]: rows of texts like those that will come, from the calibration or dev set."""
-    source = config.calibration or config.data
-    samples = tokens_of(subject.checkpoint, subject.model, read_examples(source, "dev")[:_TEXTS])
-    counts = torch.stack(Reference.of(subject.model, samples).counts).numpy()
-    return np.column_stack([[len(sample) for sample in samples], counts])
 
 
 def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:

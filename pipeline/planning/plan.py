@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -42,6 +42,7 @@ class Planner:
     batches: batch sizes to compile; the plan is the best for their mean, each sample alone for 1.
     lengths: the only bucket lengths to consider, all of which every stage then gets; None: any.
     engines: most engines.
+    tokenising: seconds a text by batch size, which every plan pays alike and every expected time includes.
     """
 
     model: PrunedTransformer
@@ -50,6 +51,7 @@ class Planner:
     batches: Sequence[int]
     engines: int
     lengths: Sequence[int] | None = None
+    tokenising: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def points(self) -> list[int]:
@@ -93,7 +95,10 @@ class Planner:
             tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
             for held in lengths
         )
-        expected = {batch: expected_time(self._problem([batch]), starts, lengths) for batch in self.batches}
+        expected = {
+            batch: expected_time(self._problem([batch]), starts, lengths) + self.tokenising.get(batch, 0.0)
+            for batch in self.batches
+        }
         cuts = tuple(self.points[start - 1] for start in starts[1:])
         return StagedPlan(cuts=cuts, buckets=buckets, expected=expected)
 
