@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from uuid import uuid4
 
 from engines.backends.base import Built, EngineOptions, Report
 from engines.backends.layers import Layer
@@ -51,9 +52,12 @@ def compile_isolated(request: Request, report: Report | None = None) -> Built:
     """
     out, started = Path(request.out), perf_counter()
     out.parent.mkdir(parents=True, exist_ok=True)
-    log, fresh = out.with_name(out.name + ".log"), out.with_name(out.name + ".partial")
+    log = out.with_name(out.name + ".log")
+    # Files that no other worker writes: one whose builder was killed goes on for a while, and must not write into the
+    # engine and the log of the build that goes on after it, or into an artifact.
+    fresh = out.with_name(f"{out.name}.{uuid4().hex}.partial")
     result: dict | None = None
-    # Another file than `out`: a worker that outlives us must not write into an artifact that somebody else builds.
+    log.unlink(missing_ok=True)
     asked = json.dumps(asdict(request) | {"out": str(fresh)})
     with log.open("wb") as file:
         worker = subprocess.Popen(
@@ -87,7 +91,7 @@ def compile_isolated(request: Request, report: Report | None = None) -> Built:
         fresh.unlink(missing_ok=True)
         raise _failure(out, log, code, result)
     os.replace(fresh, out)
-    log.unlink()
+    log.unlink(missing_ok=True)
     layers = tuple(Layer.from_json(entry) for entry in result["layers"])
     return Built(perf_counter() - started, result["peak_bytes"], layers)
 
@@ -107,9 +111,8 @@ def _failure(out: Path, log: Path, code: int, result: dict | None) -> InputError
     lines = log.read_text("utf-8", "replace").splitlines()
     errors = [line for line in lines if line.startswith(("[ERROR]", "[INTERNAL_ERROR]"))]
     shown = [*errors[-_SHOWN:], *(line for line in lines[-_SHOWN:] if line not in errors)]
-    return BuildError(
-        "\n".join([f"{out.name}: {reason}; its log ({log}) ends:", *(f"    {line[:300]}" for line in shown)])
-    )
+    # The first line stands for itself: it is what a manifest says.
+    return BuildError("\n".join([f"{out.name}: {reason}; its log is {log}", *(f"    {line[:300]}" for line in shown)]))
 
 
 def _with_this_package(path: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Toy artifacts, one per kind of model and session."""
+"""Toy artifacts, one per kind of model and session; TensorRT-RTX and a graph for it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import onnx
 import pytest
 
 from engines.backends import BACKENDS
+from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from tests.engines.toy import Toy
+from tests.plugins.models import token_compact_model, token_compact_node
 
 PROVIDERS = [backend.provider for backend in BACKENDS if backend.target == "cpu"]
 
@@ -33,3 +36,20 @@ def provider(request: pytest.FixtureRequest) -> str:
     if reason is not None:
         pytest.skip(reason)
     return request.param
+
+
+@pytest.fixture
+def rtx() -> TensorRtRtxBackend:
+    """The backend of TensorRT-RTX."""
+    backend = TensorRtRtxBackend()
+    reason = backend.missing_to_build()
+    if reason is not None:
+        pytest.skip(reason)
+    return backend
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """A graph of one TokenCompact."""
+    onnx.save(token_compact_model(token_compact_node(0.25)), tmp_path / "stage_0.onnx")
+    return tmp_path / "stage_0.onnx"

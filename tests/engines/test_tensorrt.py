@@ -1,8 +1,7 @@
-"""Engines of TensorRT-RTX, really built, and what becomes of a library that crashes, refuses or is not there."""
+"""Engines of TensorRT-RTX, really built, and what becomes of a library that refuses or is not there."""
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -30,29 +29,12 @@ LIBRARY = Path(__file__).resolve().parents[2] / "build" / "lib" / FILE_NAME
 
 
 @pytest.fixture
-def rtx() -> TensorRtRtxBackend:
-    """The backend of TensorRT-RTX."""
-    backend = TensorRtRtxBackend()
-    reason = backend.missing_to_build()
-    if reason is not None:
-        pytest.skip(reason)
-    return backend
-
-
-@pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The plugin library as it was built here."""
     if not LIBRARY.is_file():
         pytest.skip(f"{FILE_NAME} is not built: it needs nvcc (cmake -S . -B build -G Ninja && cmake --build build)")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(LIBRARY))
     return LIBRARY
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    """A graph of one TokenCompact."""
-    onnx.save(token_compact_model(token_compact_node(0.25)), tmp_path / "stage_0.onnx")
-    return tmp_path / "stage_0.onnx"
 
 
 def plugin_layers(built: Built) -> int:
@@ -161,50 +143,6 @@ def shim(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) 
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.py").write_text(source, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(folder))
-
-
-CRASHES = {
-    "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)": "its builder was killed by SIGSEGV",
-    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": "its builder was killed by SIGKILL",
-    "import os; os._exit(7)": "its builder exited with 7",
-    "raise MemoryError('not enough of it')": "its builder exited with 1",
-}
-
-
-@pytest.mark.parametrize("crash", CRASHES)
-def test_a_builder_that_dies_is_reported_with_its_log(
-    rtx: TensorRtRtxBackend, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: str
-) -> None:
-    """Fault 28: what a library does to its process is an error of that engine."""
-    source = f"import sys\nprint('[ERROR] out of memory on the device', file=sys.stderr, flush=True)\n{crash}\n"
-    shim(tmp_path / "shim", "tensorrt_rtx", source, monkeypatch)
-    out = tmp_path / "engines" / "stage_0.plan"
-    with pytest.raises(BuildError) as caught:
-        rtx.build(graph, BUCKET, out)
-    message = str(caught.value)
-    assert CRASHES[crash] in message and "[ERROR] out of memory on the device" in message
-    log = out.with_name("stage_0.plan.log")
-    assert str(log) in message and "out of memory" in log.read_text()
-    assert not out.exists() and not out.with_name("stage_0.plan.partial").exists()
-
-
-def test_a_full_disk_is_not_the_engines_fault(rtx: TensorRtRtxBackend, graph: Path, tmp_path: Path) -> None:
-    """Fault 24: publishing turns this into an error that says what to do."""
-    if not Path("/dev/full").exists():
-        pytest.skip("there is no /dev/full")
-    (tmp_path / "stage_0.plan.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        rtx.build(graph, BUCKET, tmp_path / "stage_0.plan")
-    assert caught.value.errno == errno.ENOSPC and not (tmp_path / "stage_0.plan").exists()
-
-
-def test_what_a_report_raises_ends_the_builder(rtx: TensorRtRtxBackend, graph: Path, tmp_path: Path) -> None:
-    def stop(phase: str, done: float) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        rtx.build(graph, BUCKET, tmp_path / "stage_0.plan", report=stop)
-    assert not (tmp_path / "stage_0.plan").exists()
 
 
 STANDARD = """
