@@ -23,6 +23,9 @@ from engines.errors import InputError, TargetError
 from engines.files import sha256
 from plugins.library import PluginError, library_path, load_into
 
+TIMING_CACHE = "timing.cache"
+"""File of kernel timings beside the engines of one machine: what was timed once is not timed again."""
+
 
 class TensorRtBackend(Backend):
     """TensorRT 10.12 and newer, 11 included. An engine is bound to the library's version and to the GPU."""
@@ -90,7 +93,7 @@ class TensorRtBackend(Backend):
             plugin=str(library_path()) if options.plugin else None,
             compactions=count_compactions(stage_graph),
             inspect=self.needs_device_to_build,
-            timing_cache=str(out.parent / "timing.cache") if self.needs_device_to_build else None,
+            timing_cache=str(out.parent / TIMING_CACHE) if self.needs_device_to_build else None,
         )
         return compile_isolated(request, report)
 

@@ -85,8 +85,8 @@ def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
     if request.timing_cache is not None:
         _replace(Path(request.timing_cache), config.get_timing_cache().serialize())
     if request.inspect:
-        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-        inspector = engine.create_engine_inspector()
+        runtime = trt.Runtime(logger)  # has to live as long as its engine
+        inspector = runtime.deserialize_cuda_engine(plan).create_engine_inspector()
         return parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     return parse_build_log(logger.plan)
 
@@ -115,10 +115,16 @@ def _config(trt: ModuleType, builder: Any, request: Request, say: Say) -> Any:
         for index, value in enumerate(options.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{value.replace('.', '')}"), index)
     if request.timing_cache is not None:
-        kept = Path(request.timing_cache)
-        cache = config.create_timing_cache(kept.read_bytes() if kept.is_file() else b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        _take_timings(config, Path(request.timing_cache))
     return config
+
+
+def _take_timings(config: Any, kept: Path) -> None:
+    """Starts from the timings that were kept. Those of another GPU or library are dropped: they only save time."""
+    cache = config.create_timing_cache(kept.read_bytes() if kept.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        print(f"[WARNING] {kept}: damaged, or of another GPU or library; starting without it", file=sys.stderr)
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def _logger(trt: ModuleType) -> Any:
@@ -163,7 +169,8 @@ def _monitor(trt: ModuleType, say: Say) -> Any:
 
 
 def _replace(path: Path, content: Any) -> None:
-    fresh = path.with_name(path.name + ".partial")
+    # A name of its own: a worker whose builder was killed may still be writing its timings too.
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.partial")
     fresh.write_bytes(content)
     os.replace(fresh, path)
 
