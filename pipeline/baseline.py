@@ -44,9 +44,13 @@ def dense_artifact(config: BuildConfig, console: Console) -> Path:
 
 
 def _is_current(config: BuildConfig) -> bool:
+    """Whether the artifact is of the same build and holds engines for this machine."""
     try:
         manifest = Artifact.open(config.out).manifest
     except InputError:
+        return False
+    binding = BuildTarget.of(config).binding
+    if all(record.binding != binding for record in manifest.engines):
         return False
     subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
     return manifest.build_key == build_key(config, subject, chosen_buckets(config, subject.model))

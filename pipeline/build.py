@@ -109,6 +109,11 @@ def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
         help="tensorrt: GPUs that the engines must run on beside this one (default none)",
     )
     group.add_argument(
+        "--timing-cache",
+        metavar="FILE",
+        help="tensorrt: kernel timings that builds on one GPU share, read and written (default: each artifact's own)",
+    )
+    group.add_argument(
         "--export-only",
         action="store_const",
         const=True,

@@ -18,6 +18,7 @@ from engines import artifact as layout
 from engines.artifact import Artifact, EngineRecord, Gate, Manifest, Unit
 from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import BuildError, GateError, InputError
+from engines.files import sha256
 from pipeline import __version__, gates
 from pipeline.checks import counterpart, engine_gates, planned_gates
 from pipeline.cli import progress_bars
@@ -30,6 +31,7 @@ from pipeline.graph.export import export_stage
 from pipeline.graph.fused import fuse_graphs
 from pipeline.graph.precision import Precision
 from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
+from pipeline.held import Held
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
 from pipeline.manifest import manifest_of, plan_of
 from pipeline.measure import as_record, measure
@@ -41,7 +43,7 @@ from pipeline.publish import Publisher
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget
 from pipeline.versions import tool_versions
-from plugins.library import copy_plugins
+from plugins.library import copy_plugins, library_path
 
 _TIMED_TEXTS, _ROUNDS = 64, 3
 
@@ -68,6 +70,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         progress_bars(console) as progress,
     ):
         root = publisher.path
+        there = Held(held, root, config.timing_cache)
         step = progress.add_task("reference (PyTorch)", total=2)
         checked = subject.samples[: config.samples]
         reference = Reference.of(subject.model, checked)
@@ -97,9 +100,9 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         steps = [spec.step_names for spec in specs]
 
         def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
-            return Compilation(root, target, graphs, steps, publisher, held, config.jobs, capacities)
+            return Compilation(root, target, graphs, steps, publisher, there, config.jobs, capacities)
 
-        compilation = compilation_of(target, graphs)
+        compilation, int8 = compilation_of(target, graphs), dict[Unit, str]()
         if calibration is not None:
             int8 = quantised_graphs(graphs, calibration.scheme, root)
             if target.backend.machine_bound:
@@ -113,18 +116,19 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
                 compiled, calibration = compile_int8(
                     *both, calibration, wanted, root, target.backend, config.threads, progress
                 )
-            found += _left_out(compiled, wanted, subject.model, console, alone=not others)
-            others = [record for record in others if compilation.take_over(record)]
+            found += _left_out(compiled, wanted, subject.model, console, root, alone=not others)
+            others = there.keep(others)
+        _drop_leftovers(root, [*others, *compiled.records])
         (root / "tokenizer").mkdir(exist_ok=True)
         shutil.copyfile(tokenizer_path(config.checkpoint), root / layout.TOKENIZER_NAME)
         plan = plan_of(planned, specs, graphs, precision, compiled.failed)
         manifest = manifest_of(config, key, subject, plan, [*others, *compiled.records], root)
         layout.write_manifest(root, manifest)
         if target.options.plugin:
-            copy_plugins(root / "plugins")
+            _copy_plugins(root / "plugins", target)
         if config.export_only or target.backend.needs_device_to_build:
             narrow = counterpart(subject.model, precision)
-            write_gpu_kit(root, specs, subject.model, checked, manifest, narrow, target.options)
+            write_gpu_kit(root, specs, subject.model, checked, manifest, narrow, target.options, int8)
 
         gated = progress.add_task("gates", total=3 + (baseline is not None))
 
@@ -229,18 +233,42 @@ def _left_out(
     buckets: Mapping[Unit, Sequence[Bucket]],
     model: PrunedTransformer,
     console: Console,
+    root: Path,
     alone: bool,
 ) -> list[Gate]:
     """A bucket that cannot be built is left out, and named, where the others hold every input; else BuildError."""
     if not compiled.failed:
         return []
-    lines = [f"bucket {bucket}: {reason}" for bucket, reason in sorted(compiled.failed.items())]
+    whole = [f"bucket {bucket}: {reason}" for bucket, reason in sorted(compiled.failed.items())]
+    # Logs are published with the artifact, so its gates name them within it.
+    lines = [reason.splitlines()[0].replace(f"{root}/", "") for reason in whole]
     longest = min(max((b.length for b in held if b not in compiled.failed), default=0) for held in buckets.values())
     if not alone or longest < model.config.max_length:
         consequence = "the others do not hold every input" if alone else "the engines for other machines have them"
-        raise BuildError("\n  - ".join([f"{len(lines)} bucket(s) could not be built, and {consequence}", *lines]))
-    console.print("\n  - ".join(["WARNING: left out of the artifact:", *lines]), style="yellow", highlight=False)
+        raise BuildError("\n  - ".join([f"{len(lines)} bucket(s) could not be built, and {consequence}", *whole]))
+    text = "\n  - ".join(["WARNING: left out of the artifact:", *whole]).replace(f"{root}/", "")
+    console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     return [Gate(name="buckets", status="SKIPPED", reason="left out: " + "; ".join(lines))]
+
+
+def _drop_leftovers(root: Path, records: Sequence[EngineRecord]) -> None:
+    """Deletes what an interrupted build with other options, or a killed builder, has left among the engines."""
+    used = {root / Path(record.file).parent for record in records}
+    for folder in sorted({path.parent for path in (root / "engines").rglob("*") if path.is_file()}):
+        for path in folder.glob("*" if folder not in used else "*.partial"):
+            path.unlink()
+    if all(record.binding is None or record.binding.plugin is None for record in records):
+        shutil.rmtree(root / "plugins", ignore_errors=True)
+
+
+def _copy_plugins(folder: Path, target: BuildTarget) -> None:
+    """Copies the plugin libraries; BuildError if they are not those any more that the engines are bound to."""
+    copy_plugins(folder)
+    if target.binding is not None and sha256(folder / library_path().name) != target.binding.plugin:
+        raise BuildError(
+            f"plugin library {library_path()}: expected SHA-256 {target.binding.plugin}, found another one: it was "
+            "changed while the engines were built; build again"
+        )
 
 
 def _traced(target: BuildTarget, model: PrunedTransformer, specs: Sequence[StageSpec]) -> BuildTarget:

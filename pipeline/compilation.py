@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from types import MappingProxyType
@@ -17,21 +13,20 @@ from types import MappingProxyType
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
-from engines.artifact import Artifact, EngineRecord, Unit
+from engines.artifact import EngineRecord, Unit
 from engines.backends.base import EngineOptions
 from engines.backends.layers import Layer, fused_attention, fusible_attention
 from engines.buckets import Bucket
 from engines.errors import BuildError
 from engines.files import sha256
-from pipeline import __version__
+from pipeline.engine_key import engine_key
+from pipeline.held import Held
 from pipeline.memory import builders_side_by_side
 from pipeline.publish import Publisher
 from pipeline.target import BuildTarget
-from pipeline.versions import tool_versions
 
 _SHOWN = 3
 """Failed engines whose log an error shows."""
-TIMING_CACHE = "timing.cache"
 
 
 class EngineReport(BaseModel):
@@ -69,7 +64,7 @@ class Job:
 
 @dataclass
 class Compiled:
-    """The engines that there are, and by bucket why one is missing."""
+    """The engines that there are, and by bucket why one is missing: a line, then the end of its log."""
 
     records: list[EngineRecord] = field(default_factory=list)
     failed: dict[Bucket, str] = field(default_factory=dict)
@@ -79,7 +74,7 @@ class Compilation:
     """The engines of one build in `root`.
 
     graphs: graph of every unit. steps: steps of every stage, such as "attend 2".
-    held:   an artifact whose engines are taken where their key is the same.
+    held:   what there is already, whose engines are taken where their key is the same.
     jobs:   engines compiled at a time; None: as many as memory and cores allow.
     capacities: of the fused engine of every bucket.
     """
@@ -91,13 +86,13 @@ class Compilation:
         graphs: Mapping[Unit, str],
         steps: Sequence[Sequence[str]],
         publisher: Publisher,
-        held: Artifact | None = None,
+        held: Held | None = None,
         jobs: int | None = None,
         capacities: Mapping[Bucket, tuple[int, ...]] = MappingProxyType({}),
     ) -> None:
         self._root, self._target, self._graphs, self._steps = root, target, graphs, steps
         self._capacities = capacities
-        self._publisher, self._held, self._jobs = publisher, held, jobs
+        self._publisher, self._held, self._jobs = publisher, held or Held(None, root), jobs
         place = "" if target.binding is None else f"/{target.binding.place}"
         self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
 
@@ -111,7 +106,7 @@ class Compilation:
         jobs, compiled = self._all_jobs(buckets), Compiled()
         label = f"engines ({self._target.backend.target}, {self._target.precision})"
         task = progress.add_task(label, total=len(jobs))
-        self._take_timings()
+        self._held.take_timings(self.folder)
         missing = [job for job in jobs if not self._is_there(job) and not self._take(job)]
         progress.advance(task, len(jobs) - len(missing))
         errors: dict[Job, BuildError] = {}
@@ -121,9 +116,10 @@ class Compilation:
             else:
                 errors[job] = error
             progress.advance(task)
+        self._held.share_timings(self.folder)
         for job in jobs:  # in their order, not in that in which they failed
             if job in errors:
-                compiled.failed.setdefault(job.bucket, str(errors[job]).splitlines()[0])
+                compiled.failed.setdefault(job.bucket, str(errors[job]))
         if len(compiled.failed) == len({bucket for held in buckets.values() for bucket in held}):
             logs = "\n".join(f"  - {error}" for error in list(errors.values())[:_SHOWN])
             raise BuildError(f"{len(errors)} of {len(jobs)} engines could not be compiled\n{logs}")
@@ -143,34 +139,14 @@ class Compilation:
         """The graph that an engine is compiled from."""
         return self._root / self._graphs[record.stage]
 
-    def take_over(self, record: EngineRecord) -> bool:
-        """Brings an engine of the held artifact here, with its report; False where its files are not what they were."""
-        assert self._held is not None
-        names = [name for name in (record.file, record.report) if name is not None]
-        digests = self._held.manifest.files
-        if any(sha256(self._held.path / name) != digests[name] for name in names):
-            return False
-        for name in names:
-            _link(self._held.path / name, self._root / name)
-        return True
-
     def _all_jobs(self, buckets: Mapping[Unit, Sequence[Bucket]]) -> list[Job]:
         jobs = []
         for unit, graph in self._graphs.items():
-            inputs = {
-                "graph": sha256(self._root / graph),
-                "target": self._target.backend.target,
-                "provider": self._target.backend.provider,
-                "precision": self._target.precision,
-                "binding": None if self._target.binding is None else self._target.binding.model_dump(),
-                "version": __version__,
-                "tools": tool_versions(),
-            }
+            digest = sha256(self._root / graph)
             for bucket in buckets[unit]:
                 rooms = self._capacities[bucket] if unit == "fused" else ()
                 options = replace(self._target.options, capacities=rooms)
-                depends = {**inputs, "bucket": str(bucket), "options": asdict(options)}
-                key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+                key = engine_key(digest, bucket, self._target, options)
                 file = f"{self.folder}/{self._target.backend.engine_name(unit, bucket)}"
                 jobs.append(Job(unit, graph, bucket, file, key, options))
         return jobs
@@ -181,21 +157,10 @@ class Compilation:
 
     def _take(self, job: Job) -> bool:
         """Takes an engine with the same key from the held artifact, where engines are files of their own."""
-        if self._held is None or not self._target.backend.isolated:
-            return False
-        same = [record for record in self._held.manifest.engines if record.key == job.key and record.file == job.file]
-        if not same or not self.take_over(same[0]):
+        if not self._target.backend.isolated or not self._held.take(job.key, job.file):
             return False
         self._publisher.mark(_step(job))
         return True
-
-    def _take_timings(self) -> None:
-        name = f"{self.folder}/{TIMING_CACHE}"
-        if self._held is None or name not in self._held.manifest.files or (self._root / name).exists():
-            return
-        if sha256(self._held.path / name) == self._held.manifest.files[name]:
-            # A copy: it is read and written while engines are compiled.
-            shutil.copyfile(self._held.path / name, self._root / name)
 
     def _compile(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, BuildError | None]]:
         if not self._target.backend.isolated:
@@ -284,16 +249,6 @@ class _Stopped(Exception):
 def _step(job: Job) -> str:
     """What is marked as done: the file, and what it was made from."""
     return f"{job.file} {job.key}"
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under two names where the file system can, which costs no space; else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 @contextmanager

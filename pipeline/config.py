@@ -22,7 +22,7 @@ DEMO = Path(__file__).resolve().parent.parent / "demo" / "checkpoints"
 """The shipped checkpoints: dense, ltp and transkimmer, as adapters over the pip-installed MiniLM."""
 
 
-_OF_ONE_RUN = ("force", "resume", "jobs", "threads", "export_only", "explain")
+_OF_ONE_RUN = ("force", "resume", "jobs", "threads", "timing_cache", "export_only", "explain")
 """Settings of one run of the builder, which change nothing about what is built."""
 
 
@@ -65,6 +65,7 @@ class BuildConfig(BaseModel):
     optimization_level: int | None = Field(None, ge=0, le=5)
     workspace: int | None = Field(None, gt=0)
     compatibility: Compatibility = "none"
+    timing_cache: Path | None = None
     jobs: int | None = Field(None, gt=0)
     export_only: bool = False
     out: Path = Path("artifact")

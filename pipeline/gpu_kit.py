@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 
@@ -16,25 +17,26 @@ from pipeline.golden import Golden, write_golden
 from pipeline.graph.stages import StageSpec
 from pipeline.model.transformer import PrunedTransformer
 
+INT8 = "int8"
 COMPILE, CHECK = "scripts/trtexec.sh", "scripts/polygraphy.sh"
 _TRTEXEC_LEVELS = {"same-compute-capability": "sameComputeCapability", "ampere-plus": "ampere+"}
 
 _COMPILE_HEAD = """\
 #!/usr/bin/env bash
 # Compiles the engines of this artifact with trtexec, one at a time: scripts/trtexec.sh [more options of trtexec]
-#   OUT     folder for the engines, their layers and the timing cache
-#   ONLY    compile only engines whose name contains this, such as stage_0_b8
+#   OUT     folder for the engines, their layers and the timing cache; those in INT8, if any, go to int8/ in it
+#   ONLY    compile only engines whose name contains this, such as stage_0_b8 or int8/
 # The types are those of the graphs; --stronglyTyped is needed by TensorRT 10 and ignored by 11. --shapes makes the only
 # profile exactly the bucket.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT="${OUT:-trtexec}"
-mkdir -p "$OUT"
 
 engine() {
   local name="$1"
   shift
   [[ "$name" == *"${ONLY:-}"* ]] || return 0
+  mkdir -p "$OUT/$(dirname "$name")"
   "${TRTEXEC:-trtexec}" "$@" --saveEngine="$OUT/$name.plan" --exportLayerInfo="$OUT/$name.layers.json"
 }
 """
@@ -81,18 +83,20 @@ def write_gpu_kit(
     manifest: Manifest,
     narrow: PrunedTransformer | None = None,
     options: EngineOptions = PLAIN,
+    int8: Mapping[Unit, str] = MappingProxyType({}),
 ) -> list[Golden]:
     """Writes `polygraphy/` and `scripts/` into an artifact whose graphs are there, and returns the golden data.
 
-    It is about the graphs of the plan; quantised ones have the gates of a build only.
+    The golden data is about the graphs of the plan; quantised ones have the gates of a build only.
 
+    int8:    graph of every unit that is quantised.
     narrow:  PyTorch's counterpart of the graphs in their precision; None: they are in fp32.
     options: how the engines are compiled; scripts expect the plugin libraries in `plugins/`.
     """
     golden = write_golden(root, specs, model, samples, manifest, narrow)
     (root / "scripts").mkdir(exist_ok=True)
     for name, content in (
-        (COMPILE, compile_script(root, manifest, options)),
+        (COMPILE, compile_script(root, manifest, options, int8)),
         (CHECK, check_script(manifest, golden, options)),
     ):
         (root / name).write_text(content, "utf-8", newline="\n")
@@ -100,8 +104,10 @@ def write_gpu_kit(
     return golden
 
 
-def compile_script(root: Path, manifest: Manifest, options: EngineOptions) -> str:
-    """The trtexec line of every engine."""
+def compile_script(
+    root: Path, manifest: Manifest, options: EngineOptions, int8: Mapping[Unit, str] = MappingProxyType({})
+) -> str:
+    """The trtexec line of every engine; where it is quantised also of the one without, which has golden data."""
     common = ["--stronglyTyped", "--noTF32", "--skipInference", "--profilingVerbosity=detailed", "--dumpLayerInfo"]
     if options.optimization_level is not None:
         common.append(f"--builderOptimizationLevel={options.optimization_level}")
@@ -112,7 +118,8 @@ def compile_script(root: Path, manifest: Manifest, options: EngineOptions) -> st
     plugin = ' --dynamicPlugins="${PLUGIN:-plugins/libskimrt_plugins.so}"' if options.plugin else ""
     cache = ' --timingCacheFile="$OUT/timing.cache"'
     lines = []
-    for unit, graph in _graphs(manifest):
+    quantised = [(unit, int8[unit], f"{INT8}/") for unit, _ in _graphs(manifest) if unit in int8]
+    for unit, graph, folder in [*((unit, graph, "") for unit, graph in _graphs(manifest)), *quantised]:
         inputs = onnx.load(root / graph, load_external_data=False).graph.input
         for bucket in manifest.plan.buckets_of(unit):
             shapes = ",".join(
@@ -120,7 +127,7 @@ def compile_script(root: Path, manifest: Manifest, options: EngineOptions) -> st
                 for value in inputs
             )
             words = shlex.join([f"--onnx={graph}", f"--shapes={shapes}", *common])
-            lines.append(f'engine {engine_stem(unit, bucket)} {words}{plugin}{cache} "$@"')
+            lines.append(f'engine {folder}{engine_stem(unit, bucket)} {words}{plugin}{cache} "$@"')
     return "\n".join([_COMPILE_HEAD, *lines, ""])
 
 

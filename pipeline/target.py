@@ -57,6 +57,9 @@ class BuildTarget:
             compatibility=config.compatibility,
         )
         problems = backend.refuse_unused(options)
+        if config.timing_cache is not None and (config.export_only or not backend.needs_device_to_build):
+            found = "nothing is compiled" if config.export_only else f"the target {config.target} times no kernels"
+            problems.append(f"timing cache: {found}; leave it out")
         if config.precision not in backend.precisions:
             problems.append(f"precision {config.precision!r}: expected one of {', '.join(backend.precisions)}")
         if isinstance(backend, TensorRtRtxBackend) and not config.export_only:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,16 @@ import torch
 from calib.data import read_examples
 from engines import Runner
 from engines.artifact import Artifact, EngineRecord
+from engines.backends import tensorrt
 from engines.backends.openvino import OpenVinoBackend
+from engines.binding import Binding
 from engines.buckets import format_buckets
 from engines.files import digest_tree
-from pipeline import build, builder, inspect
+from pipeline import baseline, build, builder, inspect
 from pipeline import run as run_module
+from pipeline.config import BuildConfig
 from pipeline.gates.reference import run_batch
+from pipeline.target import BuildTarget
 from tests.conftest import LABELS
 from tests.gates.builds import BUCKETS, SETTINGS, Built, classifier, run_verb, tagger
 from tests.graph.small import small_model
@@ -75,6 +80,18 @@ def test_the_dense_model_is_built_and_timed_beside_it(built: Built) -> None:
     assert bench["flops_ratio"] > 0
     timed = {(t["name"], t["batch"]) for t in bench["timings"] if t["seconds"] > 0}
     assert timed == {("pruned", 1), ("dense", 1), ("pruned", 2), ("dense", 2)}
+
+
+def test_the_dense_model_of_another_machine_is_not_compared_with(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same build, but has no engine that runs here; building it again adds them."""
+    assert built.dense is not None
+    settings = {"data": str(built.data), "stages": "auto", "plan": "auto", "buckets": BUCKETS, "samples": 12}
+    config = BuildConfig(checkpoint=built.dense, out=built.artifact.with_name("artifact-dense"), **settings)
+    assert baseline._is_current(config)
+    here = Binding(library="tensorrt", version="11.4", compute_capabilities=("9.0",), gpu="NVIDIA H100")
+    target = replace(BuildTarget.of(config), binding=here)
+    monkeypatch.setattr(BuildTarget, "of", lambda config: target)
+    assert not baseline._is_current(config)
 
 
 def test_nothing_but_artifacts_is_left(built: Built) -> None:
@@ -138,12 +155,14 @@ def test_an_artifact_is_not_replaced_unasked(capsys: pytest.CaptureFixture[str],
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--target", "tensorrt"), 4, "the package tensorrt is not installed"),
+        (("--target", "tensorrt"), 4, "no NVIDIA driver is installed. --export-only writes"),
         (("--precision", "bf16"), 2, "precision 'bf16': expected one of fp32"),
         (("--precision", "fp16"), 2, "precision 'fp16': expected one of fp32"),
         (("--export-only",), 2, "the target cpu is built on any machine"),
         (("--plugin",), 2, "plugin: the target cpu has no such option"),
         (("--compute-capability", "8.0"), 2, "compute capabilities: the target cpu has no such option"),
+        (("--timing-cache", "kept"), 2, "timing cache: the target cpu times no kernels; leave it out"),
+        (("--timing-cache", "kept", "--target", "tensorrt", "--export-only"), 2, "timing cache: nothing is compiled"),
         (("--optimization-level", "6"), 2, "optimization_level: "),
         (("--buckets", "1x16"), 2, "the longest is 16, the model takes 32"),
         (("--buckets", "1x16,ax"), 2, "expected batch x length"),
@@ -164,7 +183,9 @@ def test_bad_arguments_leave_nothing_behind(
     arguments: tuple[str, str],
     code: int,
     message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: "no NVIDIA driver is installed")
     assert run_verb(build, *model_of(built), "--out", tmp_path / "artifact", *arguments) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "artifact").exists()

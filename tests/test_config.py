@@ -66,6 +66,11 @@ def test_every_field_has_a_flag_and_every_flag_a_field() -> None:
     assert flags == set(BuildConfig.model_fields)
 
 
+def test_another_machine_is_given_what_is_built_and_not_how_it_was_run() -> None:
+    config = BuildConfig(target="tensorrt", plugin=False, workspace=64, timing_cache=Path("kept"), jobs=2, force=True)
+    assert config.arguments == ["--target", "tensorrt", "--no-plugin", "--workspace", "64"]
+
+
 def test_no_flag_overrides_a_file_unless_it_is_given() -> None:
     arguments = vars(build.parser().parse_args([]))
     assert {name for name, value in arguments.items() if value is not None} == {"json"}

@@ -219,6 +219,23 @@ def test_the_trtexec_lines_carry_what_the_engines_are_compiled_with(tmp_path: Pa
     assert '--plugins "${PLUGIN:-plugins/libskimrt_autoload.so}"' in (kit.root / CHECK).read_text()
 
 
+def test_quantised_engines_are_compiled_beside_those_that_have_golden_data(
+    kits: Callable[..., Kit], tmp_path: Path
+) -> None:
+    kit = make_kit(tmp_path / "kit", "fp16")
+    quantised = "stages/stage_1-int8.onnx"
+    (kit.root / quantised).write_bytes((kit.root / "stages/stage_1.onnx").read_bytes())
+    script = compile_script(kit.root, kit.manifest, EngineOptions(), {1: quantised})
+    (kit.root / COMPILE).write_text(script, "utf-8")
+    compiled = kit.script(COMPILE, tmp_path, OUT=str(tmp_path / "engines"), ONLY="b4_s32")
+    assert compiled.returncode == 0, compiled.stderr
+    names = sorted(path.relative_to(tmp_path / "engines").as_posix() for path in (tmp_path / "engines").rglob("*.plan"))
+    assert names == ["int8/stage_1_b4_s32.plan", "stage_0_b4_s32.plan", "stage_1_b4_s32.plan"]
+    lines = (kit.root / "trtexec.log").read_text().splitlines()
+    (line,) = (line for line in lines if f"--onnx={quantised}" in line.split())
+    assert f"--saveEngine={tmp_path}/engines/int8/stage_1_b4_s32.plan" in line.split()
+
+
 def test_a_stage_with_buckets_of_its_own_has_their_lines_only(kits: Callable[..., Kit]) -> None:
     kit = kits("fp16")
     first, second = kit.manifest.plan.stages

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engines.backends.base import PLAIN, Built, EngineOptions, Report
-from engines.backends.tensorrt import TensorRtBackend
+from engines.backends.tensorrt import TIMING_CACHE, TensorRtBackend
 from engines.buckets import Bucket
 from engines.errors import BuildError, SkimError, TargetError
 from pipeline.frontends.torch_tensorrt import compile_stage, missing
@@ -50,9 +50,8 @@ class TracedBackend(TensorRtBackend):
         """As any backend's, but with the options of the build, and the compaction always our plugin."""
         started = time.perf_counter()
         try:
-            plan = compile_stage(
-                self._stages[stage_graph.stem], self._config, bucket, self._precision, settings(self._options)
-            )
+            given = {**settings(self._options), "timing_cache_path": str(out.parent / TIMING_CACHE)}
+            plan = compile_stage(self._stages[stage_graph.stem], self._config, bucket, self._precision, given)
         except SkimError:
             raise
         except Exception as error:  # the converters raise whatever went wrong in them

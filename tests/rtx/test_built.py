@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from engines.backends import records_for, tensorrt
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.binding import Gpu
 from engines.errors import InputError, TargetError
-from pipeline import build, inspect
+from engines.files import sha256
+from pipeline import build, builder, inspect
 from pipeline.compilation import EngineReport
 from pipeline.config import BuildConfig
 from pipeline.target import BuildTarget
+from plugins import library
 from plugins.library import ENVIRONMENT_VARIABLE
 from tests.engines.test_tensorrt import LIBRARY
 from tests.gates.builds import run_verb
@@ -68,6 +71,29 @@ def test_the_plugin_and_the_gpus_are_chosen(
         assert plugin_layers(report) == (record.stage == 0), "one at every stage end, none behind the last stage"
 
 
+def test_a_plugin_library_that_is_changed_while_engines_are_built(
+    model: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The engines are bound to the digest that it had when the build began."""
+    if not LIBRARY.is_file():
+        pytest.skip("the plugin library is not built: it needs nvcc")
+    for path in LIBRARY.parent.glob("*.so"):
+        shutil.copyfile(path, tmp_path / path.name)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / LIBRARY.name))
+    copy = library.copy_plugins
+
+    def change_and_copy(folder: Path) -> None:
+        with (tmp_path / LIBRARY.name).open("ab") as file:
+            file.write(b"changed")
+        copy(folder)
+
+    monkeypatch.setattr(builder, "copy_plugins", change_and_copy)
+    arguments = ("--plugin", "--compute-capability", "8.9", "--buckets", "1x32", "--out", tmp_path / "artifact")
+    assert run_verb(build, *model, *arguments) == 3
+    assert f"expected SHA-256 {sha256(LIBRARY)}, found another one" in capsys.readouterr().err
+    assert not (tmp_path / "artifact").exists()
+
+
 def test_the_artifact_is_refused_where_it_cannot_run(
     fp16: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +131,7 @@ def test_engines_for_other_gpus_than_this_machines_are_not_run(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--target", "tensorrt"), 4, "the package tensorrt is not installed"),
+        (("--target", "tensorrt"), 4, "no NVIDIA driver is installed. --export-only writes"),
         (("--compute-capability", "9.0"), 2, "compute capability 9.0: expected one of 7.5, 8.0"),
         (("--compute-capability", "89"), 2, "compute_capability.0: "),
         (("--workspace", "64"), 2, "workspace: the target tensorrt-rtx has no such option"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from engines import artifact as layout
 from engines.artifact import Artifact
 from engines.files import digest_tree
-from pipeline import build
+from pipeline import build, builder
 from tests.gates.builds import classifier, run_verb
 
 
@@ -49,6 +51,51 @@ def test_a_damaged_engine_is_not_taken_over(model: tuple[object, ...], copied: P
     assert run_verb(build, *model, "--precision", "fp16", "--out", copied, "--force") == 0
     assert compiled == [engine.name]
     Artifact.open(copied)
+
+
+def test_timings_and_plugins_of_other_machines_stay_with_their_engines(
+    model: tuple[object, ...], copied: Path, compiled: list[str]
+) -> None:
+    """As if the artifact came from a GPU host: its engines use the plugin, and its kernel timings lie beside them."""
+    before = Artifact.open(copied, verify=False).manifest
+    folder = str(Path(before.engines[0].file).parent)
+    for name in (f"{folder}/timing.cache", "plugins/libskimrt_plugins.so"):
+        (copied / name).parent.mkdir(exist_ok=True)
+        (copied / name).write_bytes(b"theirs")
+    binding = before.engines[0].binding
+    assert binding is not None
+    theirs = {"binding": binding.model_copy(update={"plugin": "a" * 64})}
+    bound = [record.model_copy(update=theirs) for record in before.engines]
+    files = layout.digest_files(copied)
+    layout.write_manifest(copied, before.model_copy(update={"engines": bound, "files": files}))
+    arguments = ("--precision", "fp16", "--compute-capability", "8.9", "--out", copied)
+    assert run_verb(build, *model, *arguments) == 0
+    after = Artifact.open(copied).manifest
+    assert after.engines[:4] == bound and len(compiled) == 4
+    kept = [name for name in after.files if name.endswith(("timing.cache", ".so"))]
+    assert sorted(kept) == [f"{folder}/timing.cache", "plugins/libskimrt_plugins.so"]
+
+
+def test_what_an_interrupted_build_with_other_options_left_is_not_published(
+    model: tuple[object, ...], tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same build key, so it is resumed; its engines for another GPU are not those that are wanted."""
+    out = tmp_path / "artifact"
+
+    def interrupt(*call: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "engine_gates", interrupt)
+        assert run_verb(build, *model, "--compute-capability", "8.6", "--out", out) == 130
+    version = importlib.metadata.version("tensorrt-rtx-cu13")
+    places = list((tmp_path / ".artifact.partial" / "artifact" / "engines").glob("*/*"))
+    assert len(compiled) == 4 and [path.name for path in places] == [f"{version}-sm86"]
+    (places[0] / "stage_0_b1_s32.plan.abc.partial").write_bytes(b"half")
+    assert run_verb(build, *model, "--compute-capability", "8.9", "--out", out) == 0
+    manifest = Artifact.open(out).manifest
+    engines = {name for name in manifest.files if name.startswith("engines/")}
+    assert engines == {name for r in manifest.engines for name in (r.file, r.report)} and len(compiled) == 8
 
 
 KILLED = """
