@@ -144,6 +144,13 @@ def test_what_is_missing_is_named(devices: int, monkeypatch: pytest.MonkeyPatch,
     assert "pip install" in str(cuda_device.missing_cuda())
 
 
+def test_what_only_a_gpu_can_run_stays_small() -> None:
+    """Everything else is shared with the host device, and so is tested; docs/gpu.md names the sum."""
+    lines = sum(len(Path(m.__file__).read_text("utf-8").splitlines()) for m in (cuda_device, cuda_tensorrt))
+    assert lines < 300
+    assert f"{lines} lines" in (Path(__file__).parents[2] / "docs" / "gpu.md").read_text("utf-8")
+
+
 def used(module, pattern: str) -> set[str]:
     return set(re.findall(pattern, Path(module.__file__).read_text("utf-8")))
 

@@ -1,4 +1,4 @@
-"""Plugin libraries that are missing, foreign, incomplete or old: each is told apart, none is passed over."""
+"""Fault 18: plugin libraries that are missing, foreign, incomplete or old: each is told apart, none is passed over."""
 
 from __future__ import annotations
 

@@ -64,6 +64,7 @@ def test_the_edges_of_the_contract_are_accepted(found: dict) -> None:
 
 
 def test_every_bad_field_is_refused(found: dict) -> None:
+    """Fault 20; ctest's token_compact.plugin and token_compact.plugin_fuzz do the same without a registry."""
     assert found["accepted_bad"] == []
     assert found["messages"].count("skimrt::TokenCompact: ") >= len(BAD)
 
