@@ -163,7 +163,7 @@ def _of_artifact(path: Path, subject: Subject, threads: int | None) -> dict:
     }
     if _in_int8(manifest):
         calibration = read_calibration(path)
-        row["method"] = calibration.scheme.method
+        row["method"] = calibration.chosen
         row["left_wide"] = calibration.kept.left_wide
         row["speedup_of_engines"] = {f"stage_{c.stage} {c.bucket}": round(c.speedup, 3) for c in calibration.engines}
     return row

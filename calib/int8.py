@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from calib.accuracy import Kept, LayerCost, changed_share, divergence, hold_budget, sensitivity_table
 from calib.calibration import CalibrationSet, Coverage
 from calib.data import Example
-from calib.ranges import choose_ranges, collect_histograms
+from calib.methods import best_by_kind
+from calib.ranges import Method, choose_ranges, collect_histograms
 from calib.retention import RetentionStatistics
-from calib.scheme import Method, QuantizationScheme
+from calib.scheme import QuantizationScheme
 from calib.selection import EngineChoice
 from calib.shift import Divergence, divergences
 from calib.simulation import simulate
@@ -24,17 +25,16 @@ from pipeline.gates.reference import Reference
 from pipeline.model.config import HeadConfig
 from pipeline.model.transformer import PrunedTransformer
 
-_COMPARED = 64
-"""Texts on which the methods are compared."""
-_TABLE = 32
-"""Texts on which each layer's cost is taken."""
+_COMPARED = 32
+"""Texts on which the methods are compared and each layer's cost is taken."""
 
 
 class Calibration(BaseModel):
     """Everything that decided on INT8; calibration.json of an artifact.
 
-    shift:    how far the calibration texts are from the gates'; methods: mean divergence of the answers by method, of
-              which the smallest was taken; clipped: share of each layer's values outside its range.
+    shift:    how far the calibration texts are from the gates'.
+    methods:  mean divergence of the answers by kind of layers and method, of which the smallest was taken.
+    clipped:  share of each layer's values outside its range.
     costs:    the sensitivity table, the costliest layers first; kept: the scheme that holds the budget.
     measured_by: what the budget is counted in. engines: for every stage and bucket whether INT8 is used.
     """
@@ -43,7 +43,7 @@ class Calibration(BaseModel):
 
     coverage: Coverage
     shift: list[Divergence]
-    methods: dict[Method, float]
+    methods: dict[str, dict[Method, float]]
     clipped: dict[str, float]
     costs: list[LayerCost]
     kept: Kept
@@ -54,6 +54,11 @@ class Calibration(BaseModel):
     def scheme(self) -> QuantizationScheme:
         """The scheme that holds the budget; it quantises nothing if none does."""
         return self.kept.scheme if self.kept.within_budget else self.kept.scheme.only(())
+
+    @property
+    def chosen(self) -> dict[str, Method]:
+        """The method of each kind of layers."""
+        return {kind: min(costs, key=lambda method: costs[method]) for kind, costs in self.methods.items()}
 
 
 class _Answers:
@@ -101,17 +106,16 @@ def calibrate(
     gates:    the model on the texts of the gates, to notice that the calibration texts are of another kind.
     max_drop: points that the metric may lose against `dense` in all; what pruning loses of them on the calibration
               texts is no longer there for INT8. Without `dense`, INT8 may lose them all.
-    method:   None takes the one whose answers diverge least.
+    method:   None takes, for each kind of layers, the one whose answers diverge least.
     """
     answers = _Answers(model, calibration)
     tick()
     histograms = collect_histograms(model, calibration.samples)
     tick()
     schemes = {name: choose_ranges(histograms, name) for name in ([method] if method else get_args(Method))}
-    methods = {name: answers.divergence(scheme) for name, scheme in schemes.items()}
-    scheme = schemes[min(methods, key=lambda name: methods[name])]
+    scheme, methods = best_by_kind(schemes, answers.divergence)
     tick()
-    costs = sensitivity_table(model, scheme, answers.reference.first(_TABLE))
+    costs = sensitivity_table(model, scheme, answers.reference.first(_COMPARED))
     tick()
     budget = max_drop
     if dense is not None and answers.by_label:
@@ -151,7 +155,7 @@ def int8_gate(calibration: Calibration, compared: bool = True) -> Gate:
     kept, used = calibration.kept, [choice for choice in calibration.engines if choice.int8]
     figures: dict[str, float | int | str] = {
         "int8_layers": len(calibration.scheme.ranges),
-        "method": kept.scheme.method,
+        "method": ", ".join(f"{kind} {method}" for kind, method in calibration.chosen.items()),
         "calibration_texts": calibration.coverage.samples,
         "calibration_data": calibration.coverage.data_sha256,
         "drop_in_calibration": round(kept.drops[-1], 4),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from calib.scheme import LEVELS, Method, QuantizationScheme, groups, quantizable_layers
+from calib.scheme import LEVELS, QuantizationScheme, groups, quantizable_layers
 from engines.errors import InputError
 from engines.tokenization import Tokens
 from pipeline.gates.reference import run_batch
 from pipeline.model.transformer import PrunedTransformer
 
+Method = Literal["minmax", "percentile", "entropy", "mse"]
 _BINS = 4096
 PERCENTILE = 99.99
 """Share of the magnitudes, in percent, that the percentile method represents."""
@@ -81,7 +83,7 @@ def choose_ranges(histograms: dict[str, Histogram], method: Method) -> Quantizat
     """
     choose = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy, "mse": _mse}[method]
     tiny = float(np.finfo(np.float32).tiny) * LEVELS
-    return QuantizationScheme(method=method, ranges={n: max(tiny, choose(h)) for n, h in histograms.items()})
+    return QuantizationScheme(ranges={n: max(tiny, choose(h)) for n, h in histograms.items()})
 
 
 def _minmax(histogram: Histogram) -> float:

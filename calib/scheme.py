@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
 LEVELS = 127
 """Positive levels of symmetric INT8: scale = range / 127, zero point 0, as TensorRT demands."""
 _QUANTISED = ("attention.", "feed_forward.")
@@ -27,7 +26,6 @@ class QuantizationScheme(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method
     ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
 
     def scale(self, layer: str, dtype: torch.dtype = torch.float32) -> float:
@@ -59,6 +57,14 @@ def groups(layers: Collection[str]) -> dict[str, list[str]]:
     for layer in layers:
         block, leaf = layer.rsplit(".", 1)
         found.setdefault(f"{block}.qkv" if leaf in ("query", "key", "value") else layer, []).append(layer)
+    return found
+
+
+def kinds(layers: Collection[str]) -> dict[str, list[str]]:
+    """Layers that read the same kind of tensor, of all blocks: qkv, output, up and down."""
+    found: dict[str, list[str]] = {}
+    for group, names in groups(layers).items():
+        found.setdefault(group.rsplit(".", 1)[1], []).extend(names)
     return found
 
 

@@ -17,7 +17,7 @@ from tests.graph.small import random_samples, small_model
 
 COSTS = {"attention.0.qkv": 4.0, "feed_forward.0.up": 2.0, "feed_forward.0.down": 0.5}
 LAYERS = {group: [f"{group}.{n}" for n in range(2)] for group in COSTS}
-SCHEME = QuantizationScheme(method="mse", ranges={layer: 1.0 for layers in LAYERS.values() for layer in layers})
+SCHEME = QuantizationScheme(ranges={layer: 1.0 for layers in LAYERS.values() for layer in layers})
 TABLE = [LayerCost(group=g, layers=LAYERS[g], divergence=cost, changed=0) for g, cost in COSTS.items()]
 
 

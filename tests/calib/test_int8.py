@@ -8,6 +8,8 @@ import torch
 from calib.calibration import CalibrationSet
 from calib.data import Example
 from calib.int8 import Calibration, calibrate, int8_gate
+from calib.ranges import choose_ranges, collect_histograms
+from calib.scheme import kinds
 from engines.buckets import Bucket
 from engines.tokenization import Tokens
 from pipeline.gates import Reference
@@ -37,10 +39,16 @@ def found() -> Calibration:
     return calibrate(MODEL, set_of(labels_by(MODEL)), GATES, 5.0)
 
 
-def test_the_method_that_diverges_least_is_taken(found: Calibration) -> None:
-    assert set(found.methods) == {"minmax", "percentile", "entropy", "mse"}
-    assert found.methods[found.kept.scheme.method] == min(found.methods.values())
-    assert calibrate(MODEL, set_of(labels_by(MODEL)), GATES, 5.0, method="entropy").methods.keys() == {"entropy"}
+def test_the_method_that_diverges_least_is_taken_for_each_kind_of_layers(found: Calibration) -> None:
+    histograms = collect_histograms(MODEL, SAMPLES)
+    assert set(found.methods) == {"qkv", "output", "up", "down"}
+    for kind, layers in kinds(found.kept.scheme.ranges).items():
+        assert set(found.methods[kind]) == {"minmax", "percentile", "entropy", "mse"}
+        assert found.methods[kind][found.chosen[kind]] == min(found.methods[kind].values())
+        assert found.kept.scheme.only(layers) == choose_ranges(histograms, found.chosen[kind]).only(layers)
+    only = calibrate(MODEL, set_of(labels_by(MODEL)), GATES, 100.0, method="entropy")
+    assert set(only.chosen.values()) == {"entropy"}
+    assert only.kept.scheme == choose_ranges(histograms, "entropy")
 
 
 def test_the_report_holds_coverage_shift_clipping_and_costs(found: Calibration) -> None:

@@ -145,7 +145,7 @@ def test_simulation_changes_only_a_copy_and_only_named_layers() -> None:
 
 
 def test_a_scheme_of_another_model_is_refused() -> None:
-    scheme = QuantizationScheme(method="minmax", ranges={"attention.7.query": 1.0, "head.pooler": 1.0})
+    scheme = QuantizationScheme(ranges={"attention.7.query": 1.0, "head.pooler": 1.0})
     with pytest.raises(InputError, match=r"found attention\.7\.query, head\.pooler"):
         simulate(small_model("ltp"), scheme)
 

@@ -112,7 +112,7 @@ def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
         return build(graph, *more)
 
     monkeypatch.setattr(backend, "build", counting)
-    scheme = QuantizationScheme(method="minmax", ranges=dict.fromkeys(quantizable_layers(model), 1.0))
+    scheme = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(model), 1.0))
     table = cost_table(model, backend, (1,), threads=1, scheme=scheme)
     assert max(products) == len(scheme.ranges) == 24  # the whole model
 
