@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from calib.accuracy import Kept, LayerCost, changed_share, divergence, hold_budget, sensitivity_table
 from calib.calibration import CalibrationSet, Coverage
 from calib.data import Example
-from calib.methods import best_by_kind
+from calib.equalise import equalised
+from calib.methods import Choice, best_by_kind
 from calib.ranges import Method, choose_ranges, collect_histograms
 from calib.retention import RetentionStatistics
 from calib.scheme import QuantizationScheme
@@ -43,7 +44,7 @@ class Calibration(BaseModel):
 
     coverage: Coverage
     shift: list[Divergence]
-    methods: dict[str, dict[Method, float]]
+    methods: dict[str, dict[Choice, float]]
     clipped: dict[str, float]
     costs: list[LayerCost]
     kept: Kept
@@ -56,7 +57,7 @@ class Calibration(BaseModel):
         return self.kept.scheme if self.kept.within_budget else self.kept.scheme.only(())
 
     @property
-    def chosen(self) -> dict[str, Method]:
+    def chosen(self) -> dict[str, Choice]:
         """The method of each kind of layers."""
         return {kind: min(costs, key=lambda method: costs[method]) for kind, costs in self.methods.items()}
 
@@ -112,7 +113,10 @@ def calibrate(
     tick()
     histograms = collect_histograms(model, calibration.samples)
     tick()
+    schemes: dict[Choice, QuantizationScheme]
     schemes = {name: choose_ranges(histograms, name) for name in ([method] if method else get_args(Method))}
+    if method is None:
+        schemes["equalised"] = equalised(model, histograms)
     scheme, methods = best_by_kind(schemes, answers.divergence)
     tick()
     costs = sensitivity_table(model, scheme, answers.reference.first(_COMPARED))
@@ -127,7 +131,9 @@ def calibrate(
         coverage=calibration.coverage,
         shift=divergences(calibration.samples, gates.samples, retention_of(answers.reference), retention_of(gates)),
         methods=methods,
-        clipped={name: histograms[name].clipped(range_) for name, range_ in scheme.ranges.items()},
+        clipped={
+            name: 0.0 if name in scheme.shifts else histograms[name].clipped(r) for name, r in scheme.ranges.items()
+        },
         costs=costs,
         kept=kept,
         measured_by="points of the metric" if answers.by_label else "percent of texts with another label",

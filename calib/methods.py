@@ -7,23 +7,29 @@ On the demo's dense model, any clipping of what queries, keys and values are com
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from calib.ranges import Method
 from calib.scheme import QuantizationScheme, kinds
 
+Choice = Literal[Method, "equalised"]
+"""A method, or `calib.equalise`."""
+
 
 def best_by_kind(
-    schemes: Mapping[Method, QuantizationScheme], divergence: Callable[[QuantizationScheme], float]
-) -> tuple[QuantizationScheme, dict[str, dict[Method, float]]]:
+    schemes: Mapping[Choice, QuantizationScheme], divergence: Callable[[QuantizationScheme], float]
+) -> tuple[QuantizationScheme, dict[str, dict[Choice, float]]]:
     """The scheme in which each kind of layers has the ranges of its best method, and what decided.
 
-    schemes:    the same layers with the ranges of each method.
+    schemes:    of each choice; one may leave out kinds, but some choice holds every layer.
     divergence: of the answers under a scheme; a kind is judged with nothing else quantised.
     """
-    ranges: dict[str, float] = {}
-    found: dict[str, dict[Method, float]] = {}
-    for kind, layers in kinds(next(iter(schemes.values())).ranges).items():
-        costs = {method: divergence(scheme.only(layers)) for method, scheme in schemes.items()}
+    best = QuantizationScheme(ranges={})
+    found: dict[str, dict[Choice, float]] = {}
+    for kind, layers in kinds(dict.fromkeys(layer for scheme in schemes.values() for layer in scheme.ranges)).items():
+        parts = {choice: scheme.only(layers) for choice, scheme in schemes.items()}
+        costs = {choice: divergence(part) for choice, part in parts.items() if part.ranges}
         found[kind] = costs
-        ranges |= schemes[min(costs, key=lambda method: costs[method])].only(layers).ranges
-    return QuantizationScheme(ranges=ranges), found
+        part = parts[min(costs, key=lambda choice: costs[choice])]
+        best = QuantizationScheme(ranges=best.ranges | part.ranges, shifts=best.shifts | part.shifts)
+    return best, found

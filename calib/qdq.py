@@ -7,10 +7,11 @@ ONNX Runtime. The ranges are our own (calib/ranges.py): no library's calibrator 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import onnx
+from onnx import numpy_helper
 
 from calib.scheme import QuantizationScheme
 from engines.errors import GateError
@@ -40,6 +41,7 @@ def quantize_graph(source: Path, scheme: QuantizationScheme, target: Path) -> li
 
     model = onnx.load(source)
     layers = {name: node for name, node in linear_layers(model).items() if name in scheme.ranges}
+    _equalise(model, layers, scheme)
     weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     ranges = {}
     for name, node in layers.items():
@@ -70,6 +72,23 @@ def quantize_graph(source: Path, scheme: QuantizationScheme, target: Path) -> li
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
     return list(layers)
+
+
+def _equalise(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProto], scheme: QuantizationScheme) -> None:
+    """Divides inputs by the scheme's powers of two, as a product with their inverses, and multiplies the weights."""
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, node in layers.items():
+        factors = scheme.factors(name)
+        if factors is None:
+            continue
+        source, weight = node.input[0], initializers[node.input[1]]
+        values, quotient, inverse = numpy_helper.to_array(weight), f"{name}.equalised", f"{name}.inverse_factors"
+        weight.CopyFrom(numpy_helper.from_array(values * factors[:, None].astype(values.dtype), weight.name))
+        model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(values.dtype), inverse))
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(quotient, weight.data_type, None))
+        division = onnx.helper.make_node("Mul", [source, inverse], [quotient], name=f"{name}.equalise")
+        model.graph.node.insert(list(model.graph.node).index(node), division)
+        node.input[0] = quotient
 
 
 def _restore_other_readers(model: onnx.ModelProto, layers: Collection[onnx.NodeProto]) -> None:

@@ -16,13 +16,19 @@ from pipeline.gates.reference import run_batch
 from pipeline.model.transformer import PrunedTransformer
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
+"""One range for all channels as they are."""
 _BINS = 4096
 PERCENTILE = 99.99
 """Share of the magnitudes, in percent, that the percentile method represents."""
 
 
 class Histogram:
-    """Magnitudes of a tensor in 4096 equal bins from 0 to `limit`, which doubles when a larger value comes."""
+    """Magnitudes of a tensor in 4096 equal bins from 0 to `limit`, which doubles when a larger value comes.
+
+    channels: [K], the largest magnitude of each channel, the last dimension.
+    """
+
+    channels: Tensor | None = None
 
     def __init__(self) -> None:
         self.counts, self.limit, self.largest = np.zeros(_BINS, np.int64), 0.0, 0.0
@@ -34,6 +40,8 @@ class Histogram:
         if not np.isfinite(largest):
             raise InputError("calibration: expected finite activations, found NaN or infinity; run pipeline.parity")
         self.largest = max(self.largest, largest)
+        channels = magnitudes.reshape(-1, magnitudes.shape[-1]).amax(0)
+        self.channels = channels if self.channels is None else torch.maximum(self.channels, channels)
         if self.limit == 0:
             self.limit = largest
         while self.limit < largest:  # two old bins make one new one, so nothing is counted wrongly

@@ -12,6 +12,8 @@ from torch import nn
 
 LEVELS = 127
 """Positive levels of symmetric INT8: scale = range / 127, zero point 0, as TensorRT demands."""
+LARGEST_SHIFT = 6
+"""Of an exponent in `shifts`: so that neither quotients nor weights leave what fp16 holds."""
 _QUANTISED = ("attention.", "feed_forward.")
 """Modules whose linear layers may be quantised; predictors, pooler and classifier stay in the wider precision."""
 
@@ -22,11 +24,14 @@ class QuantizationScheme(BaseModel):
     ranges: the layer's name in the model, such as "attention.0.query", to the largest magnitude of its input that INT8
             represents; layers that are not named stay in the wider precision. Layers that read the same tensor (query,
             key and value) have the same range.
+    shifts: the layer's name to one exponent per channel of its input, which is divided by that power of two before it
+            is quantised, as its weights are multiplied by it (`calib.equalise`); the range is that of the quotients.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ranges: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    shifts: dict[str, list[Annotated[int, Field(ge=-LARGEST_SHIFT, le=LARGEST_SHIFT)]]] = {}
 
     def scale(self, layer: str, dtype: torch.dtype = torch.float32) -> float:
         """Input scale of a layer: the range and the scale are rounded to the type of what is scaled."""
@@ -35,11 +40,16 @@ class QuantizationScheme(BaseModel):
 
     def without(self, layers: Collection[str]) -> QuantizationScheme:
         """The scheme that leaves these layers in the wider precision."""
-        return self.model_copy(update={"ranges": {k: v for k, v in self.ranges.items() if k not in layers}})
+        return self.only([layer for layer in self.ranges if layer not in layers])
 
     def only(self, layers: Collection[str]) -> QuantizationScheme:
         """The scheme that quantises none but these layers."""
-        return self.model_copy(update={"ranges": {k: v for k, v in self.ranges.items() if k in layers}})
+        ranges = {k: v for k, v in self.ranges.items() if k in layers}
+        return QuantizationScheme(ranges=ranges, shifts={k: v for k, v in self.shifts.items() if k in ranges})
+
+    def factors(self, layer: str) -> np.ndarray | None:
+        """[K] float32, powers of two that the channels of a layer's input are divided by; None: by nothing."""
+        return np.exp2(np.asarray(self.shifts[layer], np.float32)) if layer in self.shifts else None
 
 
 def quantizable_layers(model: nn.Module) -> dict[str, nn.Linear]:

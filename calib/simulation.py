@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,15 +21,19 @@ class QuantizedLinear(nn.Module):
     INT8 products are all but exact.
     """
 
-    def __init__(self, linear: nn.Linear, scale: float) -> None:
+    def __init__(self, linear: nn.Linear, scale: float, factors: np.ndarray | None = None) -> None:
         super().__init__()
-        weight, scales = linear.weight.detach(), weight_scales(linear.weight.detach()).float()
+        divisors = torch.ones(linear.in_features) if factors is None else torch.from_numpy(factors)
+        weight = linear.weight.detach() * divisors.to(linear.weight.dtype)  # powers of two, so nothing is rounded
+        scales = weight_scales(weight).float()
+        self.divisors = None if factors is None else divisors
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         self.scale, self.bias = scale, linear.bias.detach().float()
         self.weight = torch.fake_quantize_per_channel_affine(weight.float(), scales, zeros, 0, -LEVELS, LEVELS)
 
     def forward(self, x: Tensor) -> Tensor:
-        rounded = torch.fake_quantize_per_tensor_affine(x.float(), self.scale, 0, -LEVELS - 1, LEVELS)
+        wide = x.float() if self.divisors is None else x.float() / self.divisors
+        rounded = torch.fake_quantize_per_tensor_affine(wide, self.scale, 0, -LEVELS - 1, LEVELS)
         return F.linear(rounded, self.weight, self.bias).to(x.dtype)
 
 
@@ -46,5 +51,5 @@ def simulate(model: PrunedTransformer, scheme: QuantizationScheme) -> PrunedTran
     for name in scheme.ranges:
         block, _, leaf = name.rpartition(".")
         scale = scheme.scale(name, layers[name].weight.dtype)
-        setattr(simulated.get_submodule(block), leaf, QuantizedLinear(layers[name], scale))
+        setattr(simulated.get_submodule(block), leaf, QuantizedLinear(layers[name], scale, scheme.factors(name)))
     return simulated.eval()

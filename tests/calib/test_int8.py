@@ -7,6 +7,7 @@ import torch
 
 from calib.calibration import CalibrationSet
 from calib.data import Example
+from calib.equalise import equalised
 from calib.int8 import Calibration, calibrate, int8_gate
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import kinds
@@ -42,10 +43,12 @@ def found() -> Calibration:
 def test_the_method_that_diverges_least_is_taken_for_each_kind_of_layers(found: Calibration) -> None:
     histograms = collect_histograms(MODEL, SAMPLES)
     assert set(found.methods) == {"qkv", "output", "up", "down"}
+    schemes = {name: choose_ranges(histograms, name) for name in ("minmax", "percentile", "entropy", "mse")}
+    schemes["equalised"] = equalised(MODEL, histograms)
     for kind, layers in kinds(found.kept.scheme.ranges).items():
-        assert set(found.methods[kind]) == {"minmax", "percentile", "entropy", "mse"}
+        assert set(found.methods[kind]) == {name for name in schemes if kind == "up" or name != "equalised"}
         assert found.methods[kind][found.chosen[kind]] == min(found.methods[kind].values())
-        assert found.kept.scheme.only(layers) == choose_ranges(histograms, found.chosen[kind]).only(layers)
+        assert found.kept.scheme.only(layers) == schemes[found.chosen[kind]].only(layers)
     only = calibrate(MODEL, set_of(labels_by(MODEL)), GATES, 100.0, method="entropy")
     assert set(only.chosen.values()) == {"entropy"}
     assert only.kept.scheme == choose_ranges(histograms, "entropy")

@@ -39,6 +39,15 @@ def test_each_kind_has_the_ranges_that_cost_it_least() -> None:
     assert found["down"] == pytest.approx({"minmax": 2.0, "percentile": 2.0, "mse": 0.0})
 
 
+def test_a_choice_that_holds_some_kinds_only_is_one_for_these() -> None:
+    shifts = {layer: [1, 0] for layer in LAYERS if layer.endswith("up")}
+    some = QuantizationScheme(ranges=dict.fromkeys(shifts, 0.5), shifts=shifts)
+    scheme, found = best_by_kind({"mse": SCHEMES["mse"], "equalised": some}, lambda scheme: sum(scheme.ranges.values()))
+    assert {kind for kind, costs in found.items() if "equalised" in costs} == {"up"}
+    assert scheme.shifts == shifts and scheme.only(shifts) == some
+    assert scheme.without(shifts) == SCHEMES["mse"].without(shifts)
+
+
 def test_one_method_is_taken_for_all() -> None:
     scheme, found = best_by_kind({"mse": SCHEMES["mse"]}, lambda scheme: 1.0)
     assert scheme == SCHEMES["mse"] and set(found) == set(BEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from calib.equalise import equalised
 from calib.qdq import linear_layers, quantize_graph, quantize_graphs
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import LEVELS, QuantizationScheme, groups, quantizable_layers, weight_scales
@@ -25,14 +27,19 @@ METHODS = ("ltp", "transkimmer")
 
 
 def scheme_of(model: PrunedTransformer) -> QuantizationScheme:
-    """Every layer quantised, with minmax ranges of random samples."""
-    return choose_ranges(collect_histograms(model, random_samples(6)), "minmax")
+    """Every layer quantised, with minmax ranges of random samples; inputs that can be are equalised."""
+    histograms = collect_histograms(model, random_samples(6))
+    some, all_ = equalised(model, histograms), choose_ranges(histograms, "minmax")
+    return QuantizationScheme(ranges={**all_.ranges, **some.ranges}, shifts=some.shifts)
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """Two stages of a model of two layers, their graphs, and the quantised ones."""
-    model, folder = small_model(request.param, layers=2), tmp_path_factory.mktemp(request.param)
+    model, folder = copy.deepcopy(small_model(request.param, layers=2)), tmp_path_factory.mktemp(request.param)
+    with torch.no_grad():  # outliers, as trained models have them
+        for block in model.attention:
+            block.norm.weight[3], block.norm.bias[5] = 20.0, 8.0
     specs = cut_stages(model, [1])
     sources = [folder / f"{spec.name}.onnx" for spec in specs]
     for spec, path in zip(specs, sources, strict=True):
@@ -77,6 +84,19 @@ def test_weighted_products_and_nothing_else_read_int8(exported) -> None:
         assert len(quantized) == len(set(quantized)) == len(groups(layers))  # query, key and value share one
         scores = [n for n in graph.node if n.op_type == "TokenCompact"]
         assert all(by_output[n.input[1]].op_type != "DequantizeLinear" for n in scores)
+
+
+def test_only_quantizelinear_reads_what_was_divided(exported) -> None:
+    _, _, sources, targets, found = exported
+    for source, target, layers in zip(sources, targets, found, strict=True):
+        graph, plain = onnx.load(target).graph, onnx.load(source).graph
+        divisions = {node.output[0]: node for node in graph.node if node.name.endswith(".equalise")}
+        assert len(divisions) == sum(layer.endswith("up") for layer in layers) == 1
+        for node in graph.node:
+            assert node.op_type == "QuantizeLinear" or not divisions.keys() & set(node.input)
+        readers = {node.name: list(node.input) for node in plain.node if node.op_type != "MatMul"}
+        for node in graph.node:  # residual additions, scores and predictors
+            assert list(node.input) == readers.get(node.name, list(node.input))
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (3, 32)])

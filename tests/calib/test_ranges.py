@@ -22,7 +22,7 @@ def histogram(*values: torch.Tensor) -> Histogram:
     """A histogram of these tensors, added one by one."""
     found = Histogram()
     for value in values:
-        found.add(value)
+        found.add(value[:, None])  # one channel
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calib.equalise import equalised
 from calib.qdq import quantize_graphs
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import QuantizationScheme, groups
@@ -34,7 +35,9 @@ class Graphs:
     def __init__(self, model: PrunedTransformer, folder: Path, precision: str = "fp32") -> None:
         self.model, self.folder = model, folder
         self.specs: list[StageSpec] = cut_stages(model, [1])
-        self.scheme: QuantizationScheme = choose_ranges(collect_histograms(model, SAMPLES), "minmax")
+        histograms = collect_histograms(model, SAMPLES)
+        some, plain = equalised(model, histograms), choose_ranges(histograms, "minmax")
+        self.scheme = QuantizationScheme(ranges={**plain.ranges, **some.ranges}, shifts=some.shifts)
         self.plain = [folder / f"{spec.name}.onnx" for spec in self.specs]
         self.records: list[EngineRecord] = []
         for spec, path in zip(self.specs, self.plain, strict=True):
