@@ -8,7 +8,8 @@ from rich.console import Console
 
 from engines.artifact import Artifact
 from engines.errors import InputError
-from pipeline.builder import build, build_key, chosen_buckets
+from pipeline.build_key import build_key, chosen_buckets
+from pipeline.builder import build
 from pipeline.config import BuildConfig
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget

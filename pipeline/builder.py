@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,39 +9,35 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
-from calib.data import examples_digest
 from calib.int8 import int8_gate
 from engines import artifact as layout
-from engines.artifact import Artifact, EngineRecord, Gate, Manifest, Unit
-from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
+from engines.artifact import Artifact, EngineRecord, Gate, Unit
+from engines.buckets import Bucket
 from engines.errors import BuildError, GateError, InputError
 from engines.files import sha256
-from pipeline import __version__, gates
+from pipeline import gates
+from pipeline.build_key import build_key, chosen_buckets
 from pipeline.checks import counterpart, engine_gates, planned_gates
 from pipeline.cli import progress_bars
 from pipeline.compilation import Compilation, Compiled
 from pipeline.config import BuildConfig
-from pipeline.frontends.traced_backend import TracedBackend
 from pipeline.gates.reference import Reference
 from pipeline.gpu_kit import write_gpu_kit
-from pipeline.graph.export import export_stage
 from pipeline.graph.fused import fuse_graphs
-from pipeline.graph.precision import Precision
-from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
+from pipeline.graph.stages import cut_stages
 from pipeline.held import Held
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
 from pipeline.manifest import manifest_of, plan_of
 from pipeline.measure import as_record, measure
-from pipeline.model.checkpoint import checkpoint_digest, tokenizer_path
+from pipeline.model.checkpoint import tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.choose import choose_plan
 from pipeline.planning.fused import refuse_fused
 from pipeline.publish import Publisher
+from pipeline.stage_graphs import export_graphs, traced
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget
-from pipeline.versions import tool_versions
 from plugins.library import copy_plugins, library_path
 
 _TIMED_TEXTS, _ROUNDS = 64, 3
@@ -88,7 +83,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         )
         specs = cut_stages(subject.model, planned.cuts)
         wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
-        graphs = _export(subject.model, specs, precision, root, publisher, progress)
+        graphs = export_graphs(subject.model, specs, precision, root, publisher, progress)
         capacities: dict[Bucket, tuple[int, ...]] = {}
         if planned.fused is not None:
             graphs["fused"] = planned.fused.graph
@@ -96,7 +91,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
             capacities = {fused.bucket: tuple(fused.capacities) for fused in planned.fused.buckets}
             wanted["fused"] = list(capacities)
         if config.frontend == "torch-tensorrt":
-            target = _traced(target, subject.model, specs)
+            target = traced(target, subject.model, specs)
         steps = [spec.step_names for spec in specs]
 
         def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
@@ -141,11 +136,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
             found.append(int8_gate(calibration, compared=not target.backend.machine_bound))
         found += planned_gates(compilation, compiled.records)
         if baseline is not None:
-            texts = [example.content for example in subject.examples[:_TIMED_TEXTS]]
-            batches = sorted({bucket.batch for bucket in buckets})
-            bench = measure({"pruned": root, "dense": baseline}, texts, batches, _ROUNDS, threads=config.threads)
-            record = {"flops_ratio": reference.flops_ratio(subject.model), **as_record(bench)}
-            (root / "bench.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+            _time_against(baseline, root, config, subject, sorted({bucket.batch for bucket in buckets}), reference)
             advance()
 
         if others and held is not None:
@@ -159,27 +150,14 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
     return Artifact.open(config.out, verify=False)
 
 
-def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> str:
-    """SHA-256 of all that an artifact depends on, but for the machine that its engines are compiled for."""
-    inputs = {
-        "checkpoint": checkpoint_digest(config.checkpoint),
-        "stages": config.stages,
-        "samples": config.samples,
-        "buckets": format_buckets(buckets),
-        "plan": config.plan,
-        "max_engines": config.max_engines,
-        "token_budget": config.token_budget,
-        "device": config.device,
-        "target": config.target,
-        "frontend": config.frontend,
-        "precision": config.precision,
-        "data": examples_digest(subject.examples),
-        "version": __version__,
-        "tools": tool_versions(),
-    }
-    if config.precision == "int8":
-        inputs["calibration"] = read_calibration_set(config, subject, buckets).coverage.data_sha256
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+def _time_against(
+    dense: Path, root: Path, config: BuildConfig, subject: Subject, batches: Sequence[int], reference: Reference
+) -> None:
+    """Times the artifact in `root` and the dense one in turns, and writes bench.json."""
+    texts = [example.content for example in subject.examples[:_TIMED_TEXTS]]
+    timings = measure({"pruned": root, "dense": dense}, texts, batches, _ROUNDS, threads=config.threads)
+    record = {"flops_ratio": reference.flops_ratio(subject.model), **as_record(timings)}
+    (root / "bench.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
@@ -187,30 +165,6 @@ def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
     failed = [f"{gate.name}: {gate.reason}" for gate in found if gate.status == "FAILED"]
     if failed:
         raise GateError("a gate failed\n" + "\n".join(f"  - {line}" for line in failed) + f"\n{consequence}")
-
-
-def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
-    """The stages of an artifact's plan; InputError if they are not stages of this model."""
-    ends = [stage.steps[-1:] for stage in manifest.plan.stages[:-1]]
-    specs = cut_stages(model, [layer for layer in decision_layers(model) if [f"decide {layer}"] in ends])
-    if [spec.step_names for spec in specs] != [stage.steps for stage in manifest.plan.stages]:
-        raise InputError(
-            "the artifact's stages are not those of this model; pass the checkpoint that it was built from"
-        )
-    return specs
-
-
-def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket]:
-    """The buckets that were asked for, or the default ones. Raises InputError when none holds the longest input."""
-    if config.buckets is None:
-        return default_buckets(model.config.max_length)
-    buckets = parse_buckets(config.buckets)
-    longest = max(bucket.length for bucket in buckets)
-    if longest < model.config.max_length:
-        raise InputError(
-            f"buckets {config.buckets}: the longest is {longest}, the model takes {model.config.max_length}"
-        )
-    return buckets
 
 
 def _held(out: Path) -> Artifact | None:
@@ -269,34 +223,3 @@ def _copy_plugins(folder: Path, target: BuildTarget) -> None:
             f"plugin library {library_path()}: expected SHA-256 {target.binding.plugin}, found another one: it was "
             "changed while the engines were built; build again"
         )
-
-
-def _traced(target: BuildTarget, model: PrunedTransformer, specs: Sequence[StageSpec]) -> BuildTarget:
-    """The same target, its engines compiled from the traced stages."""
-    stages: dict[str, Stage | HeadStage] = {spec.name: Stage(model, spec) for spec in specs}
-    if model.config.head.token_level:
-        stages["head"] = HeadStage(model)
-    return replace(target, backend=TracedBackend(model.config, stages, target.graph_precision, target.options))
-
-
-def _export(
-    model: PrunedTransformer,
-    specs: Sequence[StageSpec],
-    precision: Precision,
-    root: Path,
-    publisher: Publisher,
-    progress: Progress,
-) -> dict[Unit, str]:
-    """Writes the graphs that are not there yet; unit to relative path."""
-    (root / "stages").mkdir(exist_ok=True)
-    stages: dict[Unit, Stage | HeadStage] = {spec.index: Stage(model, spec) for spec in specs}
-    if model.config.head.token_level:
-        stages["head"] = HeadStage(model)
-    graphs: dict[Unit, str] = {unit: f"stages/{unit if unit == 'head' else f'stage_{unit}'}.onnx" for unit in stages}
-    task = progress.add_task("stage graphs (ONNX)", total=len(stages))
-    for unit, stage in stages.items():
-        if not publisher.done(graphs[unit]):
-            export_stage(stage, model.config, root / graphs[unit], precision)
-            publisher.mark(graphs[unit])
-        progress.advance(task)
-    return graphs

@@ -12,12 +12,12 @@ from engines.artifact import Artifact, Gate
 from engines.backends import choose_backend
 from engines.errors import InputError
 from pipeline import gates
-from pipeline.builder import specs_of
 from pipeline.checks import engine_gates
 from pipeline.cli import main_of, print_gates
 from pipeline.config import read_build_config
 from pipeline.gates.reference import Reference
 from pipeline.model.checkpoint import checkpoint_digest
+from pipeline.stage_graphs import specs_of
 from pipeline.subject import Subject
 
 

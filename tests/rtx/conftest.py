@@ -13,7 +13,7 @@ from engines.backends import tensorrt
 from engines.backends.base import EngineOptions
 from engines.backends.tensorrt import TensorRtBackend
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
-from pipeline import build, builder
+from pipeline import build, stage_graphs
 from pipeline.compilation import EngineReport
 from tests.gates.builds import classifier, run_verb
 
@@ -40,7 +40,7 @@ def model(tiny_tokenizer: Path, fp16: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def export(stage: object, config: object, path: Path, precision: str) -> None:
         shutil.copyfile(graphs[precision] / path.name, path)
 
-    monkeypatch.setattr(builder, "export_stage", export)
+    monkeypatch.setattr(stage_graphs, "export_stage", export)
     return ("--checkpoint", built.checkpoint, "--data", built.data, *RTX)
 
 

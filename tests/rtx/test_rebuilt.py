@@ -101,11 +101,11 @@ def test_what_an_interrupted_build_with_other_options_left_is_not_published(
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from pipeline import build, builder
+from pipeline import build, stage_graphs
 from pipeline.cli import main_of
 from pipeline.publish import Publisher
 last, graphs = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
-builder.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
+stage_graphs.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
 mark, marked = Publisher.mark, []
 def mark_and_die(self, step):
     mark(self, step)
