@@ -38,6 +38,11 @@ def test_the_drop_against_dense_must_stay_within_the_budget(ours: float, status:
     )
 
 
+def test_a_drop_of_just_the_budget_is_within_it() -> None:
+    assert 100 * (0.879 - 0.869) > 1.0, "in binary"
+    assert task_metric(0.869, 0.879, 1000, 1.0).status == "PASSED"
+
+
 def test_a_negative_budget_asks_for_a_gain() -> None:
     assert task_metric(0.90, 0.90, 10, -0.5).status == "FAILED"
     assert task_metric(0.91, 0.90, 10, -0.5).status == "PASSED"

