@@ -21,7 +21,7 @@ from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from engines.buckets import format_buckets
 from engines.files import digest_tree
-from pipeline import baseline, build, builder, inspect
+from pipeline import baseline, build, inspect, stage_graphs
 from pipeline import run as run_module
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import run_batch
@@ -41,7 +41,7 @@ def built(tiny_tokenizer: Path) -> Built:
 def ready_graphs(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the classifier's graphs instead of exporting them again."""
     graphs = built.artifact / "stages"
-    monkeypatch.setattr(builder, "export_stage", lambda *call: shutil.copyfile(graphs / call[2].name, call[2]))
+    monkeypatch.setattr(stage_graphs, "export_stage", lambda *call: shutil.copyfile(graphs / call[2].name, call[2]))
 
 
 def model_of(built: Built) -> tuple[object, ...]:
@@ -194,11 +194,11 @@ def test_bad_arguments_leave_nothing_behind(
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from pipeline import build, builder
+from pipeline import build, stage_graphs
 from pipeline.cli import main_of
 from pipeline.publish import Publisher
 graphs = Path(sys.argv.pop(1))
-builder.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
+stage_graphs.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
 mark, marked = Publisher.mark, []
 def mark_and_die(self, step):
     mark(self, step)
@@ -222,7 +222,7 @@ def test_a_killed_build_goes_on_where_it_stopped(
     compiled = []
     compile_one = OpenVinoBackend.build
     monkeypatch.setattr(OpenVinoBackend, "build", lambda *call: (compiled.append(call[3].name), compile_one(*call))[1])
-    monkeypatch.setattr(builder, "export_stage", lambda *call: pytest.fail("exported again"))
+    monkeypatch.setattr(stage_graphs, "export_stage", lambda *call: pytest.fail("exported again"))
     assert run_verb(build, *arguments) == 0
     # The plan, two graphs and three engines were done; which are left follows from the order of stages and buckets.
     assert compiled == [f"stage_1_{bucket}.onnx" for bucket in ("b1_s16", "b1_s32", "b2_s32")]

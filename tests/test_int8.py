@@ -120,6 +120,7 @@ def schemes(monkeypatch: pytest.MonkeyPatch) -> list[QuantizationScheme | None]:
         return RowCost(0.02, 0.001) if scheme is None else RowCost(0.002, 0.0001)
 
     monkeypatch.setattr("pipeline.planning.choose.cost_table", costs)
+    monkeypatch.setattr("pipeline.planning.choose.TypicalTexts.tokenising", lambda *_: {})
     return asked
 
 
