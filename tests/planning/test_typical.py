@@ -32,11 +32,13 @@ def test_tokenising_is_measured_as_the_runner_does_it(tiny_checkpoint, monkeypat
     assert chunks == [*one_by_one, TOKENISE_TOGETHER, TOKENISE_TOGETHER, 3]
 
 
-def test_rows_are_what_the_reference_retains(tiny_checkpoint) -> None:
-    subject = Subject.load(tiny_checkpoint("transkimmer"), "movie-reviews", 4)
+@pytest.mark.parametrize("method", ["dense", "transkimmer"])
+def test_rows_are_what_the_reference_retains(tiny_checkpoint, method: str) -> None:
+    subject = Subject.load(tiny_checkpoint(method), "movie-reviews", 4)
     found = TypicalTexts.of(BuildConfig(checkpoint=subject.checkpoint), subject)
     assert found.rows.shape == (len(found.texts), 1 + subject.model.config.encoder.layers)
     assert (np.diff(found.rows, axis=1) <= 0).all() and (found.rows >= 1).all()
+    assert (found.rows[:, -1] < found.rows[:, 0]).any() == (method != "dense")
 
 
 def test_every_plan_pays_for_tokenising_alike(tiny_model: TinyModel) -> None:
