@@ -1,0 +1,35 @@
+"""The charts: lengths and heights on one scale, and labels that do not overlap."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from pipeline.report.charts import Bar, keep_ratio_chart, ratio_chart
+
+
+def numbers(svg: str, tag: str, name: str) -> list[float]:
+    """An attribute of every element of that tag."""
+    return [float(value) for value in re.findall(rf'<{tag} [^>]*?\b{name}="([\d.]+)"', svg)]
+
+
+def test_bars_are_as_long_as_their_values_and_whiskers_lie_on_the_same_scale() -> None:
+    bars = [Bar("FLOPs", 2.0, "2.00×", promised=True), Bar("time", 1.5, "1.50×", (1.0, 3.0)), Bar("slow", 0.5, "0.50×")]
+    svg = ratio_chart({"a method": bars})
+    lengths = numbers(svg, "rect", "width")
+    assert [round(length / lengths[0], 2) for length in lengths] == [1.0, 0.75, 0.25]
+    start, (low, one), (high, _) = numbers(svg, "rect", "x")[0], numbers(svg, "line", "x1"), numbers(svg, "line", "x2")
+    assert low == one == pytest.approx(start + lengths[0] / 2, abs=0.1)
+    assert high == pytest.approx(start + 1.5 * lengths[0], abs=0.1)
+
+
+def test_the_keep_ratio_falls_on_the_axis_and_labels_never_overlap() -> None:
+    svg = keep_ratio_chart({"dense": [1.0, 1.0], "a": [0.5, 0.25], "b": [0.5, 0.25]})
+    ticks = numbers(svg, "line", "y1")  # 0, 0.25, ... 1
+    levels = [[float(y) for y in re.findall(r"V([\d.]+)", path)] for path in re.findall(r' d="([^"]+)"', svg)]
+    assert levels[0] == [ticks[4]] * 3
+    assert levels[1] == [ticks[4], ticks[2], ticks[1]]
+    names = sorted(float(y) for y in re.findall(r'class="name [^>]* y="([\d.]+)"', svg))
+    assert len(names) == 3 and min(b - a for a, b in pairwise(names)) >= 15
