@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from calib.data import Example, examples_digest, label_names, read_examples, split_of
@@ -102,8 +104,6 @@ def write_jsonl(path: Path) -> None:
 
 
 def write_parquet(path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow", reason="parquet files need pyarrow")
-    pytest.importorskip("pyarrow.parquet")
     rows = [{"text": e.text, "label": e.label, "text_b": e.text_b} for e in PAIRS]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
@@ -116,9 +116,8 @@ def test_a_local_file_is_read_in_its_order(tmp_path: Path, write: Callable[[Path
     assert read_examples(str(path), "test") == PAIRS  # a file is one split already
 
 
-def test_parquet_without_pyarrow_names_the_package(tmp_path: Path) -> None:
-    if importlib.util.find_spec("pyarrow"):
-        pytest.skip("pyarrow is installed")
+def test_parquet_without_pyarrow_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     path = tmp_path / "data.parquet"
     path.touch()
     with pytest.raises(InputError, match="pip install pyarrow"):
