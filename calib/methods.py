@@ -1,7 +1,7 @@
 """Which method sets the ranges of which layers: what one kind of tensor can clip is what another one lives by.
 
-In the demo's models any clipping of what queries, keys and values are computed from costs many times what `minmax` costs
-there, and `minmax` inside the feed-forward costs several times what clipping does.
+In the demo's models any clipping of what queries, keys and values are computed from costs many times what `minmax`
+costs there, and `minmax` inside the feed-forward costs several times what clipping does.
 """
 
 from __future__ import annotations
