@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from calib.data import read_examples
+from engines.artifact import Artifact
 from engines.buckets import default_buckets, format_buckets
 from pipeline.builder import build
 from pipeline.config import BuildConfig
@@ -27,14 +28,18 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", type=Path, required=True)
     p.add_argument("--work", type=Path, required=True, help="directory for the two artifacts")
-    p.add_argument("--reviews", type=int, default=256)
-    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--reviews", type=int, default=512, help="held-out reviews that are timed (default 512)")
+    p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
+    p.add_argument("--reuse", action="store_true", help="time the artifacts that are already in --work as they are")
     p.add_argument("--json", type=Path)
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     simple = format_buckets(default_buckets(load_checkpoint(args.checkpoint).config.max_length))
     artifacts = {}
     for name, buckets in {"planned": None, "simple": simple}.items():
+        if args.reuse and (args.work / name).is_dir():
+            artifacts[name] = Artifact.open(args.work / name)
+            continue
         config = BuildConfig(
             checkpoint=args.checkpoint, buckets=buckets, out=args.work / name, samples=32, max_drop=100, force=True
         )
