@@ -24,8 +24,9 @@ function(mutant operator name flavour file from to report)
 endfunction()
 
 set(kernel token_compact/kernel.cu)
-# On a busy machine threads may meet so far apart that the sanitizer has forgotten the first access; then the outputs tell.
-set(race "ThreadSanitizer: data race|failed: outputs")
+# On a busy machine threads may meet so far apart that the sanitizer has forgotten the first access. Then what was read too
+# early tells: wrong outputs, or an index that leads out of an array.
+set(race "ThreadSanitizer: (data race|heap-use-after-free|SEGV)|failed: outputs")
 mutant(token_compact no_barrier_after_kept thread ${kernel}
   "__syncthreads();  // keptWords is complete" "" "${race}")
 mutant(token_compact no_barrier_after_count thread ${kernel}
