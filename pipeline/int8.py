@@ -34,7 +34,7 @@ from pipeline.subject import Subject
 
 FILE = "calibration.json"
 TEXTS = 1024
-"""Most calibration texts that are read: a drop in accuracy that is counted on 256 has a standard error of 0.8 points."""
+"""Most calibration texts that are read: a drop that is counted on 256 has a standard error of near 0.8 points."""
 
 
 def read_calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:
