@@ -24,15 +24,14 @@ function(mutant operator name flavour file from to report)
 endfunction()
 
 set(kernel token_compact/kernel.cu)
-# On a busy machine threads may meet so far apart that the sanitizer has forgotten the first access. Then what was read too
-# early tells: wrong outputs, or an index that leads out of an array.
-set(race "ThreadSanitizer: (data race|heap-use-after-free|SEGV)|failed: outputs")
 mutant(token_compact no_barrier_after_kept thread ${kernel}
-  "__syncthreads();  // keptWords is complete" "" "${race}")
+  "__syncthreads();  // keptWords is complete" "" "ThreadSanitizer: data race")
 mutant(token_compact no_barrier_after_count thread ${kernel}
-  "__syncthreads();  // carriedBefore is complete" "" "${race}")
+  "__syncthreads();  // carriedBefore is complete" "" "ThreadSanitizer: data race")
+# On a busy machine threads may meet so far apart that the sanitizer has forgotten the first access. An index that was read too
+# early then tells: by wrong outputs, or by leading out of an array.
 mutant(token_compact no_barrier_after_sources thread ${kernel}
-  "__syncthreads();  // sources is complete" "" "${race}")
+  "__syncthreads();  // sources is complete" "" "ThreadSanitizer: (data race|heap-use-after-free)|failed: outputs.packed")
 mutant(token_compact reads_one_score_too_many address ${kernel}
   "if (k < problem.length)" "if (k <= problem.length)" "AddressSanitizer: heap-buffer-overflow")
 mutant(token_compact copies_one_vector_too_many address row_copy.cuh
