@@ -127,6 +127,14 @@ class Manifest(_Strict):
     files: dict[RelativePath, Digest]
     gates: list[Gate] = []
 
+    @property
+    def built(self) -> dict[str, set[str]]:
+        """The targets that there are engines for, and their precisions."""
+        found: dict[str, set[str]] = {}
+        for engine in self.engines:
+            found.setdefault(engine.target, set()).add(engine.precision)
+        return found
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Manifest:
         plan, problems = self.plan, self.plan.problems(self.max_length)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engines.errors import InputError
 
 SHORTEST = 16
-"""Shortest length of the default buckets: below it a stage's time hardly falls any more."""
+"""Shortest length of the default buckets: below it what a call costs anyway outweighs its rows."""
 
 
 class Bucket(BaseModel):

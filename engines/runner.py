@@ -64,7 +64,7 @@ class Runner:
                 raise InputError(f"{name}: expected at least 1, found {value}")
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
-        self.backend = choose_backend(target, provider, [record.target for record in manifest.engines])
+        self.backend = choose_backend(target, provider, manifest.built)
         units = [unit for unit in manifest.plan.units if unit != "fused"]
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)

@@ -91,7 +91,7 @@ def check(args: argparse.Namespace) -> list[Gate]:
     data = args.data or (manifest.data.name if manifest.data else config.data)
     subject = Subject.load(checkpoint, data, config.samples)
     specs = specs_of(subject.model, manifest)
-    backend = choose_backend(args.target, args.provider, [record.target for record in manifest.engines])
+    backend = choose_backend(args.target, args.provider, manifest.built)
     reference = Reference.of(subject.model, subject.samples)
     found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
     found.append(gates.reference_parity(subject.model, subject.samples, reference))

@@ -47,7 +47,7 @@ class BuildTarget:
             if not backend.machine_bound:
                 raise InputError(f"--export-only: the target {config.target} is built on any machine; leave it out")
         else:
-            backend = choose_builder(config.target)
+            backend = choose_builder(config.target, config.precision)
         wanted = config.plugin if config.plugin is not None else backend.plugin_by_default
         options = EngineOptions(
             plugin=bool(wanted),

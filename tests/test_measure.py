@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import measure
-from pipeline.measure import Timing, alternate, as_record, speedups
+from pipeline.measure import Timing, alternate, as_record, processor, speedups
 
 
 class Clock:
@@ -106,3 +107,18 @@ def test_a_record_says_where_and_with_what_it_was_measured() -> None:
         {"name": "pruned", "batch": 1, "seconds": 2.0, "texts_per_second": 5.0, "chunks": [2.0]}
     ]
     assert record["machine"]["processor"] and record["machine"]["cpus"] >= 1 and "numpy" in record["versions"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model name\t: A CPU\nflags\t\t: sse avx2 avx512f avx512_vnni\n", "A CPU (avx512_vnni)"),
+        ("model name\t: A CPU\nflags\t\t: sse avx2 avx2_old\n", "A CPU (avx2)"),
+        ("model name\t: A CPU\nflags\t\t: sse\n", "A CPU"),
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp\n", f"{platform.processor() or platform.machine()} (asimddp)"),
+    ],
+)
+def test_a_processor_is_named_with_its_widest_instructions(text: str, expected: str, tmp_path) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert processor(tmp_path / "cpuinfo") == expected
+    assert processor(tmp_path / "missing") == (platform.processor() or platform.machine())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 
 from engines.artifact import EngineRecord, Manifest
 from engines.backends.base import Backend, Engine
@@ -24,16 +24,17 @@ def targets() -> list[str]:
     return list(dict.fromkeys(backend.target for backend in BACKENDS))
 
 
-def choose_backend(target: str = "auto", provider: str | None = None, built: Iterable[str] | None = None) -> Backend:
+def choose_backend(
+    target: str = "auto", provider: str | None = None, built: Mapping[str, Collection[str]] | None = None
+) -> Backend:
     """The preferred backend that this machine can run.
 
     target:   "auto" or one of `targets()`.
     provider: restricts the choice to one library, such as "openvino".
-    built:    the targets that an artifact holds engines for; None when nothing is built yet.
+    built:    the targets that an artifact holds engines for, and their precisions; None when nothing is built yet.
     Raises InputError for an unknown or unbuilt target, TargetError with what is missing on this machine.
     """
     names, providers = targets(), [backend.provider for backend in BACKENDS]
-    built = None if built is None else set(built)
     held = [name for name in names if built is None or name in built]
     if target != "auto" and target not in names:
         raise InputError(f"target {target!r}: expected auto or one of {', '.join(names)}")
@@ -52,19 +53,19 @@ def choose_backend(target: str = "auto", provider: str | None = None, built: Ite
     reasons = []
     for backend in BACKENDS:
         if backend.target in wanted and provider in (None, backend.provider):
-            reason = backend.available()
+            reason = backend.available() or _unfit(backend, () if built is None else built[backend.target])
             if reason is None:
                 return backend
             reasons.append(f"{backend.target} through {backend.provider}: {reason}")
     raise TargetError("no engine can run on this machine:\n" + "\n".join(f"  - {reason}" for reason in reasons))
 
 
-def choose_builder(target: str) -> Backend:
+def choose_builder(target: str, precision: str = "fp32") -> Backend:
     """The preferred backend that can compile for a target here. Raises TargetError with what is missing."""
     reasons = []
     for backend in BACKENDS:
         if backend.target == target:
-            reason = backend.missing_to_build()
+            reason = backend.missing_to_build() or backend.unfit(precision)
             if reason is None:
                 return backend
             reasons.append(reason)
@@ -72,6 +73,11 @@ def choose_builder(target: str) -> Backend:
         f"target {target!r}: this machine cannot build for it: {'; '.join(reasons)}. "
         "--export-only writes everything that a machine which can needs"
     )
+
+
+def _unfit(backend: Backend, precisions: Collection[str]) -> str | None:
+    """Why a backend is not to run engines in these precisions here, or None."""
+    return next(filter(None, map(backend.unfit, sorted(precisions))), None)
 
 
 def records_for(manifest: Manifest, backend: Backend) -> list[EngineRecord]:

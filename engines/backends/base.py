@@ -105,6 +105,10 @@ class Backend(ABC):
     def available(self) -> str | None:
         """None where this machine can run it, else why not: the package or driver that is missing."""
 
+    def unfit(self, precision: str) -> str | None:
+        """Why engines in a precision would give wrong numbers on this machine, and what to do; None: they do not."""
+        return None
+
     def missing_to_build(self) -> str | None:
         """None where this machine can compile for it, else why not."""
         return self.available()

@@ -27,6 +27,14 @@ class OpenVinoBackend(Backend):
             return "the package openvino is not installed; pip install 'skimrt[cpu]'"
         return None
 
+    def unfit(self, precision: str) -> str | None:
+        if precision == "int8" and _int8_overflows():
+            return (
+                "its sums of INT8 products overflow on this CPU, which lacks an INT8 dot product (VNNI); run it with "
+                "--provider onnxruntime, or build with --precision fp32"
+            )
+        return None
+
     def build(
         self,
         stage_graph: Path,
@@ -84,6 +92,22 @@ def _tensor(array: np.ndarray) -> Any:
     import openvino
 
     return openvino.Tensor(array, shared_memory=True)
+
+
+@cache
+def _int8_overflows() -> bool:
+    """Whether a product of the largest INT8 values comes out too small, as it does where 16 bits hold sums of two."""
+    import openvino
+    from openvino import opset13 as ops
+
+    rows, width, largest = 8, 64, 127
+    x = ops.parameter([rows, width], np.float32)
+    quantized = ops.fake_quantize(x, np.float32(-128), np.float32(127), np.float32(-128), np.float32(127), 256)
+    scales = ops.constant(np.ones((1, width), np.float32))
+    weight = ops.multiply(ops.convert(ops.constant(np.full((width, width), largest, np.int8)), np.float32), scales)
+    model = openvino.Model([ops.matmul(quantized, weight, False, False)], [x])
+    found = _core().compile_model(model, "CPU")(np.full((rows, width), largest, np.float32))[0]
+    return not np.allclose(found, width * largest**2)
 
 
 @cache

@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from engines.backends.onnxruntime import session_options
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage
 
@@ -45,10 +46,8 @@ class GraphSession:
         import onnxruntime
 
         model = round_explicitly(onnx.load(path))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # it warns where it cannot fold a constant
         content = model.SerializeToString()
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """Outputs by name."""

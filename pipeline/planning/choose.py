@@ -20,7 +20,7 @@ from pipeline.gates.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
 from pipeline.planning.fused import given_fused, why_staged, with_fused
-from pipeline.planning.plan import Planner, StagedPlan, describe, padding
+from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
 from pipeline.planning.profile import cost_table
 from pipeline.planning.simple import choose_cuts
 from pipeline.planning.typical import TypicalTexts
@@ -68,7 +68,8 @@ def choose_plan(
         # What a data sheet knows nothing of is left out of the times that it gives.
         tokenising = {} if config.device is not None else typical.tokenising(subject, batches)
         engines = config.max_engines * len(batches) // sizes
-        planner = Planner(model, typical.rows, costs, batches, engines, tokenising=tokenising)
+        finest = finest_for(config.target)
+        planner = Planner(model, typical.rows, costs, batches, engines, tokenising=tokenising, finest=finest)
         plan = planner.best()
         if config.plan != "staged" and why_staged(config, model.config) is None:
             plan = with_fused(planner, plan, config.plan)

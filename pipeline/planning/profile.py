@@ -27,7 +27,8 @@ from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, Kind
 from pipeline.versions import tool_versions
 
-_LENGTHS = 5
+_LENGTHS = 7
+_SHORTEST = 4
 _ROUNDS, _REPEATS = 5, 4
 _COMPACTIONS = 4
 """TokenCompacts of the longer of the two chains that tell what a call costs beside them."""
@@ -111,7 +112,7 @@ def profiled_stages(model: PrunedTransformer) -> dict[Kind, StageSpec]:
 
 def profiled_lengths(longest: int) -> list[int]:
     """A few lengths up to the longest, closer together where they are short."""
-    return sorted({max(1, round(x)) for x in np.geomspace(min(16, longest), longest, _LENGTHS)})
+    return sorted({max(1, round(x)) for x in np.geomspace(min(_SHORTEST, longest), longest, _LENGTHS)})
 
 
 def attentions(spec: StageSpec) -> int:
@@ -205,7 +206,7 @@ def _key(
         "encoder": config.encoder.model_dump(exclude={"vocab_size", "max_positions"}),
         "method": config.pruner.method,
         "points": decision_layers(model),
-        "max_length": config.max_length,
+        "lengths": profiled_lengths(config.max_length),
         "provider": backend.provider,
         "batches": sorted({1, *batches}),
         "threads": threads,

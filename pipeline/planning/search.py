@@ -21,12 +21,14 @@ class Problem:
     lengths: candidate bucket lengths, ascending; the last holds every input, and so does a bucket of every stage.
     cost:    of a stage between two points.
     engines: how many (stage, length) pairs there may be.
+    price:   the time of a sample that each of them has to save.
     """
 
     rows: np.ndarray
     lengths: Sequence[int]
     cost: StageCost
     engines: int
+    price: float = 0.0
 
     @property
     def points(self) -> int:
@@ -49,7 +51,7 @@ class Solution:
 
 
 def solve(problem: Problem) -> Solution:
-    """The solution of least expected time; the one with fewer stages and then fewer engines among equals.
+    """The solution of least expected time and price; the one with fewer stages and then fewer engines among equals.
 
     Raises ValueError when not even one engine is allowed.
     """
@@ -71,7 +73,7 @@ def solve(problem: Problem) -> Solution:
                 for used in np.flatnonzero(better).tolist():
                     least[last, used + count] = found[used]
                     how[last][used + count] = (first, count)
-    used, point = int(np.argmin(least[end])), end
+    used, point = int(np.argmin(least[end] + samples * problem.price * np.arange(limit + 1))), end
     expected = float(least[end, used]) / samples
     starts: list[int] = []
     lengths: list[tuple[int, ...]] = []

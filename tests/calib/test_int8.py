@@ -11,6 +11,7 @@ from calib.equalise import equalised
 from calib.int8 import Calibration, calibrate, int8_gate
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import kinds
+from calib.simulation import simulate
 from engines.buckets import Bucket
 from engines.tokenization import Tokens
 from pipeline.gates import Reference
@@ -59,6 +60,16 @@ def test_the_report_holds_coverage_shift_clipping_and_costs(found: Calibration) 
     assert set(found.clipped) == {name for row in found.costs for name in row.layers} and len(found.costs) == 8
     assert all(0 <= share < 0.01 for share in found.clipped.values())
     assert Calibration.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_first_texts_give_the_ranges_and_all_of_them_count_for_the_budget(monkeypatch) -> None:
+    monkeypatch.setattr("calib.int8._RANGED", 1)
+    labels = labels_by(MODEL)
+    kept = calibrate(MODEL, set_of(labels), GATES, 100.0, method="minmax").kept
+    assert kept.scheme == choose_ranges(collect_histograms(MODEL, SAMPLES[:1]), "minmax")
+    changed = [ours != theirs for ours, theirs in zip(labels, labels_by(simulate(MODEL, kept.scheme)), strict=True)]
+    assert not changed[0] and any(changed)  # so that the budget of the first text alone would be another one
+    assert kept.drops[-1] == pytest.approx(100 * sum(changed) / 40)
 
 
 def test_a_tick_comes_behind_each_of_five_steps() -> None:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from engines import backends
-from engines.backends import BACKENDS, choose_backend, static_graph, targets
+from engines.backends import BACKENDS, choose_backend, choose_builder, openvino, static_graph, targets
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
 from tests.engines.toy import WIDTH, WORDS, Toy
@@ -31,14 +31,58 @@ def graph(tmp_path: Path) -> Path:
 
 def test_the_preferred_available_backend_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (backend for backend in BACKENDS if backend.target == "cpu")
-    assert choose_backend("cpu") is choose_backend("auto", built=["cpu"]) is first
-    assert choose_backend("cpu", second.provider, ["cpu", "cpu"]) is second
+    assert choose_backend("cpu") is choose_backend("auto", built={"cpu": ["fp32"]}) is first
+    assert choose_backend("cpu", second.provider, {"cpu": ["fp32"]}) is second
     monkeypatch.setattr(type(first), "available", lambda self: "the package is missing")
     assert choose_backend("cpu") is second
     monkeypatch.setattr(type(second), "available", lambda self: "so is this one")
     with pytest.raises(TargetError, match=r"(?s)the package is missing.*so is this one") as caught:
         choose_backend("cpu")
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("overflows", [True, False])
+def test_int8_is_left_to_a_provider_that_computes_it_right(overflows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (backend for backend in BACKENDS if backend.target == "cpu")
+    monkeypatch.setattr(openvino, "_int8_overflows", lambda: overflows)
+    expected = second if overflows else first
+    assert choose_backend("cpu", built={"cpu": {"fp32", "int8"}}) is choose_builder("cpu", "int8") is expected
+    assert choose_backend("cpu", built={"cpu": {"fp32"}}) is choose_builder("cpu") is first
+    monkeypatch.setattr(type(second), "available", lambda self: "the package is missing")
+    if overflows:
+        with pytest.raises(TargetError, match=r"(?s)lacks an INT8 dot product.*--provider onnxruntime.*is missing"):
+            choose_backend("auto", built={"cpu": {"int8"}})
+        with pytest.raises(TargetError, match="--precision fp32"):
+            choose_builder("cpu", "int8")
+
+
+def test_what_the_probe_says_of_this_machine_is_so(tmp_path: Path) -> None:
+    """The largest values in a graph as calibration writes it, where the sums are exact or far off."""
+    rows, width, largest = 16, 384, 127
+    names = {"scale": np.float32(1), "zero": np.int8(0), "weight": np.full((width, width), largest, np.int8)}
+    names |= {"scales": np.ones(width, np.float32), "zeros": np.zeros(width, np.int8)}
+    onnx.save(
+        onnx.helper.make_model(
+            onnx.helper.make_graph(
+                [
+                    onnx.helper.make_node("QuantizeLinear", ["hidden", "scale", "zero"], ["q"]),
+                    onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
+                    onnx.helper.make_node("DequantizeLinear", ["weight", "scales", "zeros"], ["w"], axis=1),
+                    onnx.helper.make_node("MatMul", ["x", "w"], ["packed"]),
+                ],
+                "product",
+                [onnx.helper.make_tensor_value_info("hidden", onnx.TensorProto.FLOAT, [1, rows, width])],
+                [onnx.helper.make_tensor_value_info("packed", onnx.TensorProto.FLOAT, [1, rows, width])],
+                [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in names.items()],
+            ),
+            opset_imports=[onnx.helper.make_opsetid("", 20)],
+            ir_version=10,
+        ),
+        tmp_path / "product.onnx",
+    )
+    for backend in (backend for backend in BACKENDS if backend.target == "cpu"):
+        found = backend.load(tmp_path / "product.onnx", 1)({"hidden": np.full((1, rows, width), largest, np.float32)})
+        assert np.allclose(found["packed"], width * largest**2) == (backend.unfit("int8") is None)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
@@ -51,8 +95,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, provider: s
     [
         ({"target": "tpu"}, "target 'tpu': expected auto or one of"),
         ({"provider": "pytorch"}, "provider 'pytorch': expected one of"),
-        ({"target": "cpu", "built": ["elsewhere"]}, "the artifact holds engines for elsewhere"),
-        ({"built": []}, "the artifact holds no engines"),
+        ({"target": "cpu", "built": {"elsewhere": ["fp32"]}}, "the artifact holds engines for elsewhere"),
+        ({"built": {}}, "the artifact holds no engines"),
     ],
 )
 def test_impossible_choices_are_input_errors(arguments: dict, problem: str) -> None:

@@ -216,7 +216,7 @@ def test_what_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(TargetError, match=r"cannot build for it: the package tensorrt is not.*--export-only"):
         choose_builder("tensorrt")
     with pytest.raises(TargetError, match="no NVIDIA driver"):
-        choose_backend("auto", built=["tensorrt", "tensorrt-rtx"])
+        choose_backend("auto", built={"tensorrt": ["fp16"], "tensorrt-rtx": ["fp16"]})
 
 
 def test_options_that_a_target_does_not_have() -> None:

@@ -16,7 +16,7 @@ from engines.backends import choose_backend
 from engines.backends.base import Built
 from pipeline.graph.stages import decision_layers
 from pipeline.planning.costs import CostTable, StageShape
-from pipeline.planning.plan import Planner, describe, padding
+from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
 from pipeline.planning.profile import cost_table, profiled_stages
 from tests.conftest import METHODS, TinyModel
 
@@ -67,6 +67,30 @@ def test_never_worse_than_no_cut_and_within_the_limit(
     assert sum(len(held) for held in plan.buckets) <= engines
     assert len(plan.buckets) == len(plan.cuts) + 1
     assert all(max(bucket.length for bucket in held) == model.config.max_length for held in plan.buckets)
+
+
+def test_an_engine_has_to_earn_its_place(tiny_model: TinyModel, monkeypatch) -> None:
+    model = tiny_model("transkimmer")
+    planner = Planner(model, falling(model, 0.9, samples=200), RowCost(0), (1,), 500, finest=1)
+    found: list[StagedPlan] = []
+    for share in (0.0, 0.01, 1.0):
+        monkeypatch.setattr("pipeline.planning.plan._EARNS", share)
+        found.append(planner.best())
+    engines = [sum(len(held) for held in plan.buckets) for plan in found]
+    times = [plan.expected[1] for plan in found]
+    assert engines[0] > engines[1] > engines[2] == 1 and times[0] < times[1] < times[2]
+    # What is left out would not have earned it: together these engines save less than their price.
+    longest = planner.given([], [[model.config.max_length]]).expected[1]
+    assert times[1] - times[0] <= 0.01 * longest * (engines[0] - engines[1])
+
+
+@pytest.mark.parametrize(("target", "finest"), [("cpu", 4), ("tensorrt", 8), ("tensorrt-rtx", 8)])
+def test_lengths_are_as_fine_as_the_target_gains_from(tiny_model: TinyModel, target: str, finest: int) -> None:
+    model = tiny_model("ltp")
+    planner = Planner(model, falling(model, 0.5), RowCost(1), (1,), 9, finest=finest_for(target))
+    *shorter, longest = planner.candidates()
+    assert shorter[0] == finest and all(length % finest == 0 for length in shorter)
+    assert longest == model.config.max_length
 
 
 def test_given_lengths_stay(tiny_model: TinyModel) -> None:

@@ -15,7 +15,7 @@ from pipeline.planning.search import Problem, expected_time, solve
 
 
 def least_time(problem: Problem) -> float:
-    """By trying every choice of cuts, of the number of lengths of every stage, and of so many lengths."""
+    """And price, by trying every choice of cuts, of the number of lengths of every stage, and of so many lengths."""
     *shorter, longest = problem.lengths
 
     @cache
@@ -29,7 +29,8 @@ def least_time(problem: Problem) -> float:
             ends = list(zip((0, *inner), (*inner, problem.points), strict=True))
             for counts in itertools.product(range(1, len(problem.lengths) + 1), repeat=len(ends)):
                 if sum(counts) <= problem.engines:
-                    least = min(least, sum(stage(*end, count) for end, count in zip(ends, counts, strict=True)))
+                    spent = sum(stage(*end, count) for end, count in zip(ends, counts, strict=True))
+                    least = min(least, spent + problem.price * sum(counts))
     return least
 
 
@@ -52,14 +53,14 @@ def problems(draw: st.DrawFn, layers: int, most: int) -> Problem:
     def cost(first: int, last: int, length: int) -> float:
         return float(np.random.default_rng((seed, first, last, length)).integers(1, 50))
 
-    return Problem(rows, lengths, cost, draw(st.integers(1, 12)))
+    return Problem(rows, lengths, cost, draw(st.integers(1, 12)), draw(st.sampled_from([0.0, 0.5, 5.0])))
 
 
 def check(problem: Problem) -> None:
     solution = solve(problem)
     least = least_time(problem)
-    assert solution.expected == pytest.approx(least)
-    assert expected_time(problem, solution.starts, solution.lengths) == pytest.approx(least)
+    assert solution.expected + problem.price * sum(map(len, solution.lengths)) == pytest.approx(least)
+    assert expected_time(problem, solution.starts, solution.lengths) == pytest.approx(solution.expected)
     assert sum(map(len, solution.lengths)) <= problem.engines
     assert all(lengths[-1] == problem.lengths[-1] for lengths in solution.lengths)
 
