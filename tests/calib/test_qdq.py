@@ -17,6 +17,7 @@ from calib.qdq import linear_layers, quantize_graph, quantize_graphs
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import LEVELS, QuantizationScheme, groups, quantizable_layers, weight_scales
 from calib.simulation import QuantizedLinear, simulate
+from engines.backends.onnxruntime import session_options
 from engines.errors import GateError, InputError
 from pipeline.graph.export import example_inputs, export_stage
 from pipeline.graph.stages import Stage, cut_stages
@@ -110,7 +111,7 @@ def test_simulation_and_graph_compute_the_same(exported, shape: tuple[int, int])
         with torch.no_grad():
             expected = [value.numpy() for value in stage(*inputs)]
         plain, ours = (
-            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+            onnxruntime.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"]).run(
                 list(stage.output_names), feed
             )
             for path in (source, target)
