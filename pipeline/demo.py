@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__.split(": ", 1)[1].capitalize())
     p.add_argument("--out", type=Path, default=Path("demo/output"), help="directory of artifacts and results")
     p.add_argument("--reviews", type=int, default=1000, help="held-out reviews for accuracy (default 1000)")
-    p.add_argument("--timed", type=int, default=1000, help="of these, reviews that are timed (default 1000)")
+    p.add_argument("--timed", type=int, default=512, help="of these, reviews that are timed (default 512)")
     p.add_argument("--rounds", type=int, default=1, help="times that every chunk is timed (default 1)")
     p.add_argument("--max-drop", type=float, default=1.0, help="points that a model may lose (default 1.0)")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")

@@ -29,7 +29,7 @@ from pipeline.versions import tool_versions
 
 _LENGTHS = 7
 _SHORTEST = 4
-_ROUNDS, _REPEATS = 5, 4
+_ROUNDS, _REPEATS = 5, 2
 _COMPACTIONS = 4
 """TokenCompacts of the longer of the two chains that tell what a call costs beside them."""
 
