@@ -19,9 +19,9 @@ from pipeline.planning.search import Problem, expected_time, sample_times, solve
 FINEST = 8
 """Lengths worth compiling are multiples of this where matrix products run in tiles, as on tensor cores."""
 _FINEST_CPU = 4
-"""On a CPU a call's time is as smooth in its rows as it gets: measured, it falls with every two of them."""
+"""On a CPU products have no such tiles, and padding costs more than the engines that avoid it."""
 _CANDIDATES = 64
-"""Candidate lengths are that fine, or a so-manieth of the longest where this is more."""
+"""Candidate lengths, where that many are not closer together than the target gains from."""
 _EARNS = 2e-4
 """Share of the time of a text that an engine has to save, for it costs memory and the time to load it."""
 

@@ -15,7 +15,7 @@ from pipeline.planning.search import Problem, expected_time, solve
 
 
 def least_time(problem: Problem) -> float:
-    """And price, by trying every choice of cuts, of the number of lengths of every stage, and of so many lengths."""
+    """Engines' price included: tries every choice of cuts, of the number of lengths of every stage, and of so many."""
     *shorter, longest = problem.lengths
 
     @cache
