@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,11 +71,16 @@ class StageRunner:
         return self._stages + int(self._token_level)
 
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
-        """Loads the engines of these buckets of every unit, and runs each once: a first call allocates its memory."""
+        """Loads the engines of these buckets of every unit, and runs each once: a first call allocates its memory.
+
+        Compiling an engine keeps one core busy, so as many are loaded at a time as there are cores.
+        """
+        keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
         with self._turn:
-            for unit, held in enumerate(buckets):
-                for bucket in held:
-                    self._engine(unit, bucket).run()
+            with ThreadPoolExecutor(self._threads or os.cpu_count()) as pool:
+                engines = list(pool.map(lambda key: self._engine(*key), keys))
+            for engine in engines:
+                engine.run()
 
     def run(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> None:
         """Runs a unit and moves every sample on: to the next unit with its carried rows, or to its logits."""
