@@ -29,7 +29,7 @@ demo: $(READY)
 
 test: setup
 	@if [ -d $(BUILD) ]; then ctest --test-dir $(BUILD) --output-on-failure; else echo "SKIPPED: ctest: nothing was built"; fi
-	$(PY) -m pytest -n auto --dist loadscope
+	$(PY) -m pytest -n logical --dist loadscope
 
 test-slow: setup
 	$(PY) -m pytest -m slow

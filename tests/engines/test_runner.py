@@ -69,6 +69,21 @@ def test_one_sample_keeps_one_token_and_another_all(toy_artifact, provider: str)
     assert len(runner.run_tokens([low])[0].survivors[-1]) < len(runner.run_tokens([high])[0].survivors[-1]) == 24
 
 
+@pytest.mark.parametrize("threads", [None, 1])
+def test_a_warm_up_loads_every_engine_once(threads: int | None, toy_artifact, provider: str, monkeypatch) -> None:
+    toy = Toy(head="tagging")
+    runner = Runner(toy_artifact(toy), provider=provider, threads=threads)
+    loaded, load = [], runner.backend.load
+    monkeypatch.setattr(
+        type(runner.backend), "load", lambda self, file, *rest: loaded.append(file) or load(file, *rest)
+    )
+    runner.warm_up()
+    named = {runner.artifact.file(record.file) for record in runner.manifest.engines}
+    assert set(loaded) == named and len(loaded) == len(runner.manifest.engines)
+    check(runner, toy, random_tokens(3, 20))
+    assert len(loaded) == len(runner.manifest.engines)
+
+
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
