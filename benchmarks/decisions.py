@@ -15,10 +15,11 @@ from calib.data import examples_digest
 from pipeline.builder import build
 from pipeline.cli import main_of, progress_bars
 from pipeline.config import DEMO, BuildConfig
-from pipeline.gates import Reference
 from pipeline.graph.stages import decision_layers
 from pipeline.measure import as_record, measure, speedups
 from pipeline.model import load_checkpoint
+from pipeline.model.flops import flops_ratio
+from pipeline.model.retention import carried_rows
 from pipeline.subject import Subject
 
 BATCHES = (1, 8)
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     models = {}
     for checkpoint in args.checkpoints:
         model = load_checkpoint(checkpoint)
-        ratio = Reference.of(model, subject.samples).flops_ratio(model)
+        ratio = flops_ratio(model.config, carried_rows(model, subject.samples))
         faster = speedups(timings, checkpoint.name, args.dense.name)
         models[checkpoint.name] = {
             "method": model.config.pruner.method,

@@ -32,9 +32,10 @@ from pipeline import __version__
 from pipeline.builder import Subject, build
 from pipeline.cli import main_of, print_gates
 from pipeline.config import DEMO, BuildConfig
-from pipeline.gates.reference import Reference
 from pipeline.gpu_results import BATCHES, DEFAULT, Case, GpuResults, Machine, Regroup, Timing, markdown_table
 from pipeline.measure import alternate, processor
+from pipeline.model.flops import flops_ratio
+from pipeline.model.retention import carried_rows
 from pipeline.versions import tool_versions
 
 METHODS = ("dense", "ltp", "transkimmer")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     failed, cases, timings = [], [], []
     texts = [example.content for example in read_examples(DATA, "test")[: args.texts]]
-    ratios = {method: flops_ratio(method, args.texts) for method in METHODS}
+    ratios = {method: flops_ratio_of(method, args.texts) for method in METHODS}
     for backend in backends:
         for precision in args.precisions.split(","):
             built: dict[str, tuple[Case, Path]] = {}
@@ -119,12 +120,10 @@ def usable_backends(backends: Sequence[Backend], console: Console) -> list[Backe
     return usable
 
 
-def flops_ratio(method: str, count: int) -> float:
+def flops_ratio_of(method: str, count: int) -> float:
     """FLOPs of the dense model over those of a method, on the first `count` texts, padding not counted."""
-    if method == "dense":
-        return 1.0
     subject = Subject.load(DEMO / method, DATA, count)
-    return Reference.of(subject.model, subject.samples).flops_ratio(subject.model)
+    return flops_ratio(subject.model.config, carried_rows(subject.model, subject.samples))
 
 
 def build_case(

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from engines.artifact import TOKENIZER_NAME, Artifact
-from engines.backends import choose_backend
+from engines.backends import Backend, choose_backend
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError
 from engines.fused import FusedRunner
@@ -31,7 +31,7 @@ class Runner:
     """Runs an artifact. Safe to call from several threads; their engine calls take turns.
 
     path:      the artifact's directory; its files are compared with their digests first.
-    target:    "auto" takes the best that the artifact was built for and this machine has.
+    target:    "auto" takes the best that the artifact was built for and this machine has; or a backend itself.
     provider:  restricts a target to one library, such as "onnxruntime".
     threads:   CPU threads of a call; None leaves it to the library.
     max_batch: uses only buckets of at most so many samples; 1 answers every text before the next one starts.
@@ -47,7 +47,7 @@ class Runner:
     def __init__(
         self,
         path: str | Path,
-        target: str = "auto",
+        target: str | Backend = "auto",
         provider: str | None = None,
         threads: int | None = None,
         max_batch: int | None = None,
@@ -64,7 +64,7 @@ class Runner:
                 raise InputError(f"{name}: expected at least 1, found {value}")
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
-        self.backend = choose_backend(target, provider, manifest.built)
+        self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
         units = [unit for unit in manifest.plan.units if unit != "fused"]
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)

@@ -35,7 +35,7 @@ from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.choose import choose_plan
 from pipeline.planning.fused import refuse_fused
 from pipeline.publish import Publisher
-from pipeline.stage_graphs import export_graphs, traced
+from pipeline.stage_graphs import ExportOnce, export_graphs, traced
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget
 from plugins.library import copy_plugins, library_path
@@ -78,12 +78,13 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         if calibration_texts is not None:
             calibration = calibrated(config, subject, calibration_texts, reference, root, publisher, progress, console)
             scheme = None if target.backend.machine_bound else calibration.scheme
+        export = ExportOnce()
         planned = choose_plan(
-            config, subject, runs_here, buckets, reference, root, publisher, progress, console, scheme
+            config, subject, runs_here, buckets, reference, root, publisher, progress, console, scheme, export
         )
         specs = cut_stages(subject.model, planned.cuts)
         wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
-        graphs = export_graphs(subject.model, specs, precision, root, publisher, progress)
+        graphs = export_graphs(subject.model, specs, precision, root, publisher, progress, export)
         capacities: dict[Bucket, tuple[int, ...]] = {}
         if planned.fused is not None:
             graphs["fused"] = planned.fused.graph

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +47,8 @@ def engine_gates(
     cannot_run: why this machine cannot run the engines; what they would be asked is then SKIPPED.
     advance:    called after each of the three.
     """
+    if cannot_run is None:
+        backend = _keeping(backend)
     narrow = counterpart(subject.model, manifest.plan.precision)
     found = gates.numeric_parity(
         subject.model, specs, reference.samples, root, manifest, backend, config.threads, narrow, cannot_run
@@ -57,7 +61,7 @@ def engine_gates(
         return found + [Gate(name=name, status="SKIPPED", reason=cannot_run) for name in ("decisions", "task metric")]
 
     def runner_of(max_batch: int | None = None, fused: bool = True) -> Runner:
-        return Runner(root, backend.target, backend.provider, config.threads, max_batch, verify=False, fused=fused)
+        return Runner(root, backend, None, config.threads, max_batch, verify=False, fused=fused)
 
     runner = runner_of(fused=False)
     results = runner.run_tokens(reference.samples)
@@ -93,6 +97,18 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
             counts[record.file] = len(wanted), len(int8_products(report.layers, wanted))
         found.append(gates.int8_products_gate(f"INT8 products {where}", counts))
     return found
+
+
+def _keeping(backend: Backend) -> Backend:
+    """The backend, but one that loads an engine once: the gates run the same ones, each gate when the last is through.
+
+    Engines on a device are left alone, for their memory is scarce.
+    """
+    if backend.device() is not None:
+        return backend
+    keeping = copy.copy(backend)
+    keeping.load = functools.cache(backend.load)  # type: ignore[method-assign]
+    return keeping
 
 
 def _int8_decisions(

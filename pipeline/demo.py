@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -17,9 +16,10 @@ from engines.tokenization import Tokens
 from pipeline.builder import build
 from pipeline.cli import main_of, progress_bars
 from pipeline.config import DEMO, BuildConfig
-from pipeline.gates.reference import Reference
 from pipeline.measure import as_record, measure, speedups
 from pipeline.model import PrunedTransformer, load_checkpoint
+from pipeline.model.flops import flops_ratio
+from pipeline.model.retention import carried_rows
 from pipeline.report import write_demo_report
 from pipeline.subject import Subject
 
@@ -99,17 +99,14 @@ def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Cons
 
 def _retention(model: PrunedTransformer, samples: Sequence[Tokens], timed: int) -> dict:
     """Rows per layer and FLOPs of all samples, and FLOPs of those that are timed, padding not counted."""
-    if model.config.pruner.method == "dense":
-        keep = [1.0] * model.config.encoder.layers
-        return {"keep_ratio_per_layer": keep, "retention": 1.0, "flops_ratio": 1.0, "flops_ratio_timed": 1.0}
-    whole = Reference.of(model, samples)
-    lengths = sum(len(item) for item in samples)
-    keep = (torch.stack(whole.counts).double().sum(0) / lengths).tolist()
+    rows = carried_rows(model, samples)
+    length, *carried = rows.sum(0).tolist()
+    keep = [count / length for count in carried]
     return {
         "keep_ratio_per_layer": [round(ratio, 4) for ratio in keep],
         "retention": sum(keep) / len(keep),
-        "flops_ratio": whole.flops_ratio(model),
-        "flops_ratio_timed": whole.first(timed).flops_ratio(model),
+        "flops_ratio": flops_ratio(model.config, rows),
+        "flops_ratio_timed": flops_ratio(model.config, rows[:timed]),
     }
 
 

@@ -16,7 +16,7 @@ import torch
 from calib.data import read_examples
 from engines import Runner
 from engines.artifact import Artifact, EngineRecord
-from engines.backends import tensorrt
+from engines.backends import Backend, Engine, tensorrt
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from engines.buckets import format_buckets
@@ -25,6 +25,7 @@ from pipeline import baseline, build, inspect, stage_graphs
 from pipeline import run as run_module
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import run_batch
+from pipeline.graph.stages import Stage
 from pipeline.target import BuildTarget
 from tests.conftest import LABELS
 from tests.gates.builds import BUCKETS, SETTINGS, Built, classifier, run_verb, tagger
@@ -47,6 +48,32 @@ def ready_graphs(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
 def model_of(built: Built) -> tuple[object, ...]:
     """The arguments that name what is built, without the dense checkpoint."""
     return ("--checkpoint", built.checkpoint, "--data", built.data, "--stages", 2, *SETTINGS)
+
+
+def test_a_build_traces_every_stage_once_and_loads_every_engine_once(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The costs are measured on stages that are built as well, and several gates run the same engines."""
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
+    exported, loaded = [], []
+    export, load = stage_graphs.export_stage, OpenVinoBackend.load
+
+    def exporting(stage: Stage, *more) -> None:
+        exported.append(stage.spec.steps)
+        export(stage, *more)
+
+    def loading(backend: Backend, file: Path, *more) -> Engine:
+        loaded.append(file)
+        return load(backend, file, *more)
+
+    monkeypatch.setattr(stage_graphs, "export_stage", exporting)
+    monkeypatch.setattr(OpenVinoBackend, "load", loading)
+    out = tmp_path / "out"
+    arguments = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", 12, "--threads", 1)
+    assert run_verb(build, *arguments, "--max-drop", 100, "--max-engines", 4, "--out", out) == 0
+    assert len(exported) == len(set(exported)) > 1
+    engines = [file.name for file in loaded if "engines" in file.parts]
+    assert sorted(engines) == sorted(Path(record.file).name for record in Artifact.open(out).manifest.engines)
 
 
 def test_the_artifact_says_what_it_is(built: Built) -> None:

@@ -98,7 +98,7 @@ def test_the_results_file(
     machine = Machine(gpu="G", compute_capability="8.9", driver="1", cuda="13.0", processor="C", tools={})
     monkeypatch.setattr(gpu_run, "usable_backends", lambda backends, console: [backend])
     monkeypatch.setattr(gpu_run, "build_case", built)
-    monkeypatch.setattr(gpu_run, "flops_ratio", lambda method, count: 1.0)
+    monkeypatch.setattr(gpu_run, "flops_ratio_of", lambda method, count: 1.0)
     monkeypatch.setattr(gpu_run, "describe_machine", lambda: machine)
     monkeypatch.setattr(gpu_run, "read_examples", lambda data, split: [Example(text, "no") for text in TEXTS])
     out = tmp_path / "results" / "gpu.json"

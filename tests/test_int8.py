@@ -121,7 +121,7 @@ def schemes(monkeypatch: pytest.MonkeyPatch) -> list[QuantizationScheme | None]:
     """What costs were asked for, where INT8 takes a tenth of the time of fp32."""
     asked: list[QuantizationScheme | None] = []
 
-    def costs(model, backend, batches, threads, scheme: QuantizationScheme | None = None) -> RowCost:
+    def costs(model, backend, batches, threads, scheme: QuantizationScheme | None = None, **_) -> RowCost:
         asked.append(scheme)
         return RowCost(0.02, 0.001) if scheme is None else RowCost(0.002, 0.0001)
 

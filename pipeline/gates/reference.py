@@ -13,13 +13,13 @@ from engines.artifact import Gate
 from engines.tokenization import Tokens
 from pipeline.graph.evaluate import NEAREST
 from pipeline.graph.stages import decision_layers
-from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.flops import flops_ratio
+from pipeline.model.retention import by_length, padded
 from pipeline.model.transformer import Execution, Output, PrunedTransformer
 
 EXECUTIONS_TOLERANCE = 1e-5
 NOTHING_DECIDED = "every sample has a score within rounding of its threshold, so none could be compared"
 """Why a gate that excused all samples is SKIPPED and not PASSED."""
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class Reference:
     def of(cls, model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution = "compacted") -> Reference:
         """Runs the model over the samples, in batches of similar length."""
         results: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        order = sorted(range(len(samples)), key=lambda index: len(samples[index]))
-        for start in range(0, len(order), _BATCH):
-            chosen = order[start : start + _BATCH]
+        for chosen in by_length(samples):
             out = run_batch(model, [samples[index] for index in chosen], execution)
             for place, index in enumerate(chosen):
                 n = len(samples[index])
@@ -68,8 +66,7 @@ class Reference:
     def flops_ratio(self, model: PrunedTransformer) -> float:
         """Dense FLOPs over pruned FLOPs of all samples together, padding not counted."""
         lengths = torch.tensor([len(item) for item in self.samples])
-        ours = count_flops(model.config, lengths, torch.stack(self.counts, dim=1)).total.sum()
-        return float(dense_flops(model.config, lengths).total.sum() / ours)
+        return flops_ratio(model.config, torch.column_stack([lengths, torch.stack(self.counts)]))
 
     def rounding(self, layer: int) -> float:
         """How near to the threshold a score must be for its decision to be a matter of rounding in fp32: 1e-4 of the
@@ -100,14 +97,7 @@ class Reference:
 @torch.no_grad()
 def run_batch(model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution) -> Output:
     """The model on a padded batch."""
-    length = max(len(item) for item in samples)
-    ids = torch.full((len(samples), length), model.config.encoder.pad_token_id)
-    types, mask = torch.zeros_like(ids), torch.zeros_like(ids)
-    for place, item in enumerate(samples):
-        ids[place, : len(item)] = torch.tensor(item.input_ids)
-        types[place, : len(item)] = torch.tensor(item.token_type_ids)
-        mask[place, : len(item)] = 1
-    return model(ids, mask, types, execution=execution)
+    return model(*padded(samples, model.config.encoder.pad_token_id), execution=execution)
 
 
 def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], reference: Reference) -> Gate:

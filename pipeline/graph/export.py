@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -28,6 +29,14 @@ _CHECKED_SHAPES = ((1, 7), (3, 40), (2, 16))
 """Lengths are cut to what the encoder's position table covers."""
 _TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 2.5e-1}
 """Of a value, or of 1 where it is smaller; in fp16 and bf16 some thirty roundings."""
+
+
+class Export(Protocol):
+    """What writes the graph of a stage: `export_stage`, or what takes its place."""
+
+    def __call__(
+        self, stage: Stage | HeadStage, config: CheckpointConfig, path: Path, precision: Precision = "fp32", /
+    ) -> None: ...
 
 
 def export_stage(stage: Stage | HeadStage, config: CheckpointConfig, path: Path, precision: Precision = "fp32") -> None:

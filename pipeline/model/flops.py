@@ -65,6 +65,15 @@ def count_flops(
     return Flops(projections, attention, feed_forward, predictor, head)
 
 
+def flops_ratio(config: CheckpointConfig, rows: Tensor) -> float:
+    """Dense FLOPs over pruned FLOPs of all samples together, padding not counted.
+
+    rows: [samples, 1 + layers], the real length, then the rows behind each layer's decision.
+    """
+    lengths, counts = rows[:, 0], rows[:, 1:].T
+    return float(dense_flops(config, lengths).total.sum() / count_flops(config, lengths, counts).total.sum())
+
+
 def dense_flops(config: CheckpointConfig, lengths: Tensor, padded: Callable[[Tensor], Tensor] | None = None) -> Flops:
     """FLOPs of the same encoder without a pruner."""
     dense = config.model_copy(update={"pruner": config.pruner.model_copy(update={"method": "dense"})})

@@ -17,6 +17,7 @@ from engines.files import write_whole
 from pipeline.cli import fused_table
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference
+from pipeline.graph.export import Export, export_stage
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
 from pipeline.planning.fused import given_fused, why_staged, with_fused
@@ -41,6 +42,7 @@ def choose_plan(
     progress: Progress,
     console: Console,
     scheme: QuantizationScheme | None = None,
+    export: Export = export_stage,
 ) -> StagedPlan:
     """The plan of a build.
 
@@ -49,6 +51,7 @@ def choose_plan(
     fused engines are asked for and nothing is cut.
 
     scheme: what INT8 engines quantise, where every bucket takes the faster of them and those in fp32.
+    export: writes the graphs that costs are measured on.
     """
     path, model = root / FILE, subject.model
     if publisher.done(FILE):
@@ -63,7 +66,7 @@ def choose_plan(
             plan = plan.model_copy(update={"fused": given_fused(TypicalTexts.of(config, subject).rows, cuts, buckets)})
     else:
         typical, batches = TypicalTexts.of(config, subject), sorted({bucket.batch for bucket in buckets})
-        costs = _costs(config, model, backend, batches, scheme, progress)
+        costs = _costs(config, model, backend, batches, scheme, progress, export)
         sizes = len(batches) + (config.token_budget is not None)
         # What a data sheet knows nothing of is left out of the times that it gives.
         tokenising = {} if config.device is not None else typical.tokenising(subject, batches)
@@ -114,6 +117,7 @@ def _costs(
     batches: Sequence[int],
     scheme: QuantizationScheme | None,
     progress: Progress,
+    export: Export,
 ) -> CostModel:
     if config.device is not None:
         return AnalyticCost(DEVICES[config.device], model.config.encoder)
@@ -122,6 +126,6 @@ def _costs(
     task = progress.add_task("costs of this machine", total=len(schemes))
     tables = []
     for each in schemes:
-        tables.append(cost_table(model, backend, batches, config.threads, scheme=each))
+        tables.append(cost_table(model, backend, batches, config.threads, scheme=each, export=export))
         progress.advance(task)
     return Faster(tables) if len(tables) > 1 else tables[0]

@@ -7,15 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from calib.data import read_examples
 from engines.runner import TOKENISE_TOGETHER
-from engines.tokenization import Text, TextEncoder, Tokens
+from engines.tokenization import Text, TextEncoder
 from pipeline.config import BuildConfig
-from pipeline.gates.reference import Reference
-from pipeline.graph.stages import decision_layers
-from pipeline.model.transformer import PrunedTransformer
+from pipeline.model.retention import carried_rows
 from pipeline.subject import Subject, encoder_of, tokens_of
 
 _TEXTS = 1024
@@ -33,22 +30,15 @@ class TypicalTexts:
 
     @classmethod
     def of(cls, config: BuildConfig, subject: Subject) -> TypicalTexts:
-        """Reads them and runs the reference on them, if the model decides anything."""
+        """Reads them and runs the reference on them, as far as it decides anything."""
         examples = read_examples(config.calibration or config.data, "dev")[:_TEXTS]
         samples = tokens_of(subject.checkpoint, subject.model, examples)
-        return cls([example.content for example in examples], _rows(subject.model, samples))
+        return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())
 
     def tokenising(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
         """Seconds a text by batch size: at batch 1 each by itself, else as many at a time as the runner takes."""
         encode, texts = encoder_of(subject.checkpoint, subject.model), self.texts[:_TOKENISED]
         return {batch: _seconds(encode, texts, 1 if batch == 1 else TOKENISE_TOGETHER) for batch in batches}
-
-
-def _rows(model: PrunedTransformer, samples: Sequence[Tokens]) -> np.ndarray:
-    lengths = np.array([len(sample) for sample in samples])
-    if not decision_layers(model):  # nothing dies, which takes no run to know
-        return np.tile(lengths[:, None], 1 + model.config.encoder.layers)
-    return np.column_stack([lengths, torch.stack(Reference.of(model, samples).counts).numpy()])
 
 
 def _seconds(encode: TextEncoder, texts: Sequence[Text], together: int) -> float:
