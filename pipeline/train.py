@@ -18,7 +18,7 @@ from pipeline.model import load_checkpoint
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import make_trainee
-from pipeline.training.trainer import Trainer, evaluate, machine, make_progress
+from pipeline.training.trainer import Trainer, evaluate, machine, make_progress, reaches_ratio
 
 
 def parser() -> argparse.ArgumentParser:
@@ -123,6 +123,12 @@ def run(args: argparse.Namespace) -> int:
     }
     (out / "run.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     print(json.dumps({"checkpoint": str(out), **reached}))
+    if not reaches_ratio(config, final):
+        print(
+            f"WARNING: {out}: the FLOPs ratio is {final.flops_ratio:.2f}, {config.flops_ratio} was asked for; go on "
+            f"from --init {out} for more epochs; its phase hard moves the decisions to the ratio first",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -72,6 +72,11 @@ def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16
     return Evaluation(metric, dense / ours, [round(float(r) / lengths, 4) for r in rows])
 
 
+def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:
+    """Whether a model has the FLOPs ratio that was asked for; always, where the method does not learn its ratio."""
+    return config.method not in ("ltp", "transkimmer") or evaluation.flops_ratio >= _REACHED * config.flops_ratio
+
+
 class Trainer:
     """Runs the phases of a method over a training set and keeps the best checkpoint by the dev set."""
 
@@ -187,11 +192,9 @@ class Trainer:
         Of a method that learns its ratio, a state that computes too much is no candidate, however accurate: those
         are ordered by how near they come. The dense fine-tuning before it is where such a run starts, not its result.
         """
-        if self.config.method not in ("ltp", "transkimmer"):
-            return _CANDIDATE, evaluation.metric
-        if phase.name == "fine_tune":
+        if phase.name == "fine_tune" and self.config.method in ("ltp", "transkimmer"):
             return _DENSE, evaluation.metric
-        if evaluation.flops_ratio < _REACHED * self.config.flops_ratio:
+        if not reaches_ratio(self.config, evaluation):
             return _TOO_COSTLY, evaluation.flops_ratio
         return _CANDIDATE, evaluation.metric
 

@@ -62,6 +62,15 @@ def test_it_writes_a_checkpoint_and_the_record_of_the_run(
     assert "already holds a finished run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("ratio", "warned"), [(1.0, False), (50.0, True)])
+def test_a_ratio_that_was_not_reached_is_said(
+    ratio: float, warned: bool, data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    given = flags(data, tiny_backbone, "--phases", "fine_tune", "soft", "--flops-ratio", ratio)
+    assert call(monkeypatch, *given) == 0
+    assert (f"{ratio} was asked for; go on" in capsys.readouterr().err) is warned
+
+
 def test_numbers_with_a_fraction_make_a_regression(
     data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
