@@ -15,6 +15,11 @@ from pipeline.graph.operator import surviving
 from pipeline.model.pruners import LtpPruner
 from pipeline.model.transformer import PrunedTransformer, State
 
+_INFLUENCE = 4.0
+"""Most that the loss may gain or lose by one token's weight, in units of an even share of it. To first order a key that
+was dropped and that many queries look at (an attention sink) gains e^score over what is left: factors of a million, in
+which the cost of the tokens would drown, though the whole effect of one key is bounded."""
+
 
 @dataclass
 class Relaxation:
@@ -31,11 +36,12 @@ class Relaxation:
     noise: float = 1.0
     counts: list[Tensor] = field(default_factory=list)
     survivors: Tensor | None = None
+    weights: Tensor | None = None
 
     def start(self, mask: Tensor) -> None:
         """Forgets the counts of the last batch; mask [B, S] is 1 on real tokens."""
         self.counts = [mask.sum(-1).float()] * self.model.config.encoder.layers
-        self.survivors = mask.float()
+        self.survivors, self.weights = mask.float(), None
 
     def __call__(self, layer: int, score: Tensor, state: State) -> State:
         """The state after the decision of `layer` on score [B, S]."""
@@ -43,8 +49,9 @@ class Relaxation:
             state = self._hard(layer, score.float(), state)
             rows = state.alive.float()
         else:
-            state = replace(state, keep=self._weights(layer, score.float(), state))
+            self.weights = self._weights(layer, score.float())
             rows = self._counted(layer, score.float(), state)
+            state = replace(state, keep=self._felt(self.weights))
         for later in range(layer, len(self.counts)):
             self.counts[later] = rows.sum(-1)
         return state
@@ -52,10 +59,10 @@ class Relaxation:
     def _counted(self, layer: int, score: Tensor, state: State) -> Tensor:
         """[B, S]: the decisions that inference would take, without noise or softness, with the gradient of the
         weights. A budget that counted the weights would be met by tokens that are all half alive."""
-        assert self.survivors is not None and state.keep is not None
+        assert self.survivors is not None and self.weights is not None
         threshold, protect = self.model.pruner.threshold(layer), self.model.config.pruner.protect_first
         self.survivors = surviving(score.detach(), self.survivors, threshold, protect).float()
-        weights = state.keep * state.alive
+        weights = self.weights * state.alive
         return self.survivors + weights - weights.detach()
 
     def _hard(self, layer: int, score: Tensor, state: State) -> State:
@@ -68,7 +75,15 @@ class Relaxation:
         hidden = state.hidden.gather(1, order[:, :, None].expand(-1, -1, state.hidden.shape[2]))
         return State(hidden, keep.int().gather(1, order), state.position.gather(1, order))
 
-    def _weights(self, layer: int, score: Tensor, state: State) -> Tensor:
+    def _felt(self, weights: Tensor) -> Tensor:
+        """The weights as the encoder takes them: what it says about a sampled one is bounded, what it costs is not."""
+        if self.kind != "straight_through" or not weights.requires_grad:
+            return weights
+        felt, bound = weights.view_as(weights), _INFLUENCE / weights.numel()
+        felt.register_hook(lambda gradient: gradient.clamp(-bound, bound))
+        return felt
+
+    def _weights(self, layer: int, score: Tensor) -> Tensor:
         """The weight of every token, [B, S] in [0, 1], never above what it was before."""
         pruner = self.model.pruner
         if isinstance(pruner, LtpPruner):
@@ -86,4 +101,4 @@ class Relaxation:
         if self.model.config.pruner.protect_first:
             first = torch.arange(weight.shape[1], device=weight.device) == 0
             weight = torch.where(first[None, :], torch.ones_like(weight), weight)
-        return weight if state.keep is None else weight * state.keep
+        return weight if self.weights is None else weight * self.weights
