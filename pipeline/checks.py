@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
 
 from calib.qdq import quantized_products
 from engines.artifact import EngineRecord, Gate, Manifest
-from engines.backends import Backend
+from engines.backends import Backend, records_for
 from engines.backends.layers import int8_products
 from engines.prediction import SampleResult
 from engines.runner import Runner
@@ -48,7 +50,7 @@ def engine_gates(
     advance:    called after each of the three.
     """
     if cannot_run is None:
-        backend = _keeping(backend)
+        backend = _keeping(backend, [root / record.file for record in records_for(manifest, backend)], config.threads)
     narrow = counterpart(subject.model, manifest.plan.precision)
     found = gates.numeric_parity(
         subject.model, specs, reference.samples, root, manifest, backend, config.threads, narrow, cannot_run
@@ -99,15 +101,19 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
     return found
 
 
-def _keeping(backend: Backend) -> Backend:
-    """The backend, but one that loads an engine once: the gates run the same ones, each gate when the last is through.
+def _keeping(backend: Backend, files: Sequence[Path], threads: int | None) -> Backend:
+    """The backend, but one that has loaded these engines: the gates run the same ones, each when the last is through.
 
-    Engines on a device are left alone, for their memory is scarce.
+    Engines on a device are left alone, for their memory is scarce. One that cannot be loaded is so again, and then
+    reported, by the gate that asks for it.
     """
     if backend.device() is not None:
         return backend
     keeping = copy.copy(backend)
     keeping.load = functools.cache(backend.load)  # type: ignore[method-assign]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        for file in files:
+            pool.submit(keeping.load, file, threads, None)
     return keeping
 
 

@@ -79,6 +79,18 @@ def room_for(counts: np.ndarray, length: int, quantile: float) -> Room:
     return Room(tuple(chosen.tolist()), np.any(counts > others, axis=1))
 
 
+_Piece = tuple[np.ndarray, list[tuple[tuple[int, ...], np.ndarray]]]
+"""Samples, by index, and by quantile the capacities for them and those of them that then overflow."""
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Pieces of some samples: pieces[i, j] are those longer than ends[i - 1] and not longer than ends[j]."""
+
+    ends: list[int]
+    pieces: dict[tuple[int, int], _Piece]
+
+
 @dataclass(frozen=True)
 class FusedPlanner:
     """Fused engines for the stages of a plan.
@@ -99,14 +111,16 @@ class FusedPlanner:
         buckets: list[FusedBucket] = []
         overflow, expected = {}, {}
         everything = np.arange(len(self.planner.rows))
+        pieces = self._pieces(everything)  # the same at every batch size
+        parts = [
+            (self._pieces(np.flatnonzero(everything % _FOLDS != fold)), held)
+            for fold in range(_FOLDS)
+            if len(held := np.flatnonzero(everything % _FOLDS == fold))
+        ]
         for batch in batches:
             again = self.planner.times(self.staged, batch)
-            buckets += self._chosen(batch, everything, again)
-            met = [
-                self._outcome(self._chosen(batch, np.flatnonzero(everything % _FOLDS != fold), again), held, again)
-                for fold in range(_FOLDS)
-                if len(held := np.flatnonzero(everything % _FOLDS == fold))
-            ]
+            buckets += self._chosen(batch, pieces, again)
+            met = [self._outcome(self._chosen(batch, others, again), held, again) for others, held in parts]
             overflows, seconds = (np.concatenate(values) for values in zip(*met, strict=True))
             overflow[batch] = round(float(overflows.mean()), 4)
             expected[batch] = round(1e3 * (float(seconds.mean()) + self.planner.tokenising.get(batch, 0.0)), 4)
@@ -139,23 +153,37 @@ class FusedPlanner:
             self._known[key] = costs.alone(shape, length) if batch == 1 else costs.together(shape, batch, length)
         return self._known[key]
 
-    def _chosen(self, batch: int, samples: np.ndarray, again: np.ndarray) -> list[FusedBucket]:
-        """The engines of least time for some samples, by index; `again` [samples] is what running one again takes."""
+    def _pieces(self, samples: np.ndarray) -> _Pieces:
+        """Samples, by index, from every candidate length to every other, and the room that they could be given."""
+        candidates = self.planner.candidates()
         if not len(samples):
-            return []
-        lengths, candidates = self.planner.rows[samples, 0], self.planner.candidates()
+            return _Pieces([], {})
+        lengths = self.planner.rows[samples, 0]
         ends = candidates[: 1 + int(np.searchsorted(candidates, lengths.max()))]
+        by_length = samples[np.argsort(lengths, kind="stable")]
+        places = [0, *np.searchsorted(np.sort(lengths), ends, side="right").tolist()]
+
+        def piece(first: int, last: int) -> _Piece:
+            within = by_length[places[first] : places[last + 1]]
+            rooms = (room_for(self._counts[within], ends[last], quantile) for quantile in QUANTILES)
+            return within, [(room.capacities, within[room.overflows]) for room in rooms]
+
+        return _Pieces(ends, {(i, j): piece(i, j) for j in range(len(ends)) for i in range(j + 1)})
+
+    def _chosen(self, batch: int, samples: _Pieces, again: np.ndarray) -> list[FusedBucket]:
+        """The engines of least time for some samples; `again` [samples] is what running one again takes."""
+        if not samples.ends:
+            return []
+        ends = samples.ends
         limit = min(len(ends), max(1, self.engines // len(self.planner.batches)))
 
         def piece(first: int, last: int) -> tuple[float, FusedBucket]:
             """What samples from one end to another cost, each end the longest of its bucket, and the room for them."""
-            within = samples[(lengths > (ends[first - 1] if first else 0)) & (lengths <= ends[last])]
-            bucket, options = Bucket(batch=batch, length=ends[last]), []
-            for quantile in QUANTILES:
-                room = room_for(self._counts[within], bucket.length, quantile)
-                call = self.seconds(bucket, room.capacities) / batch
-                options.append((len(within) * call + float(again[within][room.overflows].sum()), room.capacities))
-            cost, capacities = min(options)
+            bucket, (within, rooms) = Bucket(batch=batch, length=ends[last]), samples.pieces[first, last]
+            cost, capacities = min(
+                (len(within) * self.seconds(bucket, room) / batch + float(again[over].sum()), room)
+                for room, over in rooms
+            )
             return cost, FusedBucket(bucket=bucket, capacities=list(capacities))
 
         pieces = {(i, j): piece(i, j) for j in range(len(ends)) for i in range(j + 1)}

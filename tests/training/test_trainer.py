@@ -48,10 +48,11 @@ def test_training_learns_the_task_and_to_skip(tiny_backbone: Path, tmp_path: Pat
         epochs=[4.0, 4.0, 4.0] if method == "ltp" else [4.0, 6.0, 4.0],
         lr=3e-3,
         head_lr=1e-2,
-        pruner_lr=0.03,
+        pruner_lr=0.03 if method == "ltp" else 0.01,
         ramp=0.2,
         flops_ratio=1.3,
         patience=50,
+        seed=1,  # of so few steps on so small a model the outcome depends on what is sampled
     )
     trainer = make_trainer(config, tmp_path, examples=64)
     fresh = evaluate(trainer.model, trainer.train_set, 256)
