@@ -11,6 +11,7 @@ from engines.artifact import Artifact
 from engines.backends import Backend, Engine, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
+from engines.loading import on_all_cores
 from engines.samples import Sample
 from engines.scheduler import Scheduler
 from engines.stage_runner import fill
@@ -54,8 +55,8 @@ class FusedRunner:
     def load_all(self) -> None:
         """Loads every engine and runs it once."""
         with self._turn:
-            for bucket in self._records:
-                self._engine(bucket).run()
+            for engine in on_all_cores(self._engine, self._records, self._threads):
+                engine.run()
 
     def _call(self, bucket: Bucket, samples: Sequence[Sample]) -> None:
         with self._turn:

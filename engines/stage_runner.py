@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +13,7 @@ from engines.backends import Backend, Engine, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from engines.errors import SkimError
+from engines.loading import on_all_cores
 from engines.samples import Sample
 
 
@@ -71,14 +70,10 @@ class StageRunner:
         return self._stages + int(self._token_level)
 
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
-        """Loads the engines of these buckets of every unit, and runs each once: a first call allocates its memory.
-
-        Compiling an engine keeps one core busy, so as many are loaded at a time as there are cores.
-        """
+        """Loads the engines of these buckets of every unit, and runs each once: a first call allocates its memory."""
         keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
         with self._turn:
-            with ThreadPoolExecutor(self._threads or os.cpu_count()) as pool:
-                engines = list(pool.map(lambda key: self._engine(*key), keys))
+            engines = on_all_cores(lambda key: self._engine(*key), keys, self._threads)
             for engine in engines:
                 engine.run()
 

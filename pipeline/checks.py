@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -15,6 +14,8 @@ from calib.qdq import quantized_products
 from engines.artifact import EngineRecord, Gate, Manifest
 from engines.backends import Backend, records_for
 from engines.backends.layers import int8_products
+from engines.errors import InputError
+from engines.loading import on_all_cores
 from engines.prediction import SampleResult
 from engines.runner import Runner
 from pipeline import gates
@@ -111,9 +112,12 @@ def _keeping(backend: Backend, files: Sequence[Path], threads: int | None) -> Ba
         return backend
     keeping = copy.copy(backend)
     keeping.load = functools.cache(backend.load)  # type: ignore[method-assign]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        for file in files:
-            pool.submit(keeping.load, file, threads, None)
+
+    def load(file: Path) -> None:
+        with suppress(InputError):
+            keeping.load(file, threads, None)
+
+    on_all_cores(load, files, threads)
     return keeping
 
 

@@ -1,4 +1,4 @@
-"""How many rows samples carry behind each layer's decision, and what running the model costs only as far as needed."""
+"""How many rows samples carry behind each layer's decision, found without running the model further than it decides."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from pipeline.model.pruners import LtpPruner
 from pipeline.model.transformer import PrunedTransformer, State
 
 _INFLUENCE = 4.0
-"""Most that the loss may gain or lose by one token's weight, in units of an even share of it. To first order a key that
-was dropped and that many queries look at (an attention sink) gains e^score over what is left: factors of a million, in
-which the cost of the tokens would drown, though the whole effect of one key is bounded."""
+"""Most that the loss may gain or lose by one token's weight, over an even share of 1 for every real token of the batch.
+To first order a dropped key that many queries look at (an attention sink) is worth e^score over what is left, without
+any limit, and the cost of the tokens would drown in it; the whole effect of one key is bounded."""
 
 
 @dataclass
@@ -36,12 +36,13 @@ class Relaxation:
     noise: float = 1.0
     counts: list[Tensor] = field(default_factory=list)
     survivors: Tensor | None = None
+    real: int = 0
     weights: Tensor | None = None
 
     def start(self, mask: Tensor) -> None:
         """Forgets the counts of the last batch; mask [B, S] is 1 on real tokens."""
         self.counts = [mask.sum(-1).float()] * self.model.config.encoder.layers
-        self.survivors, self.weights = mask.float(), None
+        self.survivors, self.real, self.weights = mask.float(), int(mask.sum()), None
 
     def __call__(self, layer: int, score: Tensor, state: State) -> State:
         """The state after the decision of `layer` on score [B, S]."""
@@ -79,7 +80,7 @@ class Relaxation:
         """The weights as the encoder takes them: what it says about a sampled one is bounded, what it costs is not."""
         if self.kind != "straight_through" or not weights.requires_grad:
             return weights
-        felt, bound = weights.view_as(weights), _INFLUENCE / weights.numel()
+        felt, bound = weights.view_as(weights), _INFLUENCE / self.real
         felt.register_hook(lambda gradient: gradient.clamp(-bound, bound))
         return felt
 

@@ -28,6 +28,7 @@ _DISTIL_TEMPERATURE = 2.0
 _CALIBRATION_EXAMPLES = 256
 _REACHED = 0.97
 """Share of the wanted FLOPs ratio from which a state counts as having reached it."""
+_LEARN_THEIR_RATIO = ("ltp", "transkimmer")
 _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
 
 
@@ -74,7 +75,7 @@ def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16
 
 def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:
     """Whether a model has the FLOPs ratio that was asked for; always, where the method does not learn its ratio."""
-    return config.method not in ("ltp", "transkimmer") or evaluation.flops_ratio >= _REACHED * config.flops_ratio
+    return config.method not in _LEARN_THEIR_RATIO or evaluation.flops_ratio >= _REACHED * config.flops_ratio
 
 
 class Trainer:
@@ -192,7 +193,7 @@ class Trainer:
         Of a method that learns its ratio, a state that computes too much is no candidate, however accurate: those
         are ordered by how near they come. The dense fine-tuning before it is where such a run starts, not its result.
         """
-        if phase.name == "fine_tune" and self.config.method in ("ltp", "transkimmer"):
+        if phase.name == "fine_tune" and self.config.method in _LEARN_THEIR_RATIO:
             return _DENSE, evaluation.metric
         if not reaches_ratio(self.config, evaluation):
             return _TOO_COSTLY, evaluation.flops_ratio
