@@ -16,7 +16,7 @@ import onnx
 from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
 from engines.tokenization import Tokens
-from pipeline.gates.numeric import walk_states
+from pipeline.gates.states import walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.graph.evaluate import Arrays, near_threshold, run_module
 from pipeline.graph.precision import dtype_of, reference_in

@@ -9,7 +9,7 @@ import numpy as np
 
 from engines.artifact import EngineRecord, Gate
 from engines.tokenization import Tokens
-from pipeline.gates.numeric import Arrays, chosen_for, stack_states, walk_states
+from pipeline.gates.states import Arrays, chosen_for, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
 from pipeline.graph.evaluate import near_tokens, run_scored
 from pipeline.graph.stages import Stage, StageSpec

@@ -22,7 +22,7 @@ _FINEST_CPU = 4
 """On a CPU products have no such tiles, and padding costs more than the engines that avoid it."""
 _CANDIDATES = 64
 """Candidate lengths, where that many are not closer together than the target gains from."""
-_EARNS = 2e-4
+_EARNS = 5e-4
 """Share of the time of a text that an engine has to save, for it costs memory and the time to load it."""
 
 

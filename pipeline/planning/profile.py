@@ -9,8 +9,9 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from calib.scheme import QuantizationScheme
 from engines.backends import Backend, Engine
 from engines.buckets import Bucket
 from engines.files import write_whole
+from engines.loading import on_all_cores
 from pipeline.graph.export import Export, export_stage
 from pipeline.graph.fused import chain_compactions
 from pipeline.graph.stages import Stage, StageSpec, cut_stages, decision_layers
@@ -26,6 +28,8 @@ from pipeline.measure import processor
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, Kind
 from pipeline.versions import tool_versions
+
+Key = TypeVar("Key")
 
 _LENGTHS = 7
 _SHORTEST = 4
@@ -72,7 +76,7 @@ def measure_costs(
     """Compiles and times one stage of each kind. `tick` is called after each of them, and after the timing."""
     specs = profiled_stages(model)
     lengths = profiled_lengths(model.config.max_length)
-    engines: dict[tuple[Kind, int, int], Engine] = {}
+    files: dict[tuple[Kind, int, int], Path] = {}
     for kind, spec in specs.items():
         graph = directory / f"{kind}.onnx"
         export(Stage(model, spec), model.config, graph)
@@ -80,12 +84,12 @@ def measure_costs(
             quantize_graph(graph, scheme, graph)
         for batch in sorted({1, *batches}):
             for length in lengths:
-                bucket = Bucket(batch=batch, length=length)
-                file = directory / f"{kind}_b{batch}_s{length}{backend.suffix}"
-                backend.build(graph, bucket, file)
-                engines[kind, batch, length] = engine = backend.load(file, threads)
-                _fill(engine, model.config.encoder.vocab_size)
+                files[kind, batch, length] = file = directory / f"{kind}_b{batch}_s{length}{backend.suffix}"
+                backend.build(graph, Bucket(batch=batch, length=length), file)
         tick()
+    engines = _load(backend, files, threads)
+    for engine in engines.values():
+        _fill(engine, model.config.encoder.vocab_size)
     alone, together = _times(engines)
     boundary = _boundary_times(model.config.encoder.hidden_size, backend, batches, lengths, threads, directory)
     tick()
@@ -152,20 +156,28 @@ def _boundary_times(
     """Seconds, by batch and length, of taking rows to an engine and back: a call of one TokenCompact, without it."""
     found: dict[int, list[float]] = {batch: [] for batch in sorted({1, *batches})}
     chains = {count: directory / f"compactions_{count}.onnx" for count in (1, _COMPACTIONS)}
+    files: dict[tuple[int, int, int], Path] = {}
     for count, graph in chains.items():
         chain_compactions(count, width, graph)
+        for batch in found:
+            for length in lengths:
+                files[count, batch, length] = file = directory / f"{graph.stem}_b{batch}_s{length}{backend.suffix}"
+                backend.build(graph, Bucket(batch=batch, length=length), file)
+    engines = _load(backend, files, threads)
+    for engine in engines.values():
+        _fill(engine, 1)
+    times = {key: statistics.median(_seconds(engine) for _ in range(2 * _ROUNDS)) for key, engine in engines.items()}
     for batch, seconds in found.items():
         for length in lengths:
-            times = {}
-            for count, graph in chains.items():
-                file = directory / f"compactions_{count}_b{batch}_s{length}{backend.suffix}"
-                backend.build(graph, Bucket(batch=batch, length=length), file)
-                engine = backend.load(file, threads)
-                _fill(engine, 1)
-                times[count] = statistics.median(_seconds(engine) for _ in range(2 * _ROUNDS))
-            more = (times[_COMPACTIONS] - times[1]) / (_COMPACTIONS - 1)
-            seconds.append(max(0.0, times[1] - max(0.0, more)))
+            one, more = times[1, batch, length], times[_COMPACTIONS, batch, length]
+            seconds.append(max(0.0, one - max(0.0, (more - one) / (_COMPACTIONS - 1))))
     return found
+
+
+def _load(backend: Backend, files: Mapping[Key, Path], threads: int | None) -> dict[Key, Engine]:
+    """The engine of every file, loaded on all cores."""
+    loaded = on_all_cores(lambda file: backend.load(file, threads), files.values(), threads)
+    return dict(zip(files, loaded, strict=True))
 
 
 def _seconds(engine: Engine) -> float:

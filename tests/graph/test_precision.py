@@ -19,7 +19,7 @@ from calib.data import read_examples
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.tokenization import TextEncoder
-from pipeline.gates.numeric import fill_bucket, walk_states
+from pipeline.gates.states import fill_bucket, walk_states
 from pipeline.graph.evaluate import Arrays, GraphSession, near_threshold, round_explicitly, run_module
 from pipeline.graph.export import example_inputs, export_stage
 from pipeline.graph.precision import DTYPES, dtype_of, reference_in

@@ -1,0 +1,81 @@
+"""What stages are fed with: the reference's own state in front of each of them, stacked into buckets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from engines.buckets import Bucket
+from engines.tokenization import Tokens
+from pipeline.graph.evaluate import run_module
+from pipeline.graph.stages import Stage, StageSpec
+from pipeline.model.transformer import PrunedTransformer
+
+Arrays = dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def walk_states(
+    model: PrunedTransformer, specs: Sequence[StageSpec], samples: Sequence[Tokens]
+) -> Iterator[tuple[StageSpec, list[Arrays]]]:
+    """For every stage, the state in which the reference has each sample in front of it, one sample at a time."""
+    states = [
+        {
+            "input_ids": np.asarray(item.input_ids, np.int32),
+            "token_type_ids": np.asarray(item.token_type_ids, np.int32),
+            "alive": np.ones(len(item), np.int32),
+        }
+        for item in samples
+    ]
+    for spec in specs:
+        yield spec, states
+        if not spec.last:
+            stage = Stage(model, spec)
+            states = [_next_state(run_module(stage, {k: v[None] for k, v in state.items()})) for state in states]
+
+
+def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> tuple[Arrays, int] | None:
+    """A batch of the samples of `chosen_for` and how many they are; None if no sample fits."""
+    chosen = chosen_for(states, bucket)
+    return (stack_states([states[index] for index in chosen], bucket), len(chosen)) if chosen else None
+
+
+def chosen_for(states: Sequence[Arrays], bucket: Bucket) -> list[int]:
+    """The longest samples that fit. In batches of more than two the last place is left to padding."""
+    lengths = [len(state["alive"]) for state in states]
+    fitting = sorted((i for i, n in enumerate(lengths) if n <= bucket.length), key=lambda i: -lengths[i])
+    return fitting[: bucket.batch - 1 if bucket.batch > 2 else bucket.batch]
+
+
+def stack_states(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
+    """The samples in the first places of a bucket, zeros behind them."""
+    batch = {
+        name: np.zeros((bucket.batch, bucket.length, *value.shape[1:]), value.dtype)
+        for name, value in states[0].items()
+    }
+    for place, state in enumerate(states):
+        for name, value in state.items():
+            batch[name][place, : len(value)] = value
+    return batch
+
+
+def holding(states: Sequence[Arrays]) -> Bucket:
+    """A batch for all of these samples, and one place for padding."""
+    return Bucket(batch=len(states) + 1, length=max(len(state["alive"]) for state in states))
+
+
+def _next_state(outputs: Arrays) -> Arrays:
+    rows = int(outputs["count"][0])
+    names = {"hidden": "packed", "alive": "packed_alive", "position": "packed_position"}
+    return {ours: outputs[theirs][0, :rows] for ours, theirs in names.items()}
+
+
+def ends_and_middle(buckets: Sequence[Bucket]) -> set[Bucket]:
+    """Of every batch size the shortest, a middle and the longest bucket."""
+    found: set[Bucket] = set()
+    for batch in {bucket.batch for bucket in buckets}:
+        held = sorted((bucket for bucket in buckets if bucket.batch == batch), key=lambda bucket: bucket.length)
+        found |= {held[0], held[len(held) // 2], held[-1]}
+    return found
