@@ -16,7 +16,7 @@ import onnx
 from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
 from engines.tokenization import Tokens
-from pipeline.gates.states import walk_states
+from pipeline.gates.states import edge_buckets, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.graph.evaluate import Arrays, near_threshold, run_module
 from pipeline.graph.precision import dtype_of, reference_in
@@ -40,12 +40,6 @@ class Golden:
     inputs: str
     outputs: str
     tolerances: dict[str, float]
-
-
-def edge_buckets(buckets: Sequence[Bucket]) -> list[Bucket]:
-    """The shortest and the longest bucket of every batch size, in order."""
-    ends = {batch: sorted(b for b in buckets if b.batch == batch) for batch in {b.batch for b in buckets}}
-    return sorted({found[place] for found in ends.values() for place in (0, -1)})
 
 
 def write_golden(

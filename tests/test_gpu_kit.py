@@ -15,9 +15,10 @@ import pytest
 
 from engines.artifact import Encoder, Head, Manifest
 from engines.backends.base import EngineOptions
-from engines.buckets import Bucket, parse_buckets
+from engines.buckets import parse_buckets
 from engines.plan import Plan, StagePlan
-from pipeline.golden import RUNNER, Golden, edge_buckets
+from pipeline.gates.states import edge_buckets
+from pipeline.golden import RUNNER, Golden
 from pipeline.gpu_kit import CHECK, COMPILE, compile_script, write_gpu_kit
 from pipeline.graph.export import export_stage
 from pipeline.graph.precision import reference_in
@@ -112,11 +113,6 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Kit]:
         return made[precision, method]
 
     return kit
-
-
-def test_edges_are_the_shortest_and_the_longest_bucket_of_every_batch_size() -> None:
-    assert edge_buckets(BUCKETS) == parse_buckets("1x16,1x32,4x16,4x32")
-    assert edge_buckets([Bucket(batch=2, length=8)]) == [Bucket(batch=2, length=8)]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from engines.buckets import Bucket
 from engines.errors import GateError, InputError
 from engines.tokenization import Tokens
 from pipeline.gates.reference import NOTHING_DECIDED
-from pipeline.gates.states import Arrays, ends_and_middle, fill_bucket, holding, walk_states
+from pipeline.gates.states import edge_buckets, fill_bucket, holding, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
-from pipeline.graph.evaluate import GraphSession, near_tokens, run_module, run_scored
+from pipeline.graph.evaluate import Arrays, GraphSession, near_tokens, run_module, run_scored
 from pipeline.graph.operator import NAME
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage, StageSpec
@@ -96,7 +96,7 @@ def numeric_parity(
 ) -> list[Gate]:
     """One gate for the graphs (ONNX Runtime) and one for the engines of `backend`. The reason names the stages.
 
-    Every engine is asked; a graph, whose shapes are symbolic, at the shortest, a middle and the longest of its lengths.
+    Every engine is asked; a graph, whose shapes are symbolic, in the shortest and the longest bucket of a batch size.
 
     narrow:     PyTorch's counterpart of the graphs in their precision; None: they are in fp32. A stage's error against
                 fp32 may be at most twice that of `narrow`, the largest over all buckets and some more samples.
@@ -113,11 +113,8 @@ def numeric_parity(
         stage: Stage | HeadStage, unit: int | str, path: Path, batches: Sequence[tuple[Bucket | None, Arrays, int]]
     ) -> None:
         counterpart = None if narrow is None else _of(narrow, stage)
-        graph, error, shapes = (
-            _session(path),
-            0.0,
-            ends_and_middle([bucket for bucket, *_ in batches if bucket is not None]),
-        )
+        graph, error = _session(path), 0.0
+        edges = edge_buckets([bucket for bucket, *_ in batches if bucket is not None])
         for bucket, inputs, real in batches:
             expected, rounded, undecided = _expected(stage, counterpart, inputs)
             undecided = undecided[:real]
@@ -126,7 +123,7 @@ def numeric_parity(
                 error = max(error, own_error(dtype_of(counterpart), both))
             if bucket is None:
                 continue
-            if bucket in shapes:
+            if bucket in edges:
                 graphs.compare(f"{path.name} at {bucket}", expected, graph(inputs), undecided)
             record = records.get((unit, bucket))
             if record is not None:

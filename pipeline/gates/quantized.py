@@ -9,9 +9,9 @@ import numpy as np
 
 from engines.artifact import EngineRecord, Gate
 from engines.tokenization import Tokens
-from pipeline.gates.states import Arrays, chosen_for, stack_states, walk_states
+from pipeline.gates.states import chosen_for, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
-from pipeline.graph.evaluate import near_tokens, run_scored
+from pipeline.graph.evaluate import Arrays, near_tokens, run_scored
 from pipeline.graph.stages import Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer
 

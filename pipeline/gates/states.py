@@ -9,11 +9,9 @@ import torch
 
 from engines.buckets import Bucket
 from engines.tokenization import Tokens
-from pipeline.graph.evaluate import run_module
+from pipeline.graph.evaluate import Arrays, run_module
 from pipeline.graph.stages import Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer
-
-Arrays = dict[str, np.ndarray]
 
 
 @torch.no_grad()
@@ -72,10 +70,7 @@ def _next_state(outputs: Arrays) -> Arrays:
     return {ours: outputs[theirs][0, :rows] for ours, theirs in names.items()}
 
 
-def ends_and_middle(buckets: Sequence[Bucket]) -> set[Bucket]:
-    """Of every batch size the shortest, a middle and the longest bucket."""
-    found: set[Bucket] = set()
-    for batch in {bucket.batch for bucket in buckets}:
-        held = sorted((bucket for bucket in buckets if bucket.batch == batch), key=lambda bucket: bucket.length)
-        found |= {held[0], held[len(held) // 2], held[-1]}
-    return found
+def edge_buckets(buckets: Sequence[Bucket]) -> list[Bucket]:
+    """The shortest and the longest bucket of every batch size, in order."""
+    ends = {batch: sorted(b for b in buckets if b.batch == batch) for batch in {b.batch for b in buckets}}
+    return sorted({found[place] for found in ends.values() for place in (0, -1)})

@@ -39,6 +39,14 @@ def test_graphs_and_engines_of_the_model_pass(built: Built) -> None:
         assert 0 <= gate.figures["largest_difference"] <= gate.figures["tolerance"] == 1e-4
 
 
+def test_engines_are_asked_in_every_bucket_and_graphs_in_those_at_the_edges(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numeric, "edge_buckets", lambda buckets: [max(buckets)])
+    graphs, engines = gates_of(built.artifact, small_model("ltp", layers=2))
+    assert (graphs.figures["checked"], engines.figures["checked"]) == (2, 6)
+
+
 def test_another_models_graphs_and_engines_fail_and_are_named(built: Built) -> None:
     graphs, engines = gates_of(built.artifact, small_model("ltp", layers=2, seed=1))
     assert graphs.status == engines.status == "FAILED"

@@ -7,7 +7,7 @@ import pytest
 
 from engines.buckets import Bucket, parse_buckets
 from pipeline.gates import Reference
-from pipeline.gates.states import ends_and_middle, fill_bucket, walk_states
+from pipeline.gates.states import edge_buckets, fill_bucket, walk_states
 from pipeline.graph.stages import cut_stages
 from tests.graph.small import random_samples, small_model
 
@@ -53,7 +53,8 @@ def test_no_sample_fits_no_batch() -> None:
     assert fill_bucket([state(5)], Bucket(batch=1, length=4)) is None
 
 
-def test_the_ends_and_a_middle_of_every_batch_size() -> None:
-    buckets = parse_buckets("1x8,1x16,1x32,1x64,8x32,8x16,2x4")
-    assert ends_and_middle(buckets) == set(parse_buckets("1x8,1x32,1x64,8x16,8x32,2x4"))
-    assert ends_and_middle([]) == set()
+def test_the_edges_are_the_shortest_and_the_longest_of_every_batch_size() -> None:
+    buckets = parse_buckets("1x16,1x24,1x32,4x32,4x16,4x24")
+    assert edge_buckets(buckets) == parse_buckets("1x16,1x32,4x16,4x32")
+    assert edge_buckets([Bucket(batch=2, length=8)]) == [Bucket(batch=2, length=8)]
+    assert edge_buckets([]) == []
