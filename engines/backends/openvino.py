@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.stages import INPUT_NAMES, is_output
+
+_FIRST_USE = threading.Lock()
 
 
 class OpenVinoBackend(Backend):
@@ -110,8 +113,16 @@ def _int8_overflows() -> bool:
     return not np.allclose(found, width * largest**2)
 
 
-@cache
 def _core() -> Any:
+    with _FIRST_USE:
+        return _first_core()
+
+
+@cache
+def _first_core() -> Any:
     import openvino
 
+    # The first call fills a table of the library with the GIL released; a second thread that calls it meanwhile would
+    # wait for that table with the GIL held, and both for ever.
+    openvino.Type.f32.to_dtype()
     return openvino.Core()

@@ -234,3 +234,27 @@ def test_importing_the_backends_loads_no_provider() -> None:
     code = "import sys, engines.backends; print(sorted({'openvino', 'onnxruntime', 'onnx'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(backend_of("openvino").available() is not None, reason="the package openvino is not installed")
+def test_the_first_engines_of_a_process_may_be_loaded_at_once() -> None:
+    """What a first engine asks OpenVINO for used to lock two threads for ever, in a fresh process only."""
+    code = """
+import sys, threading, openvino
+from engines.backends.openvino import _core
+
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(8)
+
+def first_use():
+    together.wait()
+    _core()
+    openvino.Type.f32.to_dtype()
+
+threads = [threading.Thread(target=first_use) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
