@@ -86,11 +86,15 @@ class Reference:
 
     def answer_moves(self, rounded: Reference) -> list[float]:
         """Per sample, twice what a narrower precision moved its answer by, as a share of its scale (at least 1), and no
-        less than what it moved half of the samples by: one answer may have hardly moved by chance."""
-        moved = [
-            float((ours - theirs).abs().max()) / max(1.0, float(ours.abs().max()))
-            for ours, theirs in zip(self.logits, rounded.logits, strict=True)
-        ]
+        less than what it moved half of the samples by: one answer may have hardly moved by chance.
+
+        An answer moves by the most that the gap between two of its logits changes, which is what decides on a label.
+        """
+        moved = []
+        for ours, theirs in zip(self.logits, rounded.logits, strict=True):
+            change = ours - theirs
+            gaps = change.amax(-1) - change.amin(-1)
+            moved.append(float(gaps.max()) / max(1.0, float(ours.abs().max())))
         return [2 * max(move, statistics.median(moved)) for move in moved]
 
 

@@ -165,6 +165,17 @@ def test_a_narrower_precision_is_judged_by_what_it_moves_in_pytorch(
     assert min(reference.answer_moves(rounded)) > 0 == max(reference.answer_moves(reference))
 
 
+def test_an_answer_moves_as_the_gap_between_its_logits_does(model: PrunedTransformer, reference: Reference) -> None:
+    """Logits that move apart move the answer twice, those that move together not at all."""
+    apart, together = Reference.of(model, SAMPLES), Reference.of(model, SAMPLES)
+    for index, logits in enumerate(reference.logits):
+        reference.logits[index] = torch.zeros_like(logits)
+        apart.logits[index] = torch.tensor([0.1, -0.1, 0.0])
+        together.logits[index] = torch.full_like(logits, 0.1)
+    assert reference.answer_moves(apart) == pytest.approx([2 * 0.2] * len(SAMPLES))
+    assert reference.answer_moves(together) == [0.0] * len(SAMPLES)
+
+
 def test_an_answer_that_hardly_moved_by_chance_may_move_as_the_others_did(
     model: PrunedTransformer, reference: Reference
 ) -> None:
