@@ -50,7 +50,9 @@ def _prepared(
     model = onnx.ModelProto.FromString(weightless)
     if capacities:
         set_capacities(model, capacities, stage_graph)
-    return onnx.inliner.inline_local_functions(model).SerializeToString(), location, weights
+    model = onnx.inliner.inline_local_functions(model)
+    _split_key_transposes(model)
+    return model.SerializeToString(), location, weights
 
 
 @lru_cache(maxsize=1)
@@ -64,6 +66,28 @@ def _without_weights(stage_graph: Path, modified: int, size: int) -> tuple[bytes
         raise InputError(f"{stage_graph}: expected an ONNX graph, found {error}") from None
     location, weights = _take_weights(model, stage_graph.stem)
     return model.SerializeToString(), location, weights
+
+
+def _split_key_transposes(model: onnx.ModelProto) -> None:
+    """Transposes keys [batch, length, heads, size] in two steps, of which the second swaps the last two axes.
+
+    A product of matrices takes its second operand transposed, so OpenVINO makes the swap a part of it; all in one step,
+    as the exporter writes it, is a pass over memory of its own.
+    """
+    from onnx import helper
+
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 3, 1]:
+            heads_first = f"{node.output[0]}.heads_first"
+            first = helper.make_node(
+                "Transpose", node.input, [heads_first], f"{node.name}.heads_first", perm=[0, 2, 1, 3]
+            )
+            swap = helper.make_node("Transpose", [heads_first], node.output, node.name, perm=[0, 1, 3, 2])
+            model.graph.node.extend([first, swap])
+        else:
+            model.graph.node.append(node)
 
 
 def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:

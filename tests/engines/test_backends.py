@@ -195,6 +195,32 @@ def test_shapes_are_folded(graph: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_keys_are_transposed_in_two_steps_that_give_the_same(tmp_path: Path, provider: str) -> None:
+    """The second of them swaps the last two axes, which a product of matrices does by itself."""
+    helper, heads = onnx.helper, np.array([0, 0, 2, WIDTH // 2], np.int64)
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)]
+        for name, shape in (("hidden", ["batch", "length", WIDTH]), ("packed", None))
+    )
+    nodes = [
+        helper.make_node("Reshape", ["hidden", "heads"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["queries"], "queries", perm=[0, 2, 1, 3]),
+        helper.make_node("Transpose", ["rows"], ["keys"], "keys", perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["queries", "keys"], ["packed"]),
+    ]
+    graph = helper.make_graph(nodes, "scores", inputs, outputs, [onnx.numpy_helper.from_array(heads, "heads")])
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "scores.onnx")
+    static_graph.write_static_graph(tmp_path / "scores.onnx", LARGE, tmp_path / "one.onnx")
+    steps = [node for node in onnx.load(tmp_path / "one.onnx").graph.node if node.op_type == "Transpose"]
+    assert [list(step.attribute[0].ints) for step in steps] == [[0, 2, 1, 3], [0, 2, 1, 3], [0, 1, 3, 2]]
+
+    hidden = np.random.default_rng(0).standard_normal((LARGE.batch, LARGE.length, WIDTH), np.float32)
+    found = backend_of(provider).load(tmp_path / "one.onnx", 1)({"hidden": hidden})["packed"]
+    rows = hidden.reshape(LARGE.batch, LARGE.length, 2, -1)
+    np.testing.assert_allclose(found, np.einsum("bqhd,bkhd->bhqk", rows, rows), atol=1e-5)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"not a graph"])
 def test_what_is_no_graph_is_an_input_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "stage_0.onnx").write_bytes(content)
