@@ -37,10 +37,10 @@ def decision_parity(
     def near(index: int, layer: int) -> torch.Tensor:
         """[length] bool: whether the tokens' scores lie within rounding of the layer's threshold."""
         threshold = model.pruner.threshold(layer)
-        moves = 0.0 if rounded is None else reference.score_moves(index, layer, threshold, rounded)
-        return (reference.score[index][layer] - threshold).abs() <= max(width[layer], moves)
+        moved = 0.0 if rounded is None else reference.score_moves(index, layer, threshold, rounded)
+        return (reference.score[index][layer] - threshold).abs() <= max(width[layer], moved)
 
-    ties = [0.0] * len(results) if rounded is None else reference.answer_moves(rounded)
+    moves = [0.0] * len(results) if rounded is None else reference.answer_moves(rounded)
     tokens = flips = near_flips = agreeing = 0
     failed: list[str] = []
     for index, result in enumerate(results):
@@ -60,7 +60,7 @@ def decision_parity(
             if different and not blurred and len(excused) < len(different):
                 failed.append(f"stage_{spec.index}, sample {index}: token {min(set(different) - set(excused))}")
             blurred = blurred or bool(different)
-        if not blurred and not _same_answer(model, expected, found, max(_TIE, ties[index])):
+        if not blurred and not _same_answer(model, expected, found, max(_TIE * _scale(expected), moves[index])):
             failed.append(f"sample {index}: the same tokens, but another answer")
     figures: dict[str, float | int | str] = {
         "samples": len(results),
@@ -77,10 +77,12 @@ def decision_parity(
 
 
 def _same_answer(model: PrunedTransformer, expected: torch.Tensor, found: torch.Tensor, tie: float = 0.0) -> bool:
-    """The same labels, or labels whose expected logits differ by at most `tie` of their scale; for regression the same
-    value to 1e-3."""
-    scale = max(1.0, float(expected.abs().max()))
+    """The same labels, or labels whose expected logits are at most `tie` apart; for regression the same value."""
     if model.config.head.kind == "regression":
-        return bool((expected - found).abs().max() <= _TIE * scale)
+        return bool((expected - found).abs().max() <= _TIE * _scale(expected))
     chosen = expected.gather(-1, found.argmax(-1, keepdim=True)).squeeze(-1)
-    return bool((expected.amax(-1) - chosen <= tie * scale).all())
+    return bool((expected.amax(-1) - chosen <= tie).all())
+
+
+def _scale(logits: torch.Tensor) -> float:
+    return max(1.0, float(logits.abs().max()))

@@ -85,16 +85,16 @@ class Reference:
         return 2 * float(moved[nearest].nan_to_num().max())
 
     def answer_moves(self, rounded: Reference) -> list[float]:
-        """Per sample, twice what a narrower precision moved its answer by, as a share of its scale (at least 1), and no
-        less than what it moved half of the samples by: one answer may have hardly moved by chance.
+        """Per sample, twice what a narrower precision moved its answer by, and no less than what it moved half of the
+        samples by: one answer may have hardly moved by chance.
 
-        An answer moves by the most that the gap between two of its logits changes, which is what decides on a label.
+        An answer moves by the most that the gap between two of its logits changes, since a gap decides on a label. What
+        it moves by does not grow with the logits, which differ in what the head reads more than in how exactly.
         """
         moved = []
         for ours, theirs in zip(self.logits, rounded.logits, strict=True):
             change = ours - theirs
-            gaps = change.amax(-1) - change.amin(-1)
-            moved.append(float(gaps.max()) / max(1.0, float(ours.abs().max())))
+            moved.append(float((change.amax(-1) - change.amin(-1)).max()))
         return [2 * max(move, statistics.median(moved)) for move in moved]
 
 

@@ -176,6 +176,23 @@ def test_an_answer_moves_as_the_gap_between_its_logits_does(model: PrunedTransfo
     assert reference.answer_moves(together) == [0.0] * len(SAMPLES)
 
 
+def test_a_close_answer_may_move_as_far_as_a_clear_one(model: PrunedTransformer, reference: Reference) -> None:
+    rounded = Reference.of(model, SAMPLES)
+    for index in range(len(SAMPLES)):
+        reference.logits[index] = torch.tensor([10.0, -10.0, -10.0])
+        rounded.logits[index] = torch.tensor([10.1, -10.0, -10.0])
+    reference.logits[2] = torch.tensor([0.1, 0.0, -1.0])
+    rounded.logits[2] = reference.logits[2]
+    results = [
+        replace(result, logits=logits.numpy())
+        for result, logits in zip(faithful(model, reference), rounded.logits, strict=True)
+    ]
+    for lead, status in ((0.15, "PASSED"), (0.25, "FAILED")):
+        reference.logits[2][0] = rounded.logits[2][0] = lead
+        results[2] = replace(results[2], logits=np.array([0.0, 0.01, -1.0], np.float32))
+        assert decision_parity(model, cut_stages(model, [1]), reference, results, rounded).status == status
+
+
 def test_an_answer_that_hardly_moved_by_chance_may_move_as_the_others_did(
     model: PrunedTransformer, reference: Reference
 ) -> None:
