@@ -110,12 +110,16 @@ def compile_int8(
 def quantised_graphs(graphs: Mapping[Unit, str], scheme: QuantizationScheme, root: Path) -> dict[Unit, str]:
     """Writes the quantised graph of every stage beside its own; a stage that has no INT8 layer gets none."""
     stages = [unit for unit in graphs if unit != "head"]
-    targets: dict[Unit, str] = {unit: graphs[unit].replace(".onnx", "-int8.onnx") for unit in stages}
+    targets: dict[Unit, str] = {unit: _quantised(graphs[unit]) for unit in stages}
     layers = quantize_graphs([root / graphs[u] for u in stages], scheme, [root / targets[u] for u in stages])
     for unit, found in zip(stages, layers, strict=True):
         if not found:
             (root / targets.pop(unit)).unlink()
     return targets
+
+
+def _quantised(graph: str) -> str:
+    return graph.replace(".onnx", "-int8.onnx")
 
 
 def int8_parity(
@@ -145,7 +149,8 @@ def int8_parity(
         return GraphSession(root / graph)
 
     def graph_of(record: EngineRecord) -> GraphSession:
-        return session(manifest.plan.stages[int(record.stage)].graph.replace(".onnx", "-int8.onnx"))
+        graph = manifest.plan.stages[int(record.stage)].graph
+        return session(_quantised(graph) if (root / _quantised(graph)).is_file() else graph)
 
     name = "numeric: INT8 graphs"
     skipped = Gate(name=f"numeric: INT8 engines ({backend.target})", status="SKIPPED", reason=cannot_run)

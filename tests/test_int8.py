@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from itertools import cycle
 from pathlib import Path
@@ -23,8 +24,11 @@ from engines.errors import TargetError
 from engines.plan import Plan
 from engines.runner import Runner
 from pipeline import build, int8, parity
+from pipeline.gates import Reference
 from pipeline.graph.export import export_stage
 from pipeline.graph.stages import Stage, cut_stages
+from pipeline.stage_graphs import specs_of
+from pipeline.subject import Subject
 from tests.gates.builds import SETTINGS, Built, classifier, run_verb
 from tests.graph.small import random_samples, small_model
 from tests.planning.test_plan import RowCost
@@ -99,6 +103,22 @@ def test_the_providers_that_are_right_here_agree_and_parity_holds(
     assert run_verb(parity, everywhere, "--json") == 0
     gates = [Gate(**gate) for gate in json.loads(capsys.readouterr().out)]
     assert gate_of(gates, "numeric: INT8").status == "PASSED"
+
+
+def test_a_stage_without_int8_layers_is_checked_by_its_own_graph(
+    tiny_tokenizer: Path, everywhere: Path, tmp_path: Path
+) -> None:
+    """As a Transkimmer that decides before its first layer has; on a target that this machine cannot run."""
+    root = shutil.copytree(everywhere, tmp_path / "artifact")
+    (root / "stages" / "stage_0-int8.onnx").unlink()
+    manifest = Artifact.open(everywhere).manifest
+    built = classifier(tiny_tokenizer)
+    subject = Subject.load(built.checkpoint, str(built.data), 8)
+    specs, reference = specs_of(subject.model, manifest), Reference.of(subject.model, subject.samples)
+    backend = choose_backend("cpu")
+    graphs, engines = int8.int8_parity(subject.model, specs, reference, root, manifest, backend, 1, "it has no GPU")
+    assert (graphs.status, graphs.figures["checked"]) == ("PASSED", 6)
+    assert (engines.status, engines.reason) == ("SKIPPED", "it has no GPU")
 
 
 def test_int8_that_is_slower_is_not_used_and_the_manifest_says_why(
