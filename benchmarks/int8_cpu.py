@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("expected --json FILE, where the record is written, found neither it nor --table")
     console = Console()
     artifacts: dict[str, Path] = {}
+    named = str(args.checkpoint)
     if args.max_length is not None:
         args.dense, args.checkpoint = (_lengthened(path, args) for path in (args.dense, args.checkpoint))
     for model, checkpoint in (("dense", args.dense), ("pruned", args.checkpoint)):
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         timings = measure(artifacts, texts, (1, 8), args.rounds, progress, args.threads)
     reference = Reference.of(subject.model, subject.samples)
     record = {
-        "checkpoint": str(args.checkpoint),
+        "checkpoint": named,
         "max_length": subject.model.config.max_length,
         "reviews": len(subject.samples),
         "timed": len(texts),
