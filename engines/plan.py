@@ -29,11 +29,15 @@ class _Strict(BaseModel):
 
 
 class StagePlan(_Strict):
-    """One stage: its graph, its steps such as "attend 2", and its buckets where they are not those of the plan."""
+    """One stage: its graph, its steps such as "attend 2", and its buckets where they are not those of the plan.
+
+    milliseconds: of a call of each of its buckets, as the planner saw it; empty where it did not choose the plan.
+    """
 
     graph: RelativePath
     steps: list[str]
     buckets: list[Bucket] | None = Field(None, min_length=1)
+    milliseconds: list[Annotated[float, Field(gt=0)]] = []
 
 
 class FusedBucket(_Strict):
@@ -117,6 +121,10 @@ class Plan(_Strict):
         lists["plan.fused.buckets"] = self.buckets_of("fused")
         for name, buckets in lists.items():
             problems += [f"{name}: {bucket} is listed twice" for bucket in repeated(buckets)]
+        for index, stage in enumerate(self.stages):
+            expected, found = len(self.buckets_of(index)), len(stage.milliseconds)
+            if found not in (0, expected):
+                problems.append(f"plan.stages.{index}.milliseconds: expected none or {expected}, found {found}")
         if (self.kind == "fused") != (self.fused is not None):
             problems.append(f"plan.kind: expected {'staged' if self.fused is None else 'fused'}, found {self.kind}")
         if self.fused is not None and self.head_graph is not None:

@@ -19,7 +19,7 @@ from engines.errors import InputError
 from engines.fused import FusedRunner
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
-from engines.scheduler import Scheduler
+from engines.scheduler import Scheduler, cost_in
 from engines.stage_runner import Call, open_stages
 from engines.tokenization import Text, TextEncoder, Tokens, text_problem
 
@@ -68,7 +68,7 @@ class Runner:
         units = [unit for unit in manifest.plan.units if unit != "fused"]
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
-        self._scheduler = Scheduler(self._buckets)
+        self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))
         self.fused = None
         if fused and manifest.plan.fused is not None:
             self.fused = FusedRunner(self.artifact, self.backend, threads, max_batch)

@@ -1,8 +1,8 @@
 """Which samples run together: the calls of least total cost that serve all samples waiting for a unit.
 
-Pure policy over numbers. The runner takes a window of samples through unit after unit; between two units it asks here
-how to regroup what is left, samples of different requests together, so that a batch pays for what its samples need and
-not for its longest one. One engine's calls come one after another, while its weights are in the cache.
+The runner takes a window of samples through unit after unit; between two units it asks here how to regroup what is left,
+samples of different requests together, so that a batch pays for what its samples need and not for its longest one. One
+engine's calls come one after another, while its weights are in the cache.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.buckets import Bucket, smallest_holding
+from engines.plan import Plan
 
 CALL_OVERHEAD = 16
 """What calling an engine costs beside its rows, in rows: some 0.2 ms, most of it weights that left the cache, against
@@ -33,6 +34,19 @@ class Work:
 def cost_in_rows(unit: int, bucket: Bucket) -> float:
     """The cost where none was measured: every row costs the same, whatever it holds."""
     return bucket.batch * bucket.length + CALL_OVERHEAD
+
+
+def cost_in(plan: Plan) -> Cost:
+    """The milliseconds that the planner expects of a call; in rows for the units that it knew no time of.
+
+    Two engines are compared only where they run the same unit, of whose buckets either all have a time or none.
+    """
+    known = {
+        (unit, bucket): milliseconds
+        for unit, stage in enumerate(plan.stages)
+        for bucket, milliseconds in zip(plan.buckets_of(unit), stage.milliseconds, strict=False)
+    }
+    return lambda unit, bucket: known.get((unit, bucket)) or cost_in_rows(unit, bucket)
 
 
 class Scheduler:

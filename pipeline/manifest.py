@@ -31,11 +31,16 @@ def plan_of(
     failed: Mapping[Bucket, str],
 ) -> Plan:
     """The plan as it was built: without the buckets that could not be."""
-    held = [[bucket for bucket in buckets if bucket not in failed] for buckets in planned.buckets]
+    held = [sorted(bucket for bucket in buckets if bucket not in failed) for buckets in planned.buckets]
     everything = sorted({bucket for buckets in held for bucket in buckets})
     stages = [
-        StagePlan(graph=graphs[s.index], steps=s.step_names, buckets=None if sorted(b) == everything else b)
-        for s, b in zip(specs, held, strict=True)
+        StagePlan(
+            graph=graphs[spec.index],
+            steps=spec.step_names,
+            buckets=None if buckets == everything else buckets,
+            milliseconds=_milliseconds(planned, spec.index, buckets),
+        )
+        for spec, buckets in zip(specs, held, strict=True)
     ]
     return Plan(
         kind="staged" if planned.fused is None else "fused",
@@ -46,6 +51,14 @@ def plan_of(
         expected={batch: round(1e3 * seconds, 4) for batch, seconds in planned.expected.items()},
         fused=planned.fused,
     )
+
+
+def _milliseconds(planned: StagedPlan, stage: int, buckets: Sequence[Bucket]) -> list[float]:
+    """Of a call of each of these buckets of a stage, if the plan knows."""
+    if not planned.seconds:
+        return []
+    seconds = dict(zip(planned.buckets[stage], planned.seconds[stage], strict=True))
+    return [round(1e3 * seconds[bucket], 4) for bucket in buckets]
 
 
 def manifest_of(

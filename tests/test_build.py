@@ -85,6 +85,7 @@ def test_the_artifact_says_what_it_is(built: Built) -> None:
         ["feed 1"],
     ]
     assert format_buckets(manifest.plan.buckets) == BUCKETS
+    assert not any(stage.milliseconds for stage in manifest.plan.stages), "nothing was planned, so nothing is expected"
     assert len(manifest.engines) == 6 and {(e.target, e.precision) for e in manifest.engines} == {("cpu", "fp32")}
     assert manifest.data is not None and manifest.data.count == 24
     assert manifest.checkpoint.path == str(built.checkpoint)
@@ -277,6 +278,7 @@ def test_without_stages_and_buckets_the_planner_chooses(
         held = {engine.bucket for engine in manifest.engines if engine.stage == unit}
         assert held == set(manifest.plan.buckets_of(unit))
         assert max(bucket.length for bucket in held) == manifest.max_length
+        assert len(manifest.plan.stages[unit].milliseconds) == len(held)
     larger = ("--max-engines", "12", "--token-budget", "512")
     assert run_verb(build, *arguments, "--out", out, "--force", *larger) == 0
     manifest = Artifact.open(out).manifest
@@ -284,6 +286,7 @@ def test_without_stages_and_buckets_the_planner_chooses(
     for unit in range(len(manifest.plan.stages)):
         for bucket in manifest.plan.buckets_of(unit):
             assert bucket.batch in (1, 8) or bucket.batch * bucket.length <= 512
+        assert len(manifest.plan.stages[unit].milliseconds) == len(manifest.plan.buckets_of(unit))
     assert max(engine.bucket.batch for engine in manifest.engines) > 8
     assert len(Runner(out)(["a film"] * 40)) == 40
     assert run_verb(build, *arguments, "--out", out, "--device", "abacus") == 2

@@ -56,6 +56,7 @@ def choose_plan(
     path, model = root / FILE, subject.model
     if publisher.done(FILE):
         return StagedPlan.model_validate_json(path.read_bytes())
+    planner: Planner | None = None
     asked = config.stages != "auto" or config.buckets is not None
     if asked or model.config.head.token_level or (backend is None and config.device is None):
         cuts = choose_cuts(model, config.stages, reference.mean_rows())
@@ -81,6 +82,8 @@ def choose_plan(
     if config.token_budget is not None:
         larger = tuple(tuple(within_budget(held, config.token_budget)) for held in plan.buckets)
         plan = plan.model_copy(update={"buckets": larger})
+    if planner is not None:
+        plan = planner.timed(plan)
     write_whole(path, (plan.model_dump_json(indent=1) + "\n").encode())
     publisher.mark(FILE)
     return plan

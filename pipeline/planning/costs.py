@@ -60,10 +60,23 @@ class CostTable(BaseModel):
         return self._seconds(stage, length, self.alone_seconds)
 
     def together(self, stage: StageShape, batch: int, length: int) -> float:
-        return self._seconds(stage, length, {kind: by[batch] for kind, by in self.together_seconds.items()})
+        """Of a batch that was not measured: what it is on the line through the nearest two that were."""
+        measured = sorted(next(iter(self.together_seconds.values())))
+        below = max(size for size in measured if size <= batch)
+        seconds = self._together(stage, below, length)
+        if below == batch:
+            return seconds
+        other = next((size for size in measured if size > batch), [0, *measured][-2])
+        more = (seconds - self._together(stage, other, length)) / (below - other)
+        return seconds + (batch - below) * max(0.0, more)
 
     def boundary(self, batch: int, length: int) -> float:
         return float(np.interp(length, self.lengths, self.boundary_seconds[batch]))
+
+    def _together(self, stage: StageShape, batch: int, length: int) -> float:
+        if batch == 0:
+            return 0.0
+        return self._seconds(stage, length, {kind: by[batch] for kind, by in self.together_seconds.items()})
 
     def _seconds(self, stage: StageShape, length: int, table: Mapping[Kind, Sequence[float]]) -> float:
         """The profiled stage of the kind, and what its layers differ by."""

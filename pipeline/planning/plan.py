@@ -34,6 +34,7 @@ def finest_for(target: str) -> int:
 class StagedPlan(BaseModel):
     """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch.
 
+    seconds: of a call of every bucket of every stage, or () where no costs are known.
     fused: the engines of all stages at once beside them, at the batch sizes where these are expected to be faster.
     """
 
@@ -42,6 +43,7 @@ class StagedPlan(BaseModel):
     cuts: tuple[int, ...]
     buckets: tuple[tuple[Bucket, ...], ...]
     expected: dict[int, float] = {}
+    seconds: tuple[tuple[float, ...], ...] = ()
     fused: FusedPlan | None = None
 
 
@@ -99,6 +101,14 @@ class Planner:
         specs = cut_stages(self.model, cuts)
         pairs = zip(ends, ends[1:], specs, strict=False)
         return [StageShape(self._kind(first, last), attentions(spec)) for first, last, spec in pairs]
+
+    def timed(self, plan: StagedPlan) -> StagedPlan:
+        """A plan with the seconds of a call of every bucket, where calls of one engine follow each other."""
+        seconds = tuple(
+            tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in held)
+            for shape, held in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
+        )
+        return plan.model_copy(update={"seconds": seconds})
 
     def times(self, plan: StagedPlan, batch: int) -> np.ndarray:
         """[samples], expected seconds of each through the stages of a plan."""

@@ -136,6 +136,14 @@ def test_a_duplicate_bucket_and_a_duplicate_engine(copy: Path) -> None:
     assert "1x4 is listed twice" in message and "cpu fp32 stage 0 1x4 is listed twice" in message
 
 
+def test_times_and_buckets_must_fit(copy: Path) -> None:
+    def change(manifest: dict) -> None:
+        manifest["plan"]["stages"][0]["milliseconds"] = [1.0]
+
+    edit(copy, change)
+    assert "plan.stages.0.milliseconds: expected none or " in refusal(copy)
+
+
 def test_engines_and_plan_must_fit(copy: Path) -> None:
     def change(manifest: dict) -> None:
         del manifest["engines"][0]

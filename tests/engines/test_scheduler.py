@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engines.buckets import Bucket, parse_buckets
 from engines.errors import InputError
-from engines.scheduler import CALL_OVERHEAD, Scheduler, Work, cost_in_rows
+from engines.plan import Plan, StagePlan
+from engines.scheduler import CALL_OVERHEAD, Scheduler, Work, cost_in, cost_in_rows
 
 BUCKETS = parse_buckets("1x16,1x32,1x64,8x16,8x32,8x64")
 ROWS = st.integers(1, 64)
@@ -77,6 +78,21 @@ def test_units_may_have_buckets_and_costs_of_their_own() -> None:
     scheduler = Scheduler(buckets, lambda unit, bucket: 1.0)
     assert scheduler.calls(0, [10] * 4) == [Work(Bucket(batch=4, length=64), (0, 1, 2, 3))]
     assert [work.bucket.batch for work in scheduler.calls(1, [10] * 4)] == [1] * 4
+
+
+def test_the_cost_is_what_the_planner_expects_or_else_rows() -> None:
+    """A batch may take longer than its samples one by one, where what it writes leaves the cache."""
+    buckets = parse_buckets("1x64,8x64")
+    stages = [
+        StagePlan(graph="stages/stage_0.onnx", steps=["attend 0", "decide 0"], milliseconds=[0.7, 7.5]),
+        StagePlan(graph="stages/stage_1.onnx", steps=["feed 0"], milliseconds=[]),
+    ]
+    plan = Plan(kind="staged", stages=stages, head_graph="stages/head.onnx", buckets=buckets)
+    cost = cost_in(plan)
+    assert [cost(0, bucket) for bucket in buckets] == [0.7, 7.5]
+    assert all(cost(unit, bucket) == cost_in_rows(unit, bucket) for unit in (1, 2) for bucket in buckets)
+    scheduler = Scheduler([buckets] * 3, cost)
+    assert [[work.bucket.batch for work in scheduler.calls(unit, [64] * 8)] for unit in range(3)] == [[1] * 8, [8], [8]]
 
 
 def test_few_samples_run_alone_and_many_together() -> None:

@@ -31,6 +31,17 @@ def test_between_lengths_and_layers_it_is_linear() -> None:
     assert TABLE.boundary(8, 15) == 1.5
 
 
+def test_between_and_beyond_batches_it_is_linear() -> None:
+    last = StageShape("last", 1)
+    assert [TABLE.together(last, batch, 10) for batch in (1, 3, 8, 22)] == [1.0, 3.0, 8.0, 22.0]
+    dearer = {kind: {1: [1.0, 2.0], 8: [10.1, 1.0]} for kind in TABLE.together_seconds}
+    table = TABLE.model_copy(update={"together_seconds": dearer})
+    assert table.together(last, 16, 10) == pytest.approx(10.1 + 8 * 1.3)
+    assert table.together(last, 16, 20) == 1.0, "more samples never take less time"
+    single = TABLE.model_copy(update={"together_seconds": {kind: {1: [1.0, 2.0]} for kind in dearer}})
+    assert single.together(last, 4, 20) == 8.0
+
+
 def test_where_engines_are_chosen_each_call_costs_what_the_faster_one_does() -> None:
     other = TABLE.model_copy(
         update={

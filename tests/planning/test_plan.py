@@ -101,6 +101,15 @@ def test_given_lengths_stay(tiny_model: TinyModel) -> None:
     assert all({bucket.batch for bucket in held} == {1, 2} for held in plan.buckets)
 
 
+def test_a_timed_plan_has_the_seconds_of_every_bucket(tiny_model: TinyModel) -> None:
+    model = tiny_model("transkimmer")
+    planner = Planner(model, falling(model, 0.5), RowCost(3), (1, 2), 20)
+    plan = planner.best()
+    assert plan.cuts and plan.seconds == ()
+    for shape, held, seconds in zip(planner.shapes(plan.cuts), plan.buckets, planner.timed(plan).seconds, strict=True):
+        assert list(seconds) == [3 + shape.layers * bucket.batch * bucket.length for bucket in held]
+
+
 def test_a_plan_tells_what_it_wastes(tiny_model: TinyModel) -> None:
     model = tiny_model("dense")
     rows = np.full((3, model.config.encoder.layers + 1), 6)
