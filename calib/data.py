@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from engines.errors import InputError
+from engines.tokenization import Text, text_of
 
 Split = Literal["train", "dev", "test"]
 _SPLIT_PERMILLE: dict[Split, range] = {"test": range(0, 60), "dev": range(60, 100), "train": range(100, 1000)}
@@ -32,9 +33,9 @@ class Example:
     source: str = ""
 
     @property
-    def content(self) -> str | tuple[str, str]:
+    def content(self) -> Text:
         """What a tokenizer takes: the text, or the pair."""
-        return self.text if self.text_b is None else (self.text, self.text_b)
+        return text_of(self.text, self.text_b)
 
 
 def read_examples(name: str, split: Split | None = None, source: str | None = None) -> list[Example]:

@@ -163,8 +163,8 @@ class Manifest(_Strict):
 class Artifact:
     """An artifact whose manifest is valid and, when verified, whose files are those that were built."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: Manifest, stamp: tuple[int, ...]) -> None:
+        self.path, self.manifest, self._stamp = path, manifest, stamp
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Artifact:
@@ -173,6 +173,7 @@ class Artifact:
         verify: also compare the SHA-256 of every file with the manifest; otherwise they must only exist.
         """
         directory = Path(path)
+        stamp = _stamp(directory)
         manifest = _read_manifest(directory)
         problems = _file_problems(directory, manifest.files, verify)
         if problems:
@@ -180,10 +181,16 @@ class Artifact:
                 f"artifact {directory}",
                 [*problems, "the artifact is damaged: copy it again, or build it again with --force"],
             )
-        return cls(directory, manifest)
+        return cls(directory, manifest, stamp)
+
+    def check_same(self) -> None:
+        """Raises InputError when another artifact has taken the place of this one: their files do not fit together."""
+        if _stamp(self.path) != self._stamp:
+            raise InputError(f"artifact {self.path}: it was replaced, or changed, since it was opened; open it again")
 
     def file(self, relative: str) -> Path:
-        """The path of a file that the manifest lists."""
+        """The path of a file that the manifest lists. Raises InputError, also when the artifact was replaced."""
+        self.check_same()
         if relative not in self.manifest.files:
             raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
         return self.path / relative
@@ -199,18 +206,31 @@ def digest_files(directory: Path) -> dict[str, str]:
     return digest_tree(directory, leave_out=(MANIFEST_NAME,))
 
 
+def _stamp(directory: Path) -> tuple[int, ...]:
+    """What tells the manifest from another one that comes to lie in its place; () where there is none."""
+    try:
+        state = (directory / MANIFEST_NAME).stat()
+    except OSError:
+        return ()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def _read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_NAME
-    if not directory.is_dir():
-        raise InputError(f"artifact {directory}: expected a directory that pipeline.build wrote, found none")
-    if path.is_symlink() or not path.is_file():
-        found = "a symbolic link" if path.is_symlink() else "none"
-        raise InputError(
-            f"artifact {directory}: expected a file {MANIFEST_NAME}, found {found}; build the artifact again"
-        )
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        if not directory.is_dir():
+            raise InputError(f"artifact {directory}: expected a directory that pipeline.build wrote, found none")
+        if path.is_symlink() or not path.is_file():
+            found = "a symbolic link" if path.is_symlink() else "none"
+            raise InputError(
+                f"artifact {directory}: expected a file {MANIFEST_NAME}, found {found}; build the artifact again"
+            )
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: expected JSON, found {error}; the file is damaged, build the artifact again"
         ) from None
@@ -234,19 +254,21 @@ def _file_problems(directory: Path, files: dict[str, str], verify: bool) -> list
     problems = []
     root = directory.resolve()
     for relative, expected in sorted(files.items()):
-        path = directory / relative
-        if not path.exists() and not path.is_symlink():
-            problems.append(f"{relative}: missing")
-        elif path.is_symlink() or not path.is_file() or path.resolve() != root / relative:
-            problems.append(f"{relative}: expected a regular file inside the artifact, found a link or a directory")
-        elif verify:
-            try:
-                found = sha256(path)
-            except OSError as error:
-                problems.append(f"{relative}: cannot be read: {error.strerror}")
-                continue
-            if found != expected:
-                problems.append(
-                    f"{relative}: expected SHA-256 {expected[:12]}…, found {found[:12]}…: not the built file"
-                )
+        try:
+            problem = _file_problem(directory / relative, root / relative, expected if verify else None)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        if problem is not None:
+            problems.append(f"{relative}: {problem}")
     return problems
+
+
+def _file_problem(path: Path, real: Path, expected: str | None) -> str | None:
+    """What is wrong with a file that is to be at the path `real`, with the digest `expected` unless that is None."""
+    if not path.exists() and not path.is_symlink():
+        return "missing"
+    if path.is_symlink() or not path.is_file() or path.resolve() != real:
+        return "expected a regular file inside the artifact, found a link or a directory"
+    if expected is None or (found := sha256(path)) == expected:
+        return None
+    return f"expected SHA-256 {expected[:12]}…, found {found[:12]}…: not the built file"

@@ -11,7 +11,7 @@ from engines.artifact import Artifact
 from engines.backends import Backend, Engine, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
-from engines.loading import on_all_cores
+from engines.loading import load_engine, on_all_cores
 from engines.samples import Sample
 from engines.scheduler import Scheduler
 from engines.stage_runner import fill
@@ -69,9 +69,7 @@ class FusedRunner:
 
     def _engine(self, bucket: Bucket) -> Engine:
         if bucket not in self._engines:
-            record = self._records[bucket]
-            file = self._artifact.file(record.file)
-            self._engines[bucket] = self._backend.load(file, self._threads, record.binding)
+            self._engines[bucket] = load_engine(self._artifact, self._backend, self._records[bucket], self._threads)
         return self._engines[bucket]
 
 

@@ -1,4 +1,4 @@
-"""Loading many engines at once."""
+"""Loading engines: those of an artifact, and many at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from engines.artifact import Artifact, EngineRecord
+from engines.backends.base import Backend, Engine
+
 Key = TypeVar("Key")
 Loaded = TypeVar("Loaded")
+
+
+def load_engine(artifact: Artifact, backend: Backend, record: EngineRecord, threads: int | None) -> Engine:
+    """An engine of an artifact. Raises InputError for one that cannot be loaded, or is of another artifact by now."""
+    engine = backend.load(artifact.file(record.file), threads, record.binding)
+    artifact.check_same()  # an engine names a weights file beside it, which was read meanwhile
+    return engine
 
 
 def on_all_cores(load: Callable[[Key], Loaded], keys: Iterable[Key], threads: int | None) -> list[Loaded]:

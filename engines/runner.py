@@ -103,11 +103,16 @@ class Runner:
 
     def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
         rest, number = iter(texts), 0
-        while chunk := list(islice(rest, min(TOKENISE_TOGETHER, self._window))):
+        while True:
+            chunk, error = _read(rest, min(TOKENISE_TOGETHER, self._window))
             good = next((place for place, text in enumerate(chunk) if _problem(text)), len(chunk))
             yield from self._encode(chunk[:good])
             if good < len(chunk):
                 raise InputError(f"text {number + good + 1}: {_problem(chunk[good])}")
+            if error is not None:
+                raise error
+            if not chunk:
+                return
             number += len(chunk)
 
     def _run(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult]:
@@ -164,6 +169,17 @@ class Runner:
                     problems.append(f"expected every {name} in [0, {size}), found [{min(ids)}, {max(ids)}]")
         if problems:
             raise InputError(f"text {number + 1}: " + "; ".join(problems))
+
+
+def _read(texts: Iterator[Text], most: int) -> tuple[list[Text], InputError | None]:
+    """The next texts, at most so many, and what ended them early: those in front of it are still answered."""
+    chunk: list[Text] = []
+    try:
+        for text in islice(texts, most):
+            chunk.append(text)
+    except InputError as error:
+        return chunk, error
+    return chunk, None
 
 
 def _problem(text: Text) -> str | None:

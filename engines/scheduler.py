@@ -1,8 +1,8 @@
 """Which samples run together: the calls of least total cost that serve all samples waiting for a unit.
 
-The runner takes a window of samples through unit after unit; between two units it asks here how to regroup what is left,
-samples of different requests together, so that a batch pays for what its samples need and not for its longest one. One
-engine's calls come one after another, while its weights are in the cache.
+The runner takes a window of samples through unit after unit; between two units it asks here how to regroup what is
+left, samples of different requests together, so that a batch pays for what its samples need and not for its longest
+one. One engine's calls come one after another, while its weights are in the cache.
 """
 
 from __future__ import annotations

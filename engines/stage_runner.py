@@ -13,7 +13,7 @@ from engines.backends import Backend, Engine, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from engines.errors import SkimError
-from engines.loading import on_all_cores
+from engines.loading import load_engine, on_all_cores
 from engines.samples import Sample
 
 
@@ -107,7 +107,7 @@ class StageRunner:
         engine = self._engines.get((unit, bucket))
         if engine is None:
             record = self._records[unit, bucket]
-            engine = self._backend.load(self._artifact.file(record.file), self._threads, record.binding)
+            engine = load_engine(self._artifact, self._backend, record, self._threads)
             self._engines[unit, bucket] = engine
         return engine
 

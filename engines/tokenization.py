@@ -63,6 +63,11 @@ class TextEncoder:
         return sum(len(piece.ids) - self._special for piece in rest)
 
 
+def text_of(first: str, second: str | None) -> Text:
+    """A text, or a pair of texts; an empty second one, such as of a row that ends in a separator, is none."""
+    return (first, second) if second else first
+
+
 def text_problem(text: object) -> str | None:
     """Why something is no `Text`, or None: its type, or an unpaired surrogate, which is no Unicode text."""
     parts = text if isinstance(text, tuple | list) and len(text) == 2 else (text,)

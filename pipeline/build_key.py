@@ -14,6 +14,7 @@ from pipeline.config import BuildConfig
 from pipeline.int8 import read_calibration_set
 from pipeline.model.checkpoint import checkpoint_digest
 from pipeline.model.transformer import PrunedTransformer
+from pipeline.planning.typical import typical_examples
 from pipeline.subject import Subject
 from pipeline.versions import tool_versions
 
@@ -33,11 +34,14 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "frontend": config.frontend,
         "precision": config.precision,
         "data": examples_digest(subject.examples),
+        "typical": examples_digest(typical_examples(config)),
         "version": __version__,
         "tools": tool_versions(),
     }
     if config.precision == "int8":
         inputs["calibration"] = read_calibration_set(config, subject, buckets).coverage.data_sha256
+        inputs["max_drop"] = config.max_drop
+        inputs["dense"] = None if config.dense_checkpoint is None else checkpoint_digest(config.dense_checkpoint)
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 

@@ -27,11 +27,13 @@ from pipeline.gpu_kit import write_gpu_kit
 from pipeline.graph.fused import fuse_graphs
 from pipeline.graph.stages import cut_stages
 from pipeline.held import Held
+from pipeline.int8 import FILE as CALIBRATION_FILE
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
 from pipeline.manifest import manifest_of, plan_of
 from pipeline.measure import as_record, measure
 from pipeline.model.checkpoint import tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
+from pipeline.planning.choose import FILE as PLAN_FILE
 from pipeline.planning.choose import choose_plan
 from pipeline.planning.fused import refuse_fused
 from pipeline.publish import Publisher
@@ -73,6 +75,13 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         found = [gates.reference_parity(subject.model, checked, reference)]
         progress.advance(step)
 
+        if others and there.bring(PLAN_FILE):
+            # The engines of other machines are those of this plan and of these ranges.
+            publisher.mark(PLAN_FILE)
+            if there.bring(CALIBRATION_FILE):
+                publisher.mark(CALIBRATION_FILE)
+        else:
+            others = []
         runs_here = target.backend if target.cannot_run is None else None
         calibration = scheme = None
         if calibration_texts is not None:

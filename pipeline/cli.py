@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from engines.artifact import Gate
-from engines.errors import SkimError
+from engines.errors import InputError, SkimError
 from engines.plan import FusedPlan
 
 
@@ -22,6 +24,11 @@ def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argpar
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         code = run(parser().parse_args())
+        with standard_output():
+            pass  # what is still buffered
+    except BrokenPipeError:  # whoever read has enough, as `head` does
+        _discard_output()
+        code = 0
     except SkimError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
@@ -29,6 +36,26 @@ def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argpar
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+@contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Where answers are printed; raises InputError when it is closed or does not take them, as on a full disk."""
+    if sys.stdout is None:
+        raise InputError("standard output: expected it to be open, found it closed")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise InputError(f"standard output: cannot be written: {error.strerror or error}") from None
+
+
+def _discard_output() -> None:
+    """Nothing more is written, not even when Python flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_gates(gates: Sequence[Gate], console: Console) -> None:

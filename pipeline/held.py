@@ -54,6 +54,10 @@ class Held:
             self._bring([name for name in self._artifact.manifest.files if name.startswith(_PLUGINS)])
         return kept
 
+    def bring(self, name: str) -> bool:
+        """Brings a copy of a file; False where there is none, or it is damaged."""
+        return self._bring([name], linked=False)
+
     def _bring(self, names: Sequence[str], linked: bool = True) -> bool:
         if self._artifact is None:
             return False

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from engines.artifact import Artifact, Manifest
 from engines.buckets import format_buckets
-from pipeline.cli import fused_table, main_of, plain_table
+from pipeline.cli import fused_table, main_of, plain_table, standard_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,18 +36,24 @@ def run(args: argparse.Namespace) -> int:
     artifact = Artifact.open(args.artifact, verify=not args.no_verify)
     manifest = artifact.manifest
     sizes = {name: artifact.file(name).stat().st_size for name in manifest.files}
-    if args.json:
-        print(json.dumps({**manifest.model_dump(), "sizes": sizes}, indent=1))
-        return 0
-    console = Console(highlight=False)
-    console.print(_model(artifact, sum(sizes.values()), verified=not args.no_verify))
+    with standard_output():
+        if args.json:
+            print(json.dumps({**manifest.model_dump(), "sizes": sizes}, indent=1))
+        else:
+            _print(artifact, sizes, verified=not args.no_verify)
+    return 0
+
+
+def _print(artifact: Artifact, sizes: dict[str, int], verified: bool) -> None:
+    manifest = artifact.manifest
+    console = Console(highlight=False, markup=False)  # names and reasons are not ours, and may hold brackets
+    console.print(_model(artifact, sum(sizes.values()), verified))
     console.print(_stages(manifest))
     if manifest.plan.fused is not None:
         console.print(fused_table(manifest.plan.fused))
     console.print(_engines(manifest, sizes))
     if manifest.gates:
         console.print(_gates(manifest))
-    return 0
 
 
 def _model(artifact: Artifact, size: int, verified: bool) -> Table:
@@ -101,7 +108,7 @@ def _gates(manifest: Manifest) -> Table:
     colours = {"PASSED": "green", "FAILED": "red", "SKIPPED": "yellow"}
     for gate in manifest.gates:
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
-        table.add_row(gate.name, f"[{colours[gate.status]}]{gate.status}", figures, gate.reason)
+        table.add_row(gate.name, Text(gate.status, colours[gate.status]), figures, gate.reason)
     return table
 
 

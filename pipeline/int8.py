@@ -22,6 +22,7 @@ from engines.buckets import Bucket
 from engines.errors import InputError
 from pipeline.compilation import Compilation, Compiled
 from pipeline.config import BuildConfig
+from pipeline.gates.numeric import load_engine
 from pipeline.gates.quantized import quantized_parity
 from pipeline.gates.reference import Reference
 from pipeline.graph.evaluate import GraphSession
@@ -140,7 +141,7 @@ def int8_parity(
     if cannot_run is None:
 
         def load(record: EngineRecord) -> Engine:
-            return backend.load(root / record.file, threads, record.binding)
+            return load_engine(backend, root, threads, record)
 
         return [quantized_parity(model, simulated, specs, reference.samples, records, load)]
 

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
 from engines.errors import InputError
 from engines.runner import Runner
-from engines.tokenization import Text
-from pipeline.cli import main_of
+from engines.tokenization import Text, text_of
+from pipeline.cli import main_of, standard_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
     runner = Runner(args.artifact, args.target, args.provider, args.threads, args.batch, args.window, args.truncate)
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts):
-            sink.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
-            sink.flush()
+            sink(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
     if runner.fused is not None and runner.fused.overflowed:
         print(
             f"{runner.fused.overflowed} of {runner.fused.samples} texts overflowed the fused engines and ran again "
@@ -89,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _texts(args: argparse.Namespace) -> Iterator[Iterable[Text]]:
     if args.text is not None:
-        yield [args.text if args.text_b is None else (args.text, args.text_b)]
+        yield [text_of(args.text, args.text_b)]
         return
     suffix = Path(args.input).suffix.lower()
     kind = args.format or ("jsonl" if args.input == "-" else _FORMATS.get(suffix))
@@ -126,14 +124,14 @@ def _parse_jsonl(line: str) -> Text:
     first, second = (value.get("text"), value.get("text_b")) if isinstance(value, dict) else (value, None)
     if not isinstance(first, str) or not isinstance(second, str | None):
         raise ValueError(f'expected {{"text": "..."}} or "...", found {line[:60]!r}')
-    return first if second is None else (first, second)
+    return text_of(first, second)
 
 
 def _parse_tsv(line: str) -> Text:
     columns = line.split("\t")
     if len(columns) not in (2, 3):
         raise ValueError(f"expected label<TAB>text or label<TAB>text<TAB>second text, found {len(columns)} column(s)")
-    return columns[1] if len(columns) == 2 else (columns[1], columns[2])
+    return text_of(columns[1], columns[2] if len(columns) > 2 else None)
 
 
 _FORMATS = {".jsonl": "jsonl", ".tsv": "tsv", ".txt": "text"}
@@ -141,24 +139,30 @@ _PARSERS: dict[str, Callable[[str], Text]] = {"jsonl": _parse_jsonl, "tsv": _par
 
 
 @contextmanager
-def _sink(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only when every answer is in it."""
+def _sink(path: Path | None) -> Iterator[Callable[[str], object]]:
+    """Writes to standard output, or a file that appears under its name only when every answer is in it."""
     if path is None:
-        try:
-            yield sys.stdout
-        except BrokenPipeError:
-            # Whoever read has enough, as `head` does. Nothing is left to say, not even when Python flushes at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        yield _print
         return
+    path = path.resolve()  # a link stays one, what it points to is written
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-        os.replace(partial, path)
+        if path.exists() and not path.is_file():  # a pipe or a device has no content to keep
+            partial = path
+        with partial.open("w", encoding="utf-8", buffering=1) as file:
+            yield file.write
+        if partial != path:
+            os.replace(partial, path)
     except OSError as error:
         raise InputError(f"--output {path}: cannot be written: {error.strerror or error}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        if partial != path:
+            partial.unlink(missing_ok=True)
+
+
+def _print(line: str) -> None:
+    with standard_output() as output:
+        output.write(line)
 
 
 if __name__ == "__main__":

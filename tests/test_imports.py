@@ -39,3 +39,8 @@ def test_engines_import_no_torch_and_no_part_of_the_build(module: str) -> None:
     found = imported_by(f"import {module}")
     assert not found & {"torch", "transformers", "peft", "onnx", "pipeline", "calib"}
     assert not {name for name in found if name.startswith(("tensorrt", "cuda"))}
+
+
+def test_a_deployment_on_a_cpu_needs_engines_alone() -> None:
+    hide = "import sys; sys.modules.update(dict.fromkeys(('plugins', 'pipeline', 'calib')))"
+    imported_by(f"{hide}; import engines.runner; from engines.backends import choose_backend; choose_backend('cpu')")

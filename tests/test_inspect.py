@@ -79,3 +79,11 @@ def test_exit_code_of_what_is_no_artifact(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline.inspect", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "expected a file manifest.json" in done.stderr
+
+
+def test_names_may_hold_brackets(artifact: Path, capsys, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(artifact, tmp_path / "[red]artifact"))
+    manifest = Artifact.open(copy).manifest
+    head = manifest.head.model_copy(update={"labels": ["[neg]", "[/pos]"]})
+    write_manifest(copy, manifest.model_copy(update={"head": head}))
+    assert "tagging: [neg], [/pos]" in shown(capsys, copy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,10 +62,12 @@ def test_every_format_gives_the_same_answers_in_order(answer, tmp_path: Path, mo
 
 
 def test_pairs_in_files(answer, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "w7", "text_b": "w8 w9"}\n{"text": "w7", "text_b": null}\n')
-    (tmp_path / "a.tsv").write_text("0\tw7\tw8 w9\n0\tw7\n")
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "w7", "text_b": "w8 w9"}\n{"text": "w7", "text_b": null}\n"w7"\n{"text": "w7", "text_b": ""}\n'
+    )
+    (tmp_path / "a.tsv").write_text("0\tw7\tw8 w9\n0\tw7\n0\tw7\n0\tw7\t\n")
     for name in ("a.jsonl", "a.tsv"):
-        assert [line["tokens"] for line in answer("--input", tmp_path / name)] == [6, 3]
+        assert [line["tokens"] for line in answer("--input", tmp_path / name)] == [6, 3, 3, 3], "none is no second text"
 
 
 @pytest.mark.parametrize(
@@ -161,3 +164,28 @@ def test_ten_thousand_lines_in_order_in_the_memory_of_a_thousand(artifact: Path,
         peaks[count] = int(done.stdout)
         assert [json.loads(line)["tokens"] - 2 for line in output.read_text().splitlines()] == lengths
     assert peaks[10_000] <= 1.5 * peaks[1_000], peaks
+
+
+def test_an_output_that_is_no_file_stays_what_it_is(artifact: Path, tmp_path: Path) -> None:
+    """A pipe or a device is written to, and so is what a link points to."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    command = [sys.executable, "-m", "pipeline.run", str(artifact), "--text", "w7", "--output"]
+    with subprocess.Popen([*command, str(pipe)]) as running:
+        piped = pipe.read_text()
+    assert running.returncode == 0 and pipe.is_fifo()
+    subprocess.run([*command, str(link)], check=True)
+    assert link.is_symlink() and target.read_text() == piped != ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, a disk that is always full")
+@pytest.mark.parametrize(
+    ("to", "message"), [("/dev/full", "cannot be written: No space left"), ("&-", "found it closed")]
+)
+def test_a_standard_output_that_takes_nothing_is_an_error(artifact: Path, to: str, message: str) -> None:
+    for verb in (f"run {artifact} --text w7", f"inspect {artifact}"):
+        command = f"{sys.executable} -m pipeline.{verb} >{to}"
+        done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 2 and "error: standard output: " in done.stderr and message in done.stderr
+        assert "Traceback" not in done.stderr

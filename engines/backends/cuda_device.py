@@ -1,4 +1,7 @@
-"""The device of the targets `tensorrt` and `tensorrt-rtx`: an NVIDIA GPU through cuda-python, without PyTorch."""
+"""The device of the targets `tensorrt` and `tensorrt-rtx`: an NVIDIA GPU through cuda-python, without PyTorch.
+
+The plugin library is imported at its first use: a deployment on a CPU has none.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,16 @@ import ctypes
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 import numpy as np
 
 from engines.backends.device import Device, Event, Stream
 from engines.errors import SkimError, TargetError
-from plugins.library import PluginError, open_library
-from plugins.regroup.binding import Regroup, Source, Target
+
+if TYPE_CHECKING:
+    from plugins.regroup.binding import Regroup, Source, Target
 
 
 def missing_bindings() -> str | None:
@@ -29,6 +33,8 @@ def missing_cuda() -> str | None:
     missing = missing_bindings()
     if missing is not None:
         return missing
+    from plugins.library import PluginError, open_library
+
     runtime = _runtime()
     status, count = runtime.cudaGetDeviceCount()
     if status != runtime.cudaError_t.cudaSuccess or not count:
@@ -47,6 +53,9 @@ def cuda_device() -> CudaDevice:
     missing = missing_cuda()
     if missing is not None:
         raise TargetError(missing)
+    from plugins.library import open_library
+    from plugins.regroup.binding import Regroup
+
     return CudaDevice(_runtime(), Regroup(open_library()))
 
 

@@ -6,11 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from plugins.regroup.binding import Source, Target
+if TYPE_CHECKING:
+    from plugins.regroup.binding import Source, Target
 
 
 class Tensor(NamedTuple):

@@ -1,4 +1,7 @@
-"""The target `tensorrt`: standard TensorRT, 10.12 or newer, which compiles on the GPU that it compiles for."""
+"""The target `tensorrt`: standard TensorRT, 10.12 or newer, which compiles on the GPU that it compiles for.
+
+The plugin library is imported at its first use: a deployment on a CPU has none.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,6 @@ from engines.binding import Binding, Gpu
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
 from engines.files import sha256
-from plugins.library import PluginError, library_path, load_into
 
 TIMING_CACHE = "timing.cache"
 """File of kernel timings beside the engines of one machine: what was timed once is not timed again."""
@@ -90,7 +92,7 @@ class TensorRtBackend(Backend):
             batch=bucket.batch,
             length=bucket.length,
             options=options,
-            plugin=str(library_path()) if options.plugin else None,
+            plugin=str(_library()) if options.plugin else None,
             compactions=count_compactions(stage_graph),
             inspect=self.needs_device_to_build,
             timing_cache=str(out.parent / TIMING_CACHE) if self.needs_device_to_build else None,
@@ -105,6 +107,8 @@ class TensorRtBackend(Backend):
             raise TargetError(f"{engine_file}: {problem}; build the artifact again on this machine")
         trt = self._module()
         if binding.plugin is not None:
+            from plugins.library import PluginError, load_into
+
             try:
                 load_into(trt)
             except PluginError as error:
@@ -138,10 +142,7 @@ class TensorRtBackend(Backend):
 
 def plugin_digest() -> str:
     """SHA-256 of the plugin library of this machine. Raises TargetError without one."""
-    try:
-        path = library_path()
-    except PluginError as error:
-        raise TargetError(str(error)) from None
+    path = _library()
     if not path.is_file():
         raise TargetError(f"plugin library {path}: expected a file, found none; build it or unset the variable")
     state = path.stat()
@@ -151,3 +152,12 @@ def plugin_digest() -> str:
 @lru_cache(maxsize=4)
 def _digest(path: Path, modified: int, size: int) -> str:
     return sha256(path)
+
+
+def _library() -> Path:
+    from plugins.library import PluginError, library_path
+
+    try:
+        return library_path()
+    except PluginError as error:
+        raise TargetError(str(error)) from None

@@ -18,7 +18,9 @@ from engines.runner import Runner
 from engines.samples import Sample
 from engines.stage_runner import fill
 from pipeline.gates.decisions import decision_parity
+from pipeline.gates.numeric import load_engine
 from pipeline.gates.reference import NOTHING_DECIDED, Reference, near_threshold
+from pipeline.gates.states import chosen_for
 from pipeline.gates.tolerance import FP32_TOLERANCE
 from pipeline.graph.stages import StageSpec
 from pipeline.model.transformer import PrunedTransformer
@@ -50,7 +52,7 @@ def fused_parity(
     compared = undecided = overflowed = 0
     for fused in manifest.plan.fused.buckets:
         record = records[fused.bucket]
-        engine = backend.load(root / record.file, threads, record.binding)
+        engine = load_engine(backend, root, threads, record)
         for index, result in _run(engine, fused, reference):
             if near[index]:
                 undecided += 1
@@ -112,10 +114,7 @@ def fused_decisions(
 
 def _run(engine: Engine, fused: FusedBucket, reference: Reference) -> list[tuple[int, SampleResult | None]]:
     """The longest samples that fit into a bucket, and what the engine gives; None where it has no room."""
-    bucket, lengths = fused.bucket, [len(tokens) for tokens in reference.samples]
-    fitting = sorted((i for i, length in enumerate(lengths) if length <= bucket.length), key=lambda i: -lengths[i])
-    # In batches of more than two the last place is left to padding.
-    chosen = fitting[: bucket.batch - 1 if bucket.batch > 2 else bucket.batch]
+    chosen = chosen_for([len(tokens) for tokens in reference.samples], fused.bucket)
     samples = [Sample(index, reference.samples[index]) for index in chosen]
     fill(engine.inputs, 0, samples, head=False)
     outputs = engine.run()

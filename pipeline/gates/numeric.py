@@ -127,7 +127,7 @@ def numeric_parity(
                 graphs.compare(f"{path.name} at {bucket}", expected, graph(inputs), undecided)
             record = records.get((unit, bucket))
             if record is not None:
-                found = _run_engine(_load(backend, root / record.file, threads, record), inputs, record.precision)
+                found = _run_engine(load_engine(backend, root, threads, record), inputs, record.precision)
                 engines.compare(record.file, expected, found, undecided)
         for gate in (graphs, engines):
             gate.judge(FP32_TOLERANCE if narrow is None else ERROR_RATIO * error)
@@ -249,8 +249,9 @@ def _session(path: Path) -> GraphSession:
         raise GateError(f"{path.name}: ONNX Runtime cannot load it: {error}") from None
 
 
-def _load(backend: Backend, file: Path, threads: int | None, record: EngineRecord) -> Engine:
+def load_engine(backend: Backend, root: Path, threads: int | None, record: EngineRecord) -> Engine:
+    """An engine of the artifact in `root`; one that cannot be loaded is a GateError."""
     try:
-        return backend.load(file, threads, record.binding)
+        return backend.load(root / record.file, threads, record.binding)
     except InputError as error:
         raise GateError(str(error)) from None

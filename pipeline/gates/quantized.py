@@ -9,7 +9,7 @@ import numpy as np
 
 from engines.artifact import EngineRecord, Gate
 from engines.tokenization import Tokens
-from pipeline.gates.states import chosen_for, stack_states, walk_states
+from pipeline.gates.states import chosen_for, rows_of, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
 from pipeline.graph.evaluate import Arrays, near_tokens, run_scored
 from pipeline.graph.stages import Stage, StageSpec
@@ -78,7 +78,7 @@ def quantized_parity(
     for spec, states in walk_states(model, specs, samples):
         found.engine = found.simulation = 0.0
         stage, simulation = Stage(model, spec), Stage(simulated, spec)
-        batches = [(r, chosen_for(states, r.bucket)) for r in records if r.stage == spec.index]
+        batches = [(r, chosen_for(rows_of(states), r.bucket)) for r in records if r.stage == spec.index]
         wanted = sorted({index for _, chosen in batches for index in chosen})
         expected = {index: _Expected.of(stage, simulation, states[index]) for index in wanted}
         for record, chosen in batches:

@@ -36,13 +36,17 @@ def walk_states(
 
 def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> tuple[Arrays, int] | None:
     """A batch of the samples of `chosen_for` and how many they are; None if no sample fits."""
-    chosen = chosen_for(states, bucket)
+    chosen = chosen_for(rows_of(states), bucket)
     return (stack_states([states[index] for index in chosen], bucket), len(chosen)) if chosen else None
 
 
-def chosen_for(states: Sequence[Arrays], bucket: Bucket) -> list[int]:
+def rows_of(states: Sequence[Arrays]) -> list[int]:
+    """Rows of every sample."""
+    return [len(state["alive"]) for state in states]
+
+
+def chosen_for(lengths: Sequence[int], bucket: Bucket) -> list[int]:
     """The longest samples that fit. In batches of more than two the last place is left to padding."""
-    lengths = [len(state["alive"]) for state in states]
     fitting = sorted((i for i, n in enumerate(lengths) if n <= bucket.length), key=lambda i: -lengths[i])
     return fitting[: bucket.batch - 1 if bucket.batch > 2 else bucket.batch]
 
@@ -61,7 +65,7 @@ def stack_states(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
 
 def holding(states: Sequence[Arrays]) -> Bucket:
     """A batch for all of these samples, and one place for padding."""
-    return Bucket(batch=len(states) + 1, length=max(len(state["alive"]) for state in states))
+    return Bucket(batch=len(states) + 1, length=max(rows_of(states)))
 
 
 def _next_state(outputs: Arrays) -> Arrays:

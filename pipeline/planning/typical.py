@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib.data import read_examples
+from calib.data import Example, read_examples
 from engines.runner import TOKENISE_TOGETHER
 from engines.tokenization import Text, TextEncoder
 from pipeline.config import BuildConfig
@@ -31,7 +31,7 @@ class TypicalTexts:
     @classmethod
     def of(cls, config: BuildConfig, subject: Subject) -> TypicalTexts:
         """Reads them and runs the reference on them, as far as it decides anything."""
-        examples = read_examples(config.calibration or config.data, "dev")[:_TEXTS]
+        examples = typical_examples(config)
         samples = tokens_of(subject.checkpoint, subject.model, examples)
         return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())
 
@@ -39,6 +39,11 @@ class TypicalTexts:
         """Seconds a text by batch size: at batch 1 each by itself, else as many at a time as the runner takes."""
         encode, texts = encoder_of(subject.checkpoint, subject.model), self.texts[:_TOKENISED]
         return {batch: _seconds(encode, texts, 1 if batch == 1 else TOKENISE_TOGETHER) for batch in batches}
+
+
+def typical_examples(config: BuildConfig) -> list[Example]:
+    """The examples whose texts a plan is made for."""
+    return read_examples(config.calibration or config.data, "dev")[:_TEXTS]
 
 
 def _seconds(encode: TextEncoder, texts: Sequence[Text], together: int) -> float:

@@ -206,3 +206,14 @@ def test_digesting_refuses_links(copy: Path) -> None:
     (copy / "link").symlink_to(copy / FIRST_ENGINE)
     with pytest.raises(InputError, match="link"):
         digest_files(copy)
+
+
+def test_what_the_system_refuses_is_named_and_not_called_damage(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(copy, lambda manifest: manifest["files"].update({"x" * 5000: "0" * 64}))
+    assert "xxx: cannot be read: File name too long" in refusal(copy)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert refusal(copy).endswith("manifest.json: cannot be read: Permission denied")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,3 +286,28 @@ def test_what_stands_before_bad_tokens_is_answered(toy_artifact) -> None:
         for answered, _ in enumerate(results, 1):
             assert answered <= 5
     assert answered == 5
+
+
+def test_what_stands_before_an_input_that_cannot_be_read_is_answered(toy_artifact) -> None:
+    def read() -> Iterator[str]:
+        yield from (words(3, n) for n in range(40))
+        raise InputError("line 41: expected JSON")
+
+    stream, answered = Runner(toy_artifact(Toy())).stream(read()), 0
+    with pytest.raises(InputError, match="line 41: expected JSON"):
+        for _ in stream:
+            answered += 1
+    assert answered == 40
+
+
+def test_an_artifact_that_is_replaced_is_not_mixed_with_the_one_that_was_opened(toy_artifact, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
+    runner = Runner(path)
+    before = runner([words(2)])
+    other = Path(shutil.copytree(path, tmp_path / "other"))
+    path.rename(tmp_path / "old")
+    other.rename(path)
+    assert runner([words(2)]) == before, "its engines are loaded"
+    with pytest.raises(InputError, match="it was replaced, or changed, since it was opened; open it again"):
+        runner([words(20)])
+    assert len(Runner(path)([words(20)])) == 1

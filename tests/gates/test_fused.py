@@ -103,3 +103,14 @@ def test_people_see_what_is_fused_and_what_overflowed(
     answered = capsys.readouterr()
     assert len(answered.out.splitlines()) == 24
     assert "texts overflowed the fused engines and ran again through the stages" in answered.err
+
+
+def test_a_fused_engine_that_cannot_be_loaded_is_named(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = rebuilt(built, tmp_path)
+    engine = next(record.file for record in Artifact.open(artifact).manifest.engines if record.stage == "fused")
+    (artifact / engine).write_bytes(b"not an engine")
+    reseal(artifact)
+    assert run_verb(parity, artifact, "--samples", "2", "--threads", "1") == 3
+    assert engine in capsys.readouterr().err

@@ -14,14 +14,20 @@ from engines import artifact as layout
 from engines.artifact import Artifact
 from engines.files import digest_tree
 from pipeline import build, builder
+from pipeline.planning import choose
 from tests.gates.builds import classifier, run_verb
 
 
-def test_another_machine_adds_its_engines(model: tuple[object, ...], copied: Path, compiled: list[str]) -> None:
+def test_another_machine_adds_its_engines(
+    model: tuple[object, ...], copied: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = Artifact.open(copied).manifest
     arguments = (*model, "--precision", "fp16", "--out", copied)
+    # Engines that lie there have the plan of their machine; another machine may not plan anew.
+    monkeypatch.setattr(choose, "choose_cuts", lambda *_: pytest.fail("planned again"))
     assert run_verb(build, *arguments, "--compute-capability", "8.9") == 0
     after = Artifact.open(copied).manifest
+    assert after.plan == before.plan and after.files["plan.json"] == before.files["plan.json"]
     assert after.engines[: len(before.engines)] == before.engines and len(after.engines) == 2 * len(before.engines)
     assert {
         name: after.files[name] for name in before.files if name.startswith("engines/")
