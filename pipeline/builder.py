@@ -82,7 +82,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
                 publisher.mark(CALIBRATION_FILE)
         else:
             others = []
-        runs_here = target.backend if target.cannot_run is None else None
+        runs_here = target if target.cannot_run is None else None
         calibration = scheme = None
         if calibration_texts is not None:
             calibration = calibrated(config, subject, calibration_texts, reference, root, publisher, progress, console)

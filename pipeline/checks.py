@@ -74,7 +74,7 @@ def engine_gates(
         rounded = None if narrow is None else Reference.of(narrow, reference.samples)
         found.append(gates.decision_parity(subject.model, specs, reference, results, rounded))
     if manifest.plan.fused is not None:
-        found.append(gates.fused_parity(subject.model, specs, reference, root, manifest, backend, config.threads))
+        found += gates.fused_parity(subject.model, specs, reference, root, manifest, backend, config.threads)
         found += gates.fused_decisions(subject.model, specs, reference, manifest, runner_of)
         runner = runner_of()
     advance()

@@ -184,5 +184,5 @@ def _remove_unused(built: Sequence[EngineRecord], used: Sequence[EngineRecord], 
         if record not in used:
             (root / path).unlink()
         if (record.stage, path.parent) not in kept:
-            for weights in (root / path.parent).glob(f"stage_{record.stage}*.weights"):
+            for weights in (root / path.parent).glob(f"stage_{record.stage}[.-]*.weights"):
                 weights.unlink()

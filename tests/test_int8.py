@@ -15,7 +15,7 @@ from calib.int8 import Calibration, int8_gate
 from calib.qdq import quantize_graph, quantized_products
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import QuantizationScheme, groups
-from engines.artifact import Artifact, Gate
+from engines.artifact import Artifact, EngineRecord, Gate
 from engines.backends import BACKENDS, choose_backend
 from engines.backends.base import EngineOptions
 from engines.backends.layers import int8_products
@@ -230,3 +230,29 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
     assert int8_products(built.layers, products) == set(products), built.layers
     gemms = [layer for layer in built.layers if layer.kind == "gemm" and "Int8" in layer.inputs]
     assert len(groups(layers)) <= len(gemms)  # query, key and value read one tensor, so they may be one product
+
+
+def test_weights_that_another_stage_uses_stay(tmp_path: Path) -> None:
+    """The weights of stage 10 are not those of stage 1."""
+
+    def record(stage: int, precision: str) -> EngineRecord:
+        file = f"engines/cpu-{precision}/stage_{stage}_b1_s8.onnx"
+        return EngineRecord(
+            stage=stage, batch=1, length=8, target="cpu", precision=precision, file=file, key="0" * 64, binding=None
+        )
+
+    built = [record(stage, precision) for precision in ("fp32", "int8") for stage in (1, 10)]
+    used = [record(1, "fp32"), record(10, "int8")]
+    for each in built:
+        weights = Path(each.file).with_name(f"stage_{each.stage}{'-int8' * (each.precision == 'int8')}.0a1b.weights")
+        for file in (tmp_path / each.file, tmp_path / weights):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    int8._remove_unused(built, used, tmp_path)
+    left = sorted(str(file.relative_to(tmp_path / "engines")) for file in tmp_path.rglob("stage_*"))
+    assert left == [
+        "cpu-fp32/stage_1.0a1b.weights",
+        "cpu-fp32/stage_1_b1_s8.onnx",
+        "cpu-int8/stage_10-int8.0a1b.weights",
+        "cpu-int8/stage_10_b1_s8.onnx",
+    ]

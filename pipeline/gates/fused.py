@@ -38,8 +38,8 @@ def fused_parity(
     manifest: Manifest,
     backend: Backend,
     threads: int | None = None,
-) -> Gate:
-    """Every fused engine, fed with the longest samples that it takes.
+) -> list[Gate]:
+    """Every fused engine, fed with the longest samples that it takes; those that none fits have a gate of their own.
 
     A sample that has room must get the reference's logits, to 1e-4, its counts, and its tokens at the end of every
     stage; one that has not must be told by the counts. Samples with a score within rounding of a threshold may go
@@ -48,12 +48,16 @@ def fused_parity(
     assert manifest.plan.fused is not None
     records = {record.bucket: record for record in records_for(manifest, backend) if record.stage == "fused"}
     near = [near_threshold(model, reference, index, _WIDTH) for index in range(len(reference.samples))]
-    worst, failures = 0.0, []
+    worst, failures, unasked = 0.0, [], []
     compared = undecided = overflowed = 0
     for fused in manifest.plan.fused.buckets:
         record = records[fused.bucket]
+        chosen = chosen_for([len(tokens) for tokens in reference.samples], fused.bucket)
+        if not chosen:
+            unasked.append(str(fused.bucket))
+            continue
         engine = load_engine(backend, root, threads, record)
-        for index, result in _run(engine, fused, reference):
+        for index, result in _run(engine, fused, reference, chosen):
             if near[index]:
                 undecided += 1
                 continue
@@ -76,7 +80,7 @@ def fused_parity(
     figures: dict[str, float | int | str] = {
         "largest_difference": worst,
         "tolerance": FP32_TOLERANCE,
-        "engines": len(manifest.plan.fused.buckets),
+        "engines": len(manifest.plan.fused.buckets) - len(unasked),
         "checked": compared,
         "overflowed": overflowed,
         "within_rounding_of_threshold": undecided,
@@ -84,10 +88,15 @@ def fused_parity(
     name = f"numeric: fused engines ({backend.target})"
     if failures:
         rest = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-        return Gate(name=name, status="FAILED", reason="; ".join(failures[:_SHOWN]) + rest, figures=figures)
-    if not compared:
-        return Gate(name=name, status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
-    return Gate(name=name, status="PASSED", figures=figures)
+        found = Gate(name=name, status="FAILED", reason="; ".join(failures[:_SHOWN]) + rest, figures=figures)
+    elif not compared:
+        found = Gate(name=name, status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
+    else:
+        found = Gate(name=name, status="PASSED", figures=figures)
+    if not unasked:
+        return [found]
+    reason = f"no sample of the gates is short enough for {', '.join(unasked)}"
+    return [found, Gate(name=f"{name}, not asked", status="SKIPPED", reason=reason)]
 
 
 def fused_decisions(
@@ -112,9 +121,10 @@ def fused_decisions(
     return found
 
 
-def _run(engine: Engine, fused: FusedBucket, reference: Reference) -> list[tuple[int, SampleResult | None]]:
-    """The longest samples that fit into a bucket, and what the engine gives; None where it has no room."""
-    chosen = chosen_for([len(tokens) for tokens in reference.samples], fused.bucket)
+def _run(
+    engine: Engine, fused: FusedBucket, reference: Reference, chosen: Sequence[int]
+) -> list[tuple[int, SampleResult | None]]:
+    """The chosen samples, and what the engine gives; None where it has no room."""
     samples = [Sample(index, reference.samples[index]) for index in chosen]
     fill(engine.inputs, 0, samples, head=False)
     outputs = engine.run()

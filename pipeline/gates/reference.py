@@ -88,13 +88,15 @@ class Reference:
         """Per sample, twice what a narrower precision moved its answer by, and no less than what it moved half of the
         samples by: one answer may have hardly moved by chance.
 
-        An answer moves by the most that the gap between two of its logits changes, since a gap decides on a label. What
-        it moves by does not grow with the logits, which differ in what the head reads more than in how exactly.
+        An answer moves by the most that the gap between two of its logits changes, since a gap decides on a label; one
+        that is a value moves by what the value does. What it moves by does not grow with the logits, which differ in
+        what the head reads more than in how exactly.
         """
         moved = []
         for ours, theirs in zip(self.logits, rounded.logits, strict=True):
             change = ours - theirs
-            moved.append(float((change.amax(-1) - change.amin(-1)).max()))
+            gaps = change.abs() if change.shape[-1] == 1 else change.amax(-1) - change.amin(-1)
+            moved.append(float(gaps.max()))
         return [2 * max(move, statistics.median(moved)) for move in moved]
 
 

@@ -34,10 +34,25 @@ def walk_states(
             states = [_next_state(run_module(stage, {k: v[None] for k, v in state.items()})) for state in states]
 
 
-def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> tuple[Arrays, int] | None:
-    """A batch of the samples of `chosen_for` and how many they are; None if no sample fits."""
-    chosen = chosen_for(rows_of(states), bucket)
-    return (stack_states([states[index] for index in chosen], bucket), len(chosen)) if chosen else None
+def fill_bucket(states: Sequence[Arrays], bucket: Bucket) -> tuple[Arrays, int]:
+    """A batch of the samples of `fed_to` and how many they are."""
+    fed = fed_to(states, bucket)
+    return stack_states([cut(states[index], rows) for index, rows in fed], bucket), len(fed)
+
+
+def fed_to(states: Sequence[Arrays], bucket: Bucket) -> list[tuple[int, int]]:
+    """Which samples a bucket is fed with, and how many rows of each: those that fit, else the first rows of the
+    shortest, so that no engine is left out."""
+    lengths = rows_of(states)
+    fitting = chosen_for(lengths, bucket)
+    if fitting:
+        return [(index, lengths[index]) for index in fitting]
+    return [(min(range(len(lengths)), key=lengths.__getitem__), bucket.length)]
+
+
+def cut(state: Arrays, rows: int) -> Arrays:
+    """The first rows of a sample."""
+    return {name: value[:rows] for name, value in state.items()}
 
 
 def rows_of(states: Sequence[Arrays]) -> list[int]:

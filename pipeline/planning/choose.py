@@ -10,7 +10,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from calib.scheme import QuantizationScheme
-from engines.backends import Backend
 from engines.buckets import Bucket, within_budget
 from engines.errors import InputError
 from engines.files import write_whole
@@ -27,6 +26,7 @@ from pipeline.planning.simple import choose_cuts
 from pipeline.planning.typical import TypicalTexts
 from pipeline.publish import Publisher
 from pipeline.subject import Subject
+from pipeline.target import BuildTarget
 
 FILE = "plan.json"
 
@@ -34,7 +34,7 @@ FILE = "plan.json"
 def choose_plan(
     config: BuildConfig,
     subject: Subject,
-    backend: Backend | None,
+    target: BuildTarget | None,
     buckets: Sequence[Bucket],
     reference: Reference,
     root: Path,
@@ -47,7 +47,7 @@ def choose_plan(
     """The plan of a build.
 
     The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
-    measured with `backend` (None: its engines do not run here), or estimated for --device. Raises InputError where
+    measured on `target` (None: its engines do not run here), or estimated for --device. Raises InputError where
     fused engines are asked for and nothing is cut.
 
     scheme: what INT8 engines quantise, where every bucket takes the faster of them and those in fp32.
@@ -58,7 +58,7 @@ def choose_plan(
         return StagedPlan.model_validate_json(path.read_bytes())
     planner: Planner | None = None
     asked = config.stages != "auto" or config.buckets is not None
-    if asked or model.config.head.token_level or (backend is None and config.device is None):
+    if asked or model.config.head.token_level or (target is None and config.device is None):
         cuts = choose_cuts(model, config.stages, reference.mean_rows())
         plan = StagedPlan(cuts=tuple(cuts), buckets=(tuple(buckets),) * (len(cuts) + 1))
         if config.plan == "fused":
@@ -67,7 +67,7 @@ def choose_plan(
             plan = plan.model_copy(update={"fused": given_fused(TypicalTexts.of(config, subject).rows, cuts, buckets)})
     else:
         typical, batches = TypicalTexts.of(config, subject), sorted({bucket.batch for bucket in buckets})
-        costs = _costs(config, model, backend, batches, scheme, progress, export)
+        costs = _costs(config, model, target, batches, scheme, progress, export)
         sizes = len(batches) + (config.token_budget is not None)
         # What a data sheet knows nothing of is left out of the times that it gives.
         tokenising = {} if config.device is not None else typical.tokenising(subject, batches)
@@ -116,7 +116,7 @@ def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:
 def _costs(
     config: BuildConfig,
     model: PrunedTransformer,
-    backend: Backend | None,
+    target: BuildTarget | None,
     batches: Sequence[int],
     scheme: QuantizationScheme | None,
     progress: Progress,
@@ -124,11 +124,11 @@ def _costs(
 ) -> CostModel:
     if config.device is not None:
         return AnalyticCost(DEVICES[config.device], model.config.encoder)
-    assert backend is not None
+    assert target is not None
     schemes = [None, scheme] if scheme is not None and scheme.ranges else [None]
     task = progress.add_task("costs of this machine", total=len(schemes))
     tables = []
     for each in schemes:
-        tables.append(cost_table(model, backend, batches, config.threads, scheme=each, export=export))
+        tables.append(cost_table(model, target, batches, config.threads, scheme=each, export=export))
         progress.advance(task)
     return Faster(tables) if len(tables) > 1 else tables[0]

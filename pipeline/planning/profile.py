@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from calib.qdq import quantize_graph
 from calib.scheme import QuantizationScheme
-from engines.backends import Backend, Engine
+from engines.backends import Engine
 from engines.buckets import Bucket
 from engines.files import write_whole
 from engines.loading import on_all_cores
@@ -27,6 +28,7 @@ from pipeline.graph.stages import Stage, StageSpec, cut_stages, decision_layers
 from pipeline.measure import processor
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, Kind
+from pipeline.target import BuildTarget
 from pipeline.versions import tool_versions
 
 Key = TypeVar("Key")
@@ -42,7 +44,7 @@ _COMPACTIONS = 4
 
 def cost_table(
     model: PrunedTransformer,
-    backend: Backend,
+    target: BuildTarget,
     batches: Sequence[int],
     threads: int | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -51,21 +53,21 @@ def cost_table(
 ) -> CostTable:
     """The table of this machine for models of this shape: read if it was measured before, else measured now.
 
-    scheme: the layers that are in INT8; their ranges change no time.
+    target: runs here. scheme: the layers that are in INT8; their ranges change no time.
     export: writes the graphs of the stages.
     """
-    path = _cache() / f"{_key(model, backend, batches, threads, scheme)}.json"
+    path = _cache() / f"{_key(model, target, batches, threads, scheme)}.json"
     if path.is_file():
         return CostTable.read(path)
     with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
-        table = measure_costs(model, backend, batches, threads, Path(directory), tick, scheme, export)
+        table = measure_costs(model, target, batches, threads, Path(directory), tick, scheme, export)
     write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
     return table
 
 
 def measure_costs(
     model: PrunedTransformer,
-    backend: Backend,
+    target: BuildTarget,
     batches: Sequence[int],
     threads: int | None,
     directory: Path,
@@ -74,24 +76,26 @@ def measure_costs(
     export: Export = export_stage,
 ) -> CostTable:
     """Compiles and times one stage of each kind. `tick` is called after each of them, and after the timing."""
-    specs = profiled_stages(model)
+    specs, sizes = profiled_stages(model), sorted({1, *batches})
     lengths = profiled_lengths(model.config.max_length)
+    shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
     files: dict[tuple[Kind, int, int], Path] = {}
     for kind, spec in specs.items():
         graph = directory / f"{kind}.onnx"
-        export(Stage(model, spec), model.config, graph)
+        export(Stage(model, spec), model.config, graph, target.graph_precision)
         if scheme is not None:
             quantize_graph(graph, scheme, graph)
-        for batch in sorted({1, *batches}):
-            for length in lengths:
-                files[kind, batch, length] = file = directory / f"{kind}_b{batch}_s{length}{backend.suffix}"
-                backend.build(graph, Bucket(batch=batch, length=length), file)
+        compiled = _compile(target, graph, shapes)
+        files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
         tick()
-    engines = _load(backend, files, threads)
+    engines = _load(target, files, threads)
     for engine in engines.values():
         _fill(engine, model.config.encoder.vocab_size)
     alone, together = _times(engines)
-    boundary = _boundary_times(model.config.encoder.hidden_size, backend, batches, lengths, threads, directory)
+    # Only fused plans ask for it, and they are of the target cpu.
+    boundary = dict.fromkeys(shapes, 0.0)
+    if target.backend.target == "cpu":
+        boundary = _boundary_times(model.config.encoder.hidden_size, target, shapes, threads, directory)
     tick()
     return CostTable(
         processor=processor(),
@@ -100,10 +104,11 @@ def measure_costs(
         layers={kind: attentions(spec) for kind, spec in specs.items()},
         alone_seconds={kind: [alone[kind, length] for length in lengths] for kind in specs},
         together_seconds={
-            kind: {batch: [together[kind, batch, length] for length in lengths] for batch in sorted({1, *batches})}
-            for kind in specs
+            kind: {batch: [together[kind, batch, length] for length in lengths] for batch in sizes} for kind in specs
         },
-        boundary_seconds=boundary,
+        boundary_seconds={
+            batch: [boundary[Bucket(batch=batch, length=length)] for length in lengths] for batch in sizes
+        },
     )
 
 
@@ -151,32 +156,35 @@ def _times(engines: dict[tuple[Kind, int, int], Engine]) -> tuple[dict, dict]:
 
 
 def _boundary_times(
-    width: int, backend: Backend, batches: Sequence[int], lengths: Sequence[int], threads: int | None, directory: Path
-) -> dict[int, list[float]]:
-    """Seconds, by batch and length, of taking rows to an engine and back: a call of one TokenCompact, without it."""
-    found: dict[int, list[float]] = {batch: [] for batch in sorted({1, *batches})}
-    chains = {count: directory / f"compactions_{count}.onnx" for count in (1, _COMPACTIONS)}
-    files: dict[tuple[int, int, int], Path] = {}
-    for count, graph in chains.items():
+    width: int, target: BuildTarget, shapes: Sequence[Bucket], threads: int | None, directory: Path
+) -> dict[Bucket, float]:
+    """Seconds of taking rows to an engine and back: a call of one TokenCompact, without it."""
+    files: dict[tuple[int, Bucket], Path] = {}
+    for count in (1, _COMPACTIONS):
+        graph = directory / f"compactions_{count}.onnx"
         chain_compactions(count, width, graph)
-        for batch in found:
-            for length in lengths:
-                files[count, batch, length] = file = directory / f"{graph.stem}_b{batch}_s{length}{backend.suffix}"
-                backend.build(graph, Bucket(batch=batch, length=length), file)
-    engines = _load(backend, files, threads)
+        files |= {(count, bucket): file for bucket, file in _compile(target, graph, shapes).items()}
+    engines = _load(target, files, threads)
     for engine in engines.values():
         _fill(engine, 1)
     times = {key: statistics.median(_seconds(engine) for _ in range(2 * _ROUNDS)) for key, engine in engines.items()}
-    for batch, seconds in found.items():
-        for length in lengths:
-            one, more = times[1, batch, length], times[_COMPACTIONS, batch, length]
-            seconds.append(max(0.0, one - max(0.0, (more - one) / (_COMPACTIONS - 1))))
-    return found
+    one_compaction = {
+        bucket: (times[_COMPACTIONS, bucket] - times[1, bucket]) / (_COMPACTIONS - 1) for bucket in shapes
+    }
+    return {bucket: max(0.0, times[1, bucket] - max(0.0, one_compaction[bucket])) for bucket in shapes}
 
 
-def _load(backend: Backend, files: Mapping[Key, Path], threads: int | None) -> dict[Key, Engine]:
+def _compile(target: BuildTarget, graph: Path, shapes: Sequence[Bucket]) -> dict[Bucket, Path]:
+    """The engine file of a graph for every shape, beside it."""
+    files = {bucket: graph.with_name(f"{graph.stem}_{bucket}{target.backend.suffix}") for bucket in shapes}
+    for bucket, file in files.items():
+        target.backend.build(graph, bucket, file, target.options)
+    return files
+
+
+def _load(target: BuildTarget, files: Mapping[Key, Path], threads: int | None) -> dict[Key, Engine]:
     """The engine of every file, loaded on all cores."""
-    loaded = on_all_cores(lambda file: backend.load(file, threads), files.values(), threads)
+    loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
     return dict(zip(files, loaded, strict=True))
 
 
@@ -193,7 +201,9 @@ def _fill(engine: Engine, words: int) -> None:
     for name, buffer in engine.inputs.items():
         match name:
             case "hidden":
-                buffer[...] = rng.standard_normal(buffer.shape)
+                values = rng.standard_normal(buffer.shape, np.float32)
+                # A bf16 buffer takes the bits of its values, the upper half of float32.
+                buffer[...] = values.view(np.uint32) >> 16 if buffer.dtype == np.uint16 else values
             case "input_ids":
                 buffer[...] = rng.integers(words, size=buffer.shape)
             case "position":
@@ -212,7 +222,7 @@ def _cache() -> Path:
 
 def _key(
     model: PrunedTransformer,
-    backend: Backend,
+    target: BuildTarget,
     batches: Sequence[int],
     threads: int | None,
     scheme: QuantizationScheme | None,
@@ -224,7 +234,10 @@ def _key(
         "method": config.pruner.method,
         "points": decision_layers(model),
         "lengths": profiled_lengths(config.max_length),
-        "provider": backend.provider,
+        "provider": target.backend.provider,
+        "precision": target.graph_precision,
+        "options": asdict(target.options),
+        "binding": None if target.binding is None else target.binding.model_dump(),
         "batches": sorted({1, *batches}),
         "threads": threads,
         "processor": processor(),

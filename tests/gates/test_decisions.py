@@ -213,3 +213,16 @@ def test_a_flip_beyond_what_the_precision_moves_fails(model: PrunedTransformer, 
     rounded.score[LAST][:, token] = reference.score[LAST][:, token]
     gate = decision_parity(model, cut_stages(model, [1]), reference, results, rounded)
     assert gate.status == "FAILED" and f"sample {LAST}: token {token}" in gate.reason
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_narrower_precision_may_move_a_value_by_what_it_moves_values_by(precision: str) -> None:
+    model = small_model("ltp", layers=2, head="regression")
+    reference, rounded = (Reference.of(m, SAMPLES) for m in (model, reference_in(model, precision)))
+    moves = reference.answer_moves(rounded)
+    assert all(move > 0 for move in moves)
+    specs, results = cut_stages(model, [1]), faithful(model, reference)
+    results[0] = replace(results[0], logits=results[0].logits + np.float32(0.9 * moves[0]))
+    assert decision_parity(model, specs, reference, results, rounded).status == "PASSED"
+    results[0] = replace(results[0], logits=results[0].logits + np.float32(2 * moves[0] + 1e-2))
+    assert decision_parity(model, specs, reference, results, rounded).status == "FAILED"

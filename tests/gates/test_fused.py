@@ -14,9 +14,13 @@ from engines.artifact import Artifact, write_manifest
 from engines.backends import choose_backend
 from engines.backends.base import EngineOptions
 from engines.buckets import format_buckets
+from engines.tokenization import Tokens
 from pipeline import inspect, parity
 from pipeline import run as run_module
+from pipeline.gates import Reference, fused_parity
+from pipeline.model import load_checkpoint
 from pipeline.report import write_artifact_report
+from pipeline.stage_graphs import specs_of
 from tests.gates.builds import BUCKETS, Built, classifier, fused, reseal, run_verb, set_attribute
 
 
@@ -114,3 +118,12 @@ def test_a_fused_engine_that_cannot_be_loaded_is_named(
     reseal(artifact)
     assert run_verb(parity, artifact, "--samples", "2", "--threads", "1") == 3
     assert engine in capsys.readouterr().err
+
+
+def test_an_engine_that_no_sample_fits_did_not_pass(built: Built) -> None:
+    model, manifest = load_checkpoint(built.checkpoint), Artifact.open(built.artifact).manifest
+    specs = specs_of(model, manifest)
+    long = Reference.of(model, [Tokens([1] * 30, [0] * 30, 30)])
+    passed, skipped = fused_parity(model, specs, long, built.artifact, manifest, choose_backend("cpu"), 1)
+    assert passed.figures["engines"] == 2
+    assert skipped.status == "SKIPPED" and skipped.reason == "no sample of the gates is short enough for 1x16"

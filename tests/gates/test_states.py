@@ -41,7 +41,6 @@ def state(rows: int) -> dict[str, np.ndarray]:
 )
 def test_buckets_are_filled_with_the_longest_samples_that_fit(bucket: Bucket, chosen: list[int]) -> None:
     filled = fill_bucket([state(5), state(1), state(9), state(8)], bucket)
-    assert filled is not None
     batch, real = filled
     assert real == len(chosen)
     assert batch["hidden"].shape == (bucket.batch, bucket.length, 2)
@@ -49,8 +48,10 @@ def test_buckets_are_filled_with_the_longest_samples_that_fit(bucket: Bucket, ch
     assert batch["alive"].sum(1).tolist() == chosen + [0] * (bucket.batch - real)
 
 
-def test_no_sample_fits_no_batch() -> None:
-    assert fill_bucket([state(5)], Bucket(batch=1, length=4)) is None
+def test_where_no_sample_fits_it_is_the_first_rows_of_the_shortest() -> None:
+    batch, real = fill_bucket([state(9), state(5)], Bucket(batch=2, length=4))
+    assert real == 1 and batch["alive"].tolist() == [[1] * 4, [0] * 4]
+    assert batch["hidden"][0].tolist() == state(5)["hidden"][:4].tolist()
 
 
 def test_the_edges_are_the_shortest_and_the_longest_of_every_batch_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 from calib.qdq import quantized_products
 from calib.scheme import QuantizationScheme, quantizable_layers
 from engines.backends import choose_backend
-from engines.backends.base import Built
+from engines.backends.base import PLAIN, Built, Engine, EngineOptions
+from engines.backends.openvino import OpenVinoBackend
+from engines.binding import Binding
 from pipeline.graph.stages import decision_layers
 from pipeline.planning.costs import CostTable, StageShape
 from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
 from pipeline.planning.profile import cost_table, profiled_stages
+from pipeline.target import BuildTarget
 from tests.conftest import METHODS, TinyModel
 
 
@@ -121,14 +125,14 @@ def test_a_plan_tells_what_it_wastes(tiny_model: TinyModel) -> None:
 @pytest.mark.parametrize("method", ["dense", "ltp", "transkimmer"])
 def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
-    model, backend = tiny_model(method), choose_backend("cpu")
-    table = cost_table(model, backend, (2,), threads=1)
+    model, target = tiny_model(method), BuildTarget(choose_backend("cpu"), PLAIN, "fp32", None, None)
+    table = cost_table(model, target, (2,), threads=1)
     assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 4
     assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
     assert all(set(by) == {1, 2} for by in table.together_seconds.values())
     assert set(table.boundary_seconds) == {1, 2} and len(table.boundary_seconds[2]) == len(table.lengths)
     monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: pytest.fail("measured again"))
-    assert cost_table(model, backend, (2,), threads=1) == table
+    assert cost_table(model, target, (2,), threads=1) == table
     (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
     assert CostTable.read(file) == table
 
@@ -138,6 +142,7 @@ def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
 ) -> None:
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
     model, backend, products = tiny_model("ltp"), choose_backend("cpu"), []
+    target = BuildTarget(backend, PLAIN, "fp32", None, None)
     build = backend.build
 
     def counting(graph: Path, *more) -> Built:
@@ -146,15 +151,52 @@ def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
 
     monkeypatch.setattr(backend, "build", counting)
     scheme = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(model), 1.0))
-    table = cost_table(model, backend, (1,), threads=1, scheme=scheme)
+    table = cost_table(model, target, (1,), threads=1, scheme=scheme)
     assert max(products) == len(scheme.ranges) == 24  # the whole model
 
     def measured(scheme: QuantizationScheme | None) -> bool:
         products.clear()
-        cost_table(model, backend, (1,), threads=1, scheme=scheme)
+        cost_table(model, target, (1,), threads=1, scheme=scheme)
         return bool(products)
 
     other = scheme.model_copy(update={"ranges": dict.fromkeys(scheme.ranges, 2.0)})
-    assert not measured(other) and cost_table(model, backend, (1,), threads=1, scheme=other) == table
+    assert not measured(other) and cost_table(model, target, (1,), threads=1, scheme=other) == table
     assert measured(scheme.without(["feed_forward.0.up"])) and max(products) == 23
     assert measured(None) and max(products) == 0
+
+
+class Bound(OpenVinoBackend):
+    """As TensorRT's backends: engines are bound to a machine, and loaded with what they are bound to only."""
+
+    target, provider, machine_bound = "tensorrt", "tensorrt", True
+    asked: list[EngineOptions]
+
+    def build(self, graph, bucket, out, options=PLAIN, report=None) -> Built:
+        self.asked.append(options)
+        types = {value.type.tensor_type.elem_type for value in onnx.load(graph).graph.input if value.name == "hidden"}
+        assert types <= {onnx.TensorProto.FLOAT16}
+        return super().build(graph, bucket, out, PLAIN, report)
+
+    def load(self, engine_file, threads, binding=None) -> Engine:
+        assert binding is not None, "expected an engine bound to this machine"
+        return super().load(engine_file, threads)
+
+
+def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: TinyModel, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
+    model, backend, options = tiny_model("ltp"), Bound(), EngineOptions(optimization_level=1)
+    backend.asked = []
+    binding = Binding(library="tensorrt", version="10.14", compute_capabilities=("8.9",), gpu="NVIDIA L4")
+    target = BuildTarget(backend, options, "fp16", binding, None)
+    table = cost_table(model, target, (1,), threads=1)
+    assert backend.asked and set(backend.asked) == {options}
+    assert set(table.boundary_seconds[1]) == {0.0}, "only fused plans ask for it, which are of the target cpu"
+    others = [
+        replace(target, precision="fp32"),
+        replace(target, options=PLAIN),
+        replace(target, binding=binding.model_copy(update={"gpu": "NVIDIA T4"})),
+    ]
+    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: table)
+    for other in others:
+        cost_table(model, other, (1,), threads=1)
+    assert len(list((tmp_path / "skimrt" / "profiles").iterdir())) == 1 + len(others)
