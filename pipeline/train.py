@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from calib.data import NAMED_SETS, examples_digest, label_names, read_examples
+from calib.data import NAMED_SETS, are_quantities, examples_digest, label_names, read_examples
 from engines.errors import InputError, validation_problems
 from engines.tokenization import TextEncoder
 from pipeline.cli import main_of
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
 
     train, dev = _examples(config)
-    labels = None if _is_regression(config, train) else label_names(train)
+    labels = None if are_quantities(train) else label_names(train)
     trainee = make_trainee(config, labels)
     encoder = trainee.model.config.encoder
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
@@ -138,11 +138,6 @@ def _examples(config: TrainConfig) -> tuple[list, list]:
         raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
     dev = read_examples(config.dev_data or config.data, "dev")
     return train[: config.limit], dev[: config.dev_limit]
-
-
-def _is_regression(config: TrainConfig, train: list) -> bool:
-    """Labels that are numbers with a fraction are a quantity, not classes."""
-    return any("." in e.label for e in train) and all(e.label.replace(".", "", 1).lstrip("-").isdigit() for e in train)
 
 
 if __name__ == "__main__":

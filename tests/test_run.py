@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -59,6 +60,16 @@ def test_every_format_gives_the_same_answers_in_order(answer, tmp_path: Path, mo
         assert [line["logits"] for line in found] == [pytest.approx(line["logits"], abs=1e-5) for line in alone]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(contents["d.txt"].encode())))
     assert len(answer("--input", "-", "--format", "text")) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", b'"w7 w8"\n"w9"\n'), ("a.tsv", b"0\tw7 w8\n0\tw9\n"), ("a.txt", b"w7 w8\nw9\n")]
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_text(answer, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(codecs.BOM_UTF8 + content)
+    alone = [answer("--text", text)[0] for text in ("w7 w8", "w9")]
+    found = answer("--input", tmp_path / name)
+    assert [line["logits"] for line in found] == [pytest.approx(line["logits"], abs=1e-5) for line in alone]
 
 
 def test_pairs_in_files(answer, tmp_path: Path) -> None:

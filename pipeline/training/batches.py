@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib.data import Example
+from calib.data import Example, is_number
 from engines.errors import InputError
 from engines.tokenization import TextEncoder, Tokens
 
@@ -88,10 +88,9 @@ class TokenisedSet:
 
 def _targets(found: Sequence[str], labels: Sequence[str] | None) -> list[float] | list[int]:
     if labels is None:
-        try:
-            return [float(label) for label in found]
-        except ValueError as error:
-            raise InputError(f"labels: expected numbers, found one that is none ({error})") from None
+        if wrong := sorted({label for label in found if not is_number(label)}):
+            raise InputError(f"labels: expected numbers, found {', '.join(map(repr, wrong[:20]))}")
+        return [float(label) for label in found]
     place = {name: index for index, name in enumerate(labels)}
     unknown = sorted(set(found) - place.keys())
     if unknown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 import json
 from collections import Counter
@@ -12,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from calib.data import Example, examples_digest, label_names, read_examples, split_of
+from calib.data import Example, are_quantities, examples_digest, is_number, label_names, read_examples, split_of
 from engines.errors import InputError
 
 SHARES = {"train": 0.90, "dev": 0.04, "test": 0.06}
@@ -150,9 +151,20 @@ def test_windows_line_ends_and_texts_with_line_breaks_are_read(tmp_path: Path) -
         ("data.csv", "text,label\ngood,1\nno label,\nshort\n", ["row 2: ", "row 3: "]),
         ("data.csv", "review,stars\ngood,1\n", ["row 1: expected a label and a text"]),
         (
+            "data.csv",
+            "label,text\npos,Great, really great film\nneg,bad\n",
+            ["row 1: expected 2 columns (label,text), found 3; a text that holds a comma needs quotes"],
+        ),
+        (
             "data.jsonl",
             '{"text": "good", "label": 1}\n{"text": 5, "label": 1}\noops\n[1]\n{"label": 1}\n',
             ["row 2: ", "line 3 is not JSON (", "line 4 is not a JSON object", "row 5: "],
+        ),
+        (
+            "data.jsonl",
+            '{"text": "a", "label": 1, "text_b": ["p"]}\n{"text": "a", "label": 1, "text_b": NaN}\n'
+            '{"text": "a", "label": 1, "text_b": 0}\n{"text": "a", "label": 1, "text_b": null}\n' + "[" * 100_000,
+            [*(f"row {n}: expected a second text or none in text_b" for n in (1, 2, 3)), "line 5 is not JSON ("],
         ),
         ("data.tsv", "", ["expected at least one row, found none"]),
         ("data.jsonl", "", ["expected at least one row, found none"]),
@@ -176,6 +188,59 @@ def test_an_error_shows_the_first_of_many_malformed_rows_and_their_number(tmp_pa
     with pytest.raises(InputError, match="1000 malformed rows, of which the first 20") as error:
         read_examples(str(path))
     assert len(str(error.value)) < 5000
+
+
+@pytest.mark.parametrize("write", [write_tsv, write_csv, write_jsonl])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path, labels = tmp_path / f"data.{write.__name__.removeprefix('write_')}", tmp_path / "labels.txt"
+    write(path)
+    labels.write_text("0\n1\n", "utf-8")
+    for file in (path, labels):
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert read_examples(str(path)) == PAIRS
+
+
+def test_other_keys_of_a_row_are_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "a", "label": "1", "text_b": "", "error": null}\n', "utf-8")
+    assert read_examples(str(path)) == [Example("a", "1")]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 no parquet file PAR1"])
+def test_a_damaged_parquet_file_is_an_input_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "data.parquet"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"data\.parquet: expected a parquet file, found a damaged one: "):
+        read_examples(str(path))
+
+
+def test_a_parquet_file_that_breaks_off_is_an_input_error(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    write_parquet(path)
+    whole = path.read_bytes()
+    for cut in range(8, len(whole) - 8, 97):
+        path.write_bytes(whole[:cut] + whole[-8:])
+        with pytest.raises(InputError, match="expected a parquet file"):
+            read_examples(str(path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "quantities"),
+    [
+        (["1", "-2", "+3"], True, False),
+        (["1", "0.5"], True, True),
+        (["1e-05", "0.5", "-.5", "3."], True, True),
+        (["0.5", "nan"], False, False),
+        (["0.5", "-inf"], False, False),
+        (["0.5", "1_0"], False, False),
+        (["0.5", "good"], False, False),
+        (["0.5", "1.2.3"], False, False),
+        (["0.5", ""], False, False),
+    ],
+)
+def test_what_is_a_number_and_what_a_quantity(labels: list[str], numbers: bool, quantities: bool) -> None:
+    assert all(map(is_number, labels)) is numbers
+    assert are_quantities([Example("text", label) for label in labels]) is quantities
 
 
 def test_bytes_that_are_no_text_are_an_input_error(tmp_path: Path) -> None:

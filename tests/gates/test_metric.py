@@ -10,7 +10,7 @@ import pytest
 from calib.data import Example
 from engines.artifact import Gate, Head
 from pipeline.gates import task_metric
-from pipeline.gates.metric import accuracy
+from pipeline.gates.metric import accuracy, labelled
 
 CLASSES = Head(kind="classification", labels=["no", "yes"])
 VALUE = Head(kind="regression", labels=["value"])
@@ -26,6 +26,20 @@ def test_regression_is_judged_by_correlation() -> None:
     falling = [np.array([-2.0 * float(example.label)]) for example in examples]
     assert accuracy(VALUE, falling, examples) == pytest.approx(-1.0)
     assert math.isnan(accuracy(VALUE, [np.array([1.0])] * 3, examples))  # no correlation with a constant
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "expected"),
+    [
+        (CLASSES, ["no", "yes", "no"], True),
+        (CLASSES, ["no", "film"], False),
+        (VALUE, ["1", "-2.5", "1e-05"], True),
+        (VALUE, ["1", "nan"], False),
+        (VALUE, ["1", "many"], False),
+    ],
+)
+def test_a_metric_needs_labels_of_the_head(head: Head, labels: list[str], expected: bool) -> None:
+    assert labelled(head, [Example("text", label) for label in labels]) is expected
 
 
 @pytest.mark.parametrize(("ours", "status"), [(0.91, "PASSED"), (0.895, "PASSED"), (0.889, "FAILED")])

@@ -56,8 +56,8 @@ def test_targets_of_a_regression_are_numbers(tiny_tokenizer: Path) -> None:
     data = TokenisedSet([Example("w4", "-1.5"), Example("w5", "2")], encoder, None, pad_token_id=0)
     assert data.targets.tolist() == [-1.5, 2.0]
     assert data.targets.is_floating_point()
-    with pytest.raises(InputError, match=r"expected numbers, found one that is none .*'many'"):
-        TokenisedSet([Example("w4", "many")], encoder, None, pad_token_id=0)
+    with pytest.raises(InputError, match=r"expected numbers, found 'many', 'nan'"):
+        TokenisedSet([Example("w4", label) for label in ("nan", "1", "many")], encoder, None, pad_token_id=0)
 
 
 def test_a_label_that_training_has_not_seen_is_an_input_error(tiny_tokenizer: Path) -> None:
