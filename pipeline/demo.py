@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from calib.data import examples_digest
 from engines.artifact import Artifact
+from engines.errors import InputError
 from engines.tokenization import Tokens
 from pipeline.builder import build
 from pipeline.cli import main_of, progress_bars
@@ -43,8 +45,9 @@ def run(args: argparse.Namespace) -> int:
     """Builds, measures, prints the table, and writes results.json and report.html."""
     console = Console()
     if args.table is not None:
-        print(markdown_table(json.loads(args.table.read_text("utf-8"))))
+        print(_table_of(args.table))
         return 0
+    _refuse(args)
     args.out.mkdir(parents=True, exist_ok=True)
     artifacts = {}
     for method in METHODS:
@@ -68,6 +71,26 @@ def run(args: argparse.Namespace) -> int:
     console.print(setting(record), highlight=False)
     console.print(f"report: {write_demo_report(record, args.out)}", highlight=False)
     return 0
+
+
+def _table_of(path: Path) -> str:
+    """The README's table of a results file. Raises InputError."""
+    try:
+        return markdown_table(json.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise InputError(f"--table {path}: cannot be read: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"--table {path}: expected a results.json of pipeline.demo, found {error!r}") from None
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    """Raises InputError with every number that cannot be used, before anything is built."""
+    counts = {name: getattr(args, name) for name in ("reviews", "timed", "rounds", "threads")}
+    problems = [f"--{n}: expected at least 1, found {v}" for n, v in counts.items() if v is not None and v < 1]
+    if not math.isfinite(args.max_drop):
+        problems.append(f"--max-drop: expected a finite number, found {args.max_drop}")
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Console) -> dict:
