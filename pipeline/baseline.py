@@ -11,7 +11,7 @@ from engines.errors import InputError
 from pipeline.build_key import build_key, chosen_buckets
 from pipeline.builder import build
 from pipeline.config import BuildConfig
-from pipeline.subject import Subject
+from pipeline.subject import Subject, refuse_other_dense
 from pipeline.target import BuildTarget
 
 
@@ -20,6 +20,7 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
 
     Where the target's engines cannot run, nothing is timed.
     """
+    refuse_other_dense(config)
     runs = BuildTarget.of(config).cannot_run is None
     baseline = dense_artifact(config, console) if runs and config.dense_checkpoint is not None else None
     return build(config, console, baseline)

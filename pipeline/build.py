@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     default = BuildConfig()
     p.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings; flags override them")
     p.add_argument("--checkpoint", help="directory of the trained model (default: the shipped LTP demo)")
-    p.add_argument("--dense", help="dense checkpoint that accuracy and speed are compared with")
+    p.add_argument(
+        "--dense", help="dense checkpoint of the same task and tokenizer, to compare accuracy and speed with"
+    )
     p.add_argument("--target", choices=["cpu", "tensorrt", "tensorrt-rtx"], help="what runs the engines (default cpu)")
     p.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="number format (default fp32)")
     p.add_argument(

@@ -38,7 +38,7 @@ from pipeline.planning.choose import choose_plan
 from pipeline.planning.fused import refuse_fused
 from pipeline.publish import Publisher
 from pipeline.stage_graphs import ExportOnce, export_graphs, traced
-from pipeline.subject import Subject
+from pipeline.subject import Subject, refuse_other_dense
 from pipeline.target import BuildTarget
 from plugins.library import copy_plugins, library_path
 
@@ -53,6 +53,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
     """
     target = BuildTarget.of(config)
     precision = target.graph_precision
+    refuse_other_dense(config)
     subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
     refuse_fused(config, subject.model.config)
     buckets = chosen_buckets(config, subject.model)

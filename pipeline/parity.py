@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", help="texts to check on: a named set or a file (default: the set of the build)")
     p.add_argument("--samples", type=int, default=256, help="how many texts (default 256)")
     p.add_argument("--checkpoint", type=Path, help="the model, if it is no longer where the artifact was built from")
-    p.add_argument("--dense", type=Path, help="dense checkpoint for the task metric")
+    p.add_argument("--dense", type=Path, help="dense checkpoint of the same task and tokenizer, for the task metric")
     p.add_argument("--max-drop", type=float, help="points that the metric may lose (default: the build's budget)")
     p.add_argument("--target", default="auto", help="target whose engines are checked (default: the best one here)")
     p.add_argument("--provider", help="library that runs the target, such as openvino or onnxruntime")

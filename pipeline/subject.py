@@ -14,7 +14,8 @@ from pipeline import gates
 from pipeline.config import BuildConfig
 from pipeline.gates.metric import accuracy, labelled
 from pipeline.gates.reference import Reference
-from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
+from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, read_config, tokenizer_path
+from pipeline.model.task import refuse_other_task
 from pipeline.model.transformer import PrunedTransformer
 
 _DENSE_METRICS: dict[tuple[str, str], float] = {}
@@ -38,6 +39,13 @@ class Subject:
         return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data)
 
 
+def refuse_other_dense(config: BuildConfig) -> None:
+    """Raises InputError for a dense checkpoint of another task, whose metric and time say nothing about this one."""
+    if config.dense_checkpoint is not None:
+        model = read_config(config.checkpoint)
+        refuse_other_task("--dense", config.dense_checkpoint, model, tokenizer_path(config.checkpoint))
+
+
 def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
     """What the model sees of the examples: longer texts are cut at max_length, as in training."""
     tokens = encoder_of(checkpoint, model)([example.content for example in examples])
@@ -50,7 +58,8 @@ def encoder_of(checkpoint: Path, model: PrunedTransformer) -> TextEncoder:
 
 
 def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:
-    """Gate 4 on the first `metric_samples` examples, against the dense model in PyTorch."""
+    """Gate 4 on the first `metric_samples` examples, against the dense model in PyTorch. Raises InputError."""
+    refuse_other_dense(config)
     count = min(config.metric_samples, len(subject.examples))
     wanted = subject.model.config.head
     if not labelled(wanted, subject.examples):

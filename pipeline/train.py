@@ -15,6 +15,7 @@ from engines.errors import InputError, validation_problems
 from engines.tokenization import TextEncoder
 from pipeline.cli import main_of
 from pipeline.model import load_checkpoint
+from pipeline.model.task import refuse_other_task
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import make_trainee
@@ -41,7 +42,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
     p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
     p.add_argument("--init", help="trained checkpoint to start from")
-    p.add_argument("--teacher", help="checkpoint to distil from (default: --init, for a pruned method)")
+    p.add_argument(
+        "--teacher",
+        help="checkpoint of the same task and tokenizer to distil from (default: --init, for a pruned method)",
+    )
     flag(
         "epochs",
         "epochs of each phase: fine-tune, then soft and hard (ltp) or straight-through",
@@ -107,7 +111,10 @@ def run(args: argparse.Namespace) -> int:
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
     train_set, dev_set = (TokenisedSet(part, tokens, labels, encoder.pad_token_id) for part in (train, dev))
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
-    teacher = load_checkpoint(taught_by) if taught_by and config.distil > 0 else None
+    teacher = None
+    if taught_by and config.distil > 0:
+        refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
+        teacher = load_checkpoint(taught_by)
     progress = make_progress()
     with progress:
         result = Trainer(config, trainee, teacher, train_set, dev_set, out).run(progress)

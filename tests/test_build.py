@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from calib.data import read_examples
 from engines import Runner
@@ -20,15 +21,16 @@ from engines.backends import Backend, Engine, tensorrt
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from engines.buckets import format_buckets
+from engines.errors import InputError
 from engines.files import digest_tree
-from pipeline import baseline, build, inspect, stage_graphs
+from pipeline import baseline, build, builder, inspect, stage_graphs
 from pipeline import run as run_module
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import run_batch
 from pipeline.graph.stages import Stage
 from pipeline.target import BuildTarget
 from tests.conftest import LABELS
-from tests.gates.builds import BUCKETS, SETTINGS, Built, classifier, run_verb, tagger
+from tests.gates.builds import BUCKETS, SETTINGS, Built, classifier, reversed_labels, run_verb, tagger
 from tests.graph.small import small_model
 
 
@@ -171,6 +173,24 @@ def test_a_failed_gate_publishes_nothing(
     after = {name: digest for name, digest in digest_tree(tmp_path).items() if not name.startswith(".artifact")}
     assert after == before
     Artifact.open(tmp_path / ".artifact.partial" / "artifact")  # what failed is whole, to be looked into
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_dense_model_of_another_task_is_refused_before_anything_is_built(
+    capsys: pytest.CaptureFixture[str], built: Built, tmp_path: Path, precision: str
+) -> None:
+    other, out = reversed_labels(built, tmp_path), tmp_path / "out" / "artifact"
+    given = (*model_of(built), "--precision", precision, "--out", out)
+    assert run_verb(build, *given, "--dense", other) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"error: --dense {other}, which has another task; name a checkpoint with the model's labels"
+    )
+    assert "expected a classification of 3 in the order no, maybe, yes, found " in error
+    config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), precision=precision, out=out)
+    with pytest.raises(InputError, match="which has another task"):
+        builder.build(config, Console())
+    assert not out.parent.exists()
 
 
 def test_an_artifact_is_not_replaced_unasked(capsys: pytest.CaptureFixture[str], built: Built) -> None:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from engines.artifact import Gate
 from pipeline import parity
-from tests.gates.builds import Built, classifier, reseal, run_verb, set_attribute
+from tests.gates.builds import Built, classifier, reseal, reversed_labels, run_verb, set_attribute
 from tests.graph.small import small_model
 
 STAGE_0, ENGINE_1 = "stages/stage_0.onnx", "engines/cpu-fp32/stage_1_b1_s32.onnx"
@@ -43,6 +43,14 @@ def raise_threshold(artifact: Path) -> None:
     """By the smallest step that there is, which no score may lie in."""
     threshold = np.float32(small_model("ltp", layers=2).pruner.threshold(1))
     set_attribute(artifact / STAGE_0, "threshold", float(np.nextafter(threshold, np.float32(1))))
+
+
+def test_a_dense_model_of_another_task_is_refused(
+    capsys: pytest.CaptureFixture[str], built: Built, tmp_path: Path
+) -> None:
+    other = reversed_labels(built, tmp_path)
+    assert run_verb(parity, built.artifact, "--samples", 4, "--threads", 1, "--dense", other) == 2
+    assert f"error: --dense {other}, which has another task" in capsys.readouterr().err
 
 
 def test_what_was_built_holds(capsys: pytest.CaptureFixture[str], built: Built) -> None:

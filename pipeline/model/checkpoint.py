@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.files import sha256
 from pipeline.model.config import CheckpointConfig, parse_checkpoint_config
-from pipeline.model.huggingface import locate_backbone, read_huggingface
+from pipeline.model.huggingface import locate_backbone, read_huggingface, read_huggingface_config
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, read_weights, unusual_values, write_weights
 
@@ -24,20 +24,28 @@ CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "checkpoint.json", "model.safetensor
 def load_checkpoint(path: str | Path) -> PrunedTransformer:
     """The model of a checkpoint or of a Hugging Face directory, in eval mode. Raises InputError."""
     directory = Path(path)
+    config = read_config(directory)
     if (directory / CONFIG_NAME).is_file():
-        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
         weights = read_weights(find_weights(directory))
         if config.backbone is not None:
             weights = _over_backbone(config, weights)
-    elif (directory / "config.json").is_file():
-        config, weights = read_huggingface(directory)
     else:
-        raise InputError(f"{directory}: expected {CONFIG_NAME} or a Hugging Face config.json, found neither")
+        weights = read_huggingface(directory)[1]
     for name, problem in unusual_values(weights).items():
         log.warning("%s: weight %s: %s", directory, name, problem)
     model = PrunedTransformer(config)
     _fill(model, weights, directory)
     return model.eval()
+
+
+def read_config(path: str | Path) -> CheckpointConfig:
+    """What a checkpoint or a Hugging Face directory describes, without its weights. Raises InputError."""
+    directory = Path(path)
+    if (directory / CONFIG_NAME).is_file():
+        return parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
+    if (directory / "config.json").is_file():
+        return read_huggingface_config(directory)
+    raise InputError(f"{directory}: expected {CONFIG_NAME} or a Hugging Face config.json, found neither")
 
 
 def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path) -> None:
@@ -55,7 +63,7 @@ def tokenizer_path(path: str | Path) -> Path:
     directory = Path(path)
     candidates = [directory / TOKENIZER_NAME]
     if (directory / CONFIG_NAME).is_file():
-        config = parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
+        config = read_config(directory)
         if config.backbone is not None:
             candidates.append(locate_backbone(config.backbone.name) / TOKENIZER_NAME)
     for candidate in candidates:

@@ -62,8 +62,8 @@ def locate_backbone(name: str) -> Path:
     )
 
 
-def read_huggingface(directory: Path) -> tuple[CheckpointConfig, dict[str, Tensor]]:
-    """Configuration (method dense) and renamed weights of a Hugging Face directory."""
+def read_huggingface_config(directory: Path) -> CheckpointConfig:
+    """Configuration (method dense) of a Hugging Face directory. Raises InputError."""
     source = directory / "config.json"
     try:
         raw = json.loads(source.read_text("utf-8"))
@@ -72,9 +72,14 @@ def read_huggingface(directory: Path) -> tuple[CheckpointConfig, dict[str, Tenso
     if not isinstance(raw, dict):
         raise InputError(f"{source}: expected a JSON object, found a {type(raw).__name__}")
     try:
-        config = _translate(raw, source)
+        return _translate(raw, source)
     except ValidationError as error:
         raise InputError.listing(str(source), validation_problems(error)) from None
+
+
+def read_huggingface(directory: Path) -> tuple[CheckpointConfig, dict[str, Tensor]]:
+    """Configuration (method dense) and renamed weights of a Hugging Face directory. Raises InputError."""
+    config = read_huggingface_config(directory)
     # Only BERT's sequence head has the pooler in it; in other files it is a leftover of pre-training.
     leftover = "pooler." if config.encoder.family == "roberta" or config.head.token_level else None
     weights = {}

@@ -19,6 +19,7 @@ from pipeline import build
 from pipeline.cli import main_of
 from pipeline.gates import Reference
 from pipeline.model import PrunedTransformer, save_checkpoint
+from pipeline.model.checkpoint import CONFIG_NAME, read_config
 from tests.graph.small import random_samples, small_model
 
 BUCKETS = "1x16,1x32,2x32"
@@ -84,6 +85,16 @@ def tagger(tokenizer: Path) -> Built:
     built = Built(folder / "artifact", checkpoint, data)
     assert run_verb(build, "--checkpoint", checkpoint, "--data", data, *SETTINGS, "--out", built.artifact) == 0
     return built
+
+
+def reversed_labels(built: Built, folder: Path) -> Path:
+    """Its dense checkpoint with the classes in the other order."""
+    assert built.dense is not None
+    other = shutil.copytree(built.dense, folder / "reversed")
+    config = read_config(other)
+    head = config.head.model_copy(update={"labels": config.head.labels[::-1]})
+    (other / CONFIG_NAME).write_text(config.model_copy(update={"head": head}).model_dump_json(), "utf-8")
+    return other
 
 
 def reseal(artifact: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from pipeline.cli import main_of
 from pipeline.model import load_checkpoint
 from pipeline.train import parser, run
 from pipeline.training.config import TrainConfig
-from tests.training.runs import make_examples
+from pipeline.training.setup import make_trainee
+from tests.training.runs import LABELS, make_config, make_examples
 
 
 @pytest.fixture
@@ -155,3 +157,33 @@ def test_an_interruption_has_its_own_exit_code(
         assert call(patched, *flags(data, tiny_backbone)) == 130
     assert "interrupted" in capsys.readouterr().err
     assert call(monkeypatch, *flags(data, tiny_backbone)) == 0
+
+
+def save_dense(out: Path, backbone: Path, labels: list[str] | None, seed: int = 0) -> Path:
+    """An untrained dense checkpoint of these classes, or of a regression."""
+    make_trainee(make_config(backbone, "dense", seed=seed), labels).save(out)
+    return out
+
+
+@pytest.mark.parametrize("labels", [LABELS[::-1], [*LABELS, "so-so"], ["yes", "no"], None])
+def test_a_teacher_of_another_task_is_refused(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, labels
+) -> None:
+    teacher = save_dense(data / "teacher", tiny_backbone, labels)
+    assert call(monkeypatch, *flags(data, tiny_backbone, "--teacher", teacher)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --teacher {teacher}, which has another task")
+    found = f"classification of {len(labels)} in the order {', '.join(labels)}" if labels else "regression"
+    assert f"expected a classification of 2 in the order bad, good, found a {found}\n" in error
+    assert not list((data / "out").iterdir())
+
+
+def test_a_teacher_of_the_same_task_is_taken(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    teacher = save_dense(data / "teacher", tiny_backbone, LABELS)
+    assert call(monkeypatch, *flags(data, tiny_backbone, "--teacher", teacher)) == 0
+    shutil.rmtree(data / "out")
+    (teacher / "tokenizer.json").write_text((teacher / "tokenizer.json").read_text("utf-8") + " ", "utf-8")
+    assert call(monkeypatch, *flags(data, tiny_backbone, "--teacher", teacher)) == 2
+    assert "tokenizer.json: expected SHA-256 " in capsys.readouterr().err
