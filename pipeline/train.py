@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
-from calib.data import NAMED_SETS, are_quantities, examples_digest, label_names, read_examples
+from calib.data import NAMED_SETS, Example, are_quantities, examples_digest, label_names, read_examples
 from engines.errors import InputError, validation_problems
+from engines.files import sha256, write_whole
 from engines.tokenization import TextEncoder
 from pipeline.cli import main_of
 from pipeline.model import load_checkpoint
+from pipeline.model.checkpoint import checkpoint_digest
+from pipeline.model.huggingface import locate_backbone
 from pipeline.model.task import refuse_other_task
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
-from pipeline.training.setup import make_trainee
-from pipeline.training.trainer import Trainer, evaluate, machine, make_progress, reaches_ratio
+from pipeline.training.resume import RunState
+from pipeline.training.setup import Trainee, make_trainee
+from pipeline.training.trainer import Trainer, evaluate, make_progress, reaches_ratio
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m pipeline.train",
         description="Trains a text classifier that skips tokens, from a pretrained encoder (--backbone) or a dense "
-        "checkpoint (--init), which then also teaches the pruned model. Interrupted runs go on where they stopped.",
+        "checkpoint (--init), which then also teaches the pruned model. An interrupted run goes on "
+        "where it stopped, with the same settings and files.",
         epilog="example: python -m pipeline.train --method ltp --data movie-reviews --init runs/dense --out runs/ltp",
     )
     default = {name: f.get_default(call_default_factory=True) for name, f in TrainConfig.model_fields.items()}
@@ -41,7 +48,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
     p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
-    p.add_argument("--init", help="trained checkpoint to start from")
+    p.add_argument(
+        "--init",
+        help="trained checkpoint to start from; of the same method, its pruner goes on as it is, but for what "
+        "--decide-at, --keep-rate and --no-protect-first change",
+    )
     p.add_argument(
         "--teacher",
         help="checkpoint of the same task and tokenizer to distil from (default: --init, for a pruned method)",
@@ -72,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
     flag("ramp", "share of the run over which the ratio rises", type=float)
     flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
-    flag("predictor-hidden", "width of Transkimmer's predictors", type=int)
+    flag("predictor-hidden", "width of Transkimmer's predictors; with --init of that method, theirs", type=int)
     flag(
         "decide-at",
         "the layers that decide; each is a cut that costs a call, so few sharp decisions lose less of the saving than "
@@ -80,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
     )
-    p.add_argument("--no-protect-first", dest="protect_first", action="store_false", help="let the first token die")
+    p.add_argument(
+        "--no-protect-first", dest="protect_first", action="store_const", const=False, help="let the first token die"
+    )
     flag("distil", "weight of the teacher in the loss", type=float)
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after so many evaluations without gain", type=int)
@@ -117,18 +130,20 @@ def run(args: argparse.Namespace) -> int:
         teacher = load_checkpoint(taught_by)
     progress = make_progress()
     with progress:
-        result = Trainer(config, trainee, teacher, train_set, dev_set, out).run(progress)
+        content = _content(config, trainee, train, dev)
+        result = Trainer(config, trainee, teacher, train_set, dev_set, out, content).run(progress)
     final = evaluate(load_checkpoint(out), dev_set, config.batch_tokens * 2)
     reached = {"metric": final.metric, "flops_ratio": final.flops_ratio, "keep": final.keep}
     record = {
         "command": "python -m pipeline.train " + " ".join(sys.argv[1:]),
         "config": config.model_dump(),
         "data": {"train": [len(train), examples_digest(train)], "dev": [len(dev), examples_digest(dev)]},
-        "machine": machine(),
+        "machine": {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()},
         "history": result.history,
         "dev": reached,
     }
-    (out / "run.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    write_whole(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+    RunState.remove(out)
     print(json.dumps({"checkpoint": str(out), **reached}))
     if not reaches_ratio(config, final):
         print(
@@ -145,6 +160,18 @@ def _examples(config: TrainConfig) -> tuple[list, list]:
         raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
     dev = read_examples(config.dev_data or config.data, "dev")
     return train[: config.limit], dev[: config.dev_limit]
+
+
+def _content(config: TrainConfig, trainee: Trainee, train: Sequence[Example], dev: Sequence[Example]) -> dict[str, str]:
+    """Digests of all that the run reads, by what a user calls it."""
+    content = {"the training texts": examples_digest(train), "the dev texts": examples_digest(dev)}
+    content["the tokenizer"] = sha256(trainee.tokenizer)
+    sources = {
+        "--backbone": config.backbone and locate_backbone(config.backbone),
+        "--init": config.init,
+        "--teacher": config.teacher if config.distil > 0 else None,
+    }
+    return content | {name: checkpoint_digest(source) for name, source in sources.items() if source}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,10 @@ _STATE, _BEST = "training_state.safetensors", "training_best.safetensors"
 
 @dataclass
 class RunState:
-    """Where a run of these `settings` stands: after `step` batches of `phase`, with its best state's rank so far."""
+    """Where a run stands: after `step` batches of `phase`, with its best state's rank so far.
+
+    settings: what the run goes on with only: its settings, and the digests of what it reads.
+    """
 
     settings: dict
     phase: int
@@ -88,7 +91,7 @@ class RunState:
 
     @staticmethod
     def remove(out: Path) -> None:
-        """A finished run leaves only its checkpoint."""
+        """A finished run leaves only its checkpoint and its record; call it when both are written."""
         for name in (_STATE, _BEST):
             (out / name).unlink(missing_ok=True)
 

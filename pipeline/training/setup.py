@@ -97,6 +97,11 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         initial = read_weights(find_weights(source))
         if started.pruner.method == config.method:
             learned = started.pruner  # goes on with what it has learned
+            width = learned.predictor_hidden
+            if width is not None and "predictor_hidden" in config.model_fields_set and config.predictor_hidden != width:
+                raise InputError(
+                    f"--init {source}: its predictors are {width} wide; pass --predictor-hidden {width} or leave it out"
+                )
     else:
         assert config.backbone is not None
         home = locate_backbone(config.backbone)
@@ -108,7 +113,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         described = CheckpointConfig(
             encoder=encoder,
             head=head,
-            pruner=_deciding(learned or _first_pruner(config, encoder.layers), config, encoder.layers),
+            pruner=_as_asked(learned or _first_pruner(config, encoder.layers), config, encoder.layers),
             max_length=config.max_length,
             backbone=backbone,
             adapter=adapter,
@@ -151,27 +156,32 @@ def _first_pruner(config: TrainConfig, layers: int) -> PrunerConfig:
             return PrunerConfig(**common)
 
 
-def _deciding(pruner: PrunerConfig, config: TrainConfig, layers: int) -> PrunerConfig:
-    """The rule with the layers that decide as asked for; what a layer has learned stays."""
-    if config.decide_at is None:
-        return pruner
-    wanted = sorted(set(config.decide_at))
-    if wanted[-1] >= layers:
+def _as_asked(pruner: PrunerConfig, config: TrainConfig, layers: int) -> PrunerConfig:
+    """The rule with the layers that decide, their rate and the first token as asked for.
+
+    What was not asked for, and what a layer has learned, stays.
+    """
+    given = config.model_fields_set
+    wanted = None if config.decide_at is None else sorted(set(config.decide_at))
+    if wanted and wanted[-1] >= layers:
         raise InputError(f"--decide-at: expected layers from 0 to {layers - 1}, found {wanted[-1]}")
-    undecided = {"thresholds": 0.0, "keep_rates": 1.0}
-    first = {
-        "ltp": _LTP_START / config.max_length,
-        "topk": config.keep_rate,
-        "threshold": 1 - config.keep_rate,
+    update: dict[str, object] = {"protect_first": config.protect_first} if "protect_first" in given else {}
+    if wanted is not None and pruner.method == "transkimmer":
+        update["decides_at"] = wanted
+    rules = {  # the field, its value where a layer does not decide, and what a layer starts to decide with
+        "ltp": ("thresholds", 0.0, _LTP_START / config.max_length),
+        "topk": ("keep_rates", 1.0, config.keep_rate),
+        "threshold": ("thresholds", 0.0, 1 - config.keep_rate),
     }
-    update: dict[str, list] = {"decides_at": wanted} if pruner.method == "transkimmer" else {}
-    for name, none in undecided.items():
+    if pruner.method in rules:
+        name, none, start = rules[pruner.method]
         values = getattr(pruner, name)
-        if values is not None:
-            start = first[pruner.method]
-            update[name] = [
-                none if layer not in wanted else start if value == none else value for layer, value in enumerate(values)
-            ]
+        deciding = wanted or [layer for layer, value in enumerate(values) if value != none]
+        anew = "keep_rate" in given and pruner.method != "ltp"
+        update[name] = [
+            none if layer not in deciding else start if anew or value == none else value
+            for layer, value in enumerate(values)
+        ]
     return pruner.model_copy(update=update)
 
 

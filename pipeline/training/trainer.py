@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +89,10 @@ class Trainer:
         train: TokenisedSet,
         dev: TokenisedSet,
         out: Path,
+        content: Mapping[str, str],
     ) -> None:
+        """`content` holds the digest of each input of the run: an interrupted run goes on with the same ones only."""
+        self.content = content
         self.config, self.trainee, self.model = config, trainee, trainee.model
         self.teacher, self.train_set, self.dev, self.out = teacher, train, dev, out
         self.teacher_logits = torch.full((len(train), len(self.model.config.head.labels)), torch.nan)
@@ -97,7 +100,10 @@ class Trainer:
         self.best: tuple[int, float] = (-1, 0.0)
 
     def run(self, progress: Progress | None = None) -> Result:
-        """All phases; resumes where an interrupted run into the same directory stopped."""
+        """All phases; resumes where an interrupted run into the same directory stopped.
+
+        The state stays, so that not even the last phase is run again, until `RunState.remove`.
+        """
         self.model.train()
         saved = self._interrupted()
         if saved is not None:
@@ -105,20 +111,20 @@ class Trainer:
         for number, phase in enumerate(self.config.schedule):
             if saved is None or saved.phase <= number:
                 self._run_phase(number, phase, saved if saved and saved.phase == number else None, progress)
-        RunState.remove(self.out)
         return self.result
 
     def _settings(self) -> dict:
-        return self.config.model_dump(mode="json", exclude={"threads"})
+        content = {f"content of {name}": digest for name, digest in self.content.items()}
+        return {**self.config.model_dump(mode="json", exclude={"threads"}), **content}
 
     def _interrupted(self) -> RunState | None:
-        """The state to go on from, if there is one; a state of other settings is refused."""
-        saved = RunState.read(self.out)
-        if saved is not None and saved.settings != self._settings():
-            names = [n for n, value in self._settings().items() if saved.settings.get(n) != value]
+        """The state to go on from, if there is one; a state of other settings or inputs is refused."""
+        saved, ours = RunState.read(self.out), self._settings()
+        if saved is not None and saved.settings != ours:
+            names = [n for n in {**ours, **saved.settings} if saved.settings.get(n) != ours.get(n)]
             raise InputError(
-                f"{self.out}: it holds an interrupted run with another {', '.join(names)}; use the same settings, "
-                "choose another directory or remove this one"
+                f"{self.out}: it holds an interrupted run with another {', '.join(names)}; use the same settings and "
+                "files, choose another directory or remove this one"
             )
         return saved
 
@@ -287,11 +293,6 @@ class Trainer:
     def _rate(self, step: int, total: int) -> float:
         rising = self.config.warm_up * total
         return (step + 1) / rising if step < rising else max(0.0, (total - step) / (total - rising))
-
-
-def machine() -> dict[str, str]:
-    """What a run's record says about where it ran."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
 
 
 def make_progress() -> Progress:

@@ -37,7 +37,7 @@ def make_config(backbone: Path | None, method: str, **changes) -> TrainConfig:
             "max_length": 16,
             "batch_tokens": 128,
             "evaluations": 2,
-            "predictor_hidden": 8,
+            **({} if backbone is None else {"predictor_hidden": 8}),
             "flops_ratio": 1.5,
             **changes,
         }
@@ -49,10 +49,10 @@ def make_set(config: TrainConfig, trainee: Trainee, count: int, seed: int) -> To
     return TokenisedSet(make_examples(count, seed), tokens, LABELS, pad_token_id=0)
 
 
-def make_trainer(config: TrainConfig, out: Path, examples: int = 24) -> Trainer:
-    """A run from its very start, as the verb makes it."""
+def make_trainer(config: TrainConfig, out: Path, examples: int = 24, content: dict[str, str] | None = None) -> Trainer:
+    """A run from its very start, as the verb makes it; `content`: what digests it is told of its inputs."""
     trainee = make_trainee(config, LABELS)
     train, dev = make_set(config, trainee, examples, seed=1), make_set(config, trainee, 8, seed=2)
     teacher = load_checkpoint(config.init) if config.init else None
     out.mkdir(exist_ok=True)
-    return Trainer(config, trainee, teacher, train, dev, out)
+    return Trainer(config, trainee, teacher, train, dev, out, content or {})

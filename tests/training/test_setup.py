@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from engines.errors import InputError
 from pipeline.graph.stages import decision_layers
 from pipeline.model import load_checkpoint
+from pipeline.model.config import PrunerConfig
 from pipeline.model.pruners import LTP_FLOOR
 from pipeline.training.setup import make_trainee
 from tests.conftest import LAYERS
@@ -114,6 +115,33 @@ def test_layers_that_go_on_deciding_keep_what_they_have_learned(tiny_checkpoint,
     ours = {name: value for name, value in after.state_dict().items() if name.startswith("pruner.predictors")}
     assert all(torch.equal(value, before.state_dict()[name]) for name, value in ours.items())
     assert len(ours) == (0 if method == "ltp" else len(before.pruner.predictors["1"].state_dict()))
+
+
+@pytest.mark.parametrize("method", ["ltp", "transkimmer", "topk", "threshold"])
+def test_a_pruner_that_goes_on_changes_in_what_was_asked_for_only(tiny_checkpoint, method: str) -> None:
+    start = tiny_checkpoint(method, protect_first=False)
+    before = load_checkpoint(start).config
+
+    def after(**given) -> PrunerConfig:
+        return make_trainee(make_config(None, method, init=str(start), **given), before.head.labels).model.config.pruner
+
+    assert after() == before.pruner
+    assert after(protect_first=True) == before.pruner.model_copy(update={"protect_first": True})
+    rates = {"topk": {"keep_rates": [1.0, 0.25, 0.25, 0.25]}, "threshold": {"thresholds": [0.0, 0.75, 0.75, 0.75]}}
+    assert after(keep_rate=0.25) == before.pruner.model_copy(update=rates.get(method, {}))
+    if method in rates:
+        (values,) = rates[method].values()
+        few = after(keep_rate=0.25, decide_at=[0, 2]).model_dump()
+        assert few[next(iter(rates[method]))] == [values[1], values[0], values[1], values[0]]
+
+
+def test_predictors_that_go_on_keep_their_width(tiny_checkpoint) -> None:
+    start = tiny_checkpoint("transkimmer")
+    labels = load_checkpoint(start).config.head.labels
+    config = make_config(None, "transkimmer", init=str(start), predictor_hidden=16)
+    assert make_trainee(config, labels).model.config.pruner.predictor_hidden == 16
+    with pytest.raises(InputError, match="its predictors are 16 wide; pass --predictor-hidden 16 or leave it out"):
+        make_trainee(config.model_copy(update={"predictor_hidden": 64}), labels)
 
 
 def test_a_layer_that_the_encoder_does_not_have_cannot_decide(tiny_backbone: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.model import load_checkpoint
 from pipeline.train import parser, run
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import make_trainee
+from pipeline.training.trainer import Trainer
 from tests.training.runs import LABELS, make_config, make_examples
 
 
@@ -187,3 +188,91 @@ def test_a_teacher_of_the_same_task_is_taken(
     (teacher / "tokenizer.json").write_text((teacher / "tokenizer.json").read_text("utf-8") + " ", "utf-8")
     assert call(monkeypatch, *flags(data, tiny_backbone, "--teacher", teacher)) == 2
     assert "tokenizer.json: expected SHA-256 " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("train.jsonl", "content of the training texts;"),
+        ("dev.jsonl", "content of the dev texts;"),
+        ("init", "content of --init;"),
+        ("teacher", "content of --teacher;"),
+    ],
+)
+def test_an_interrupted_run_goes_on_with_the_same_inputs_only(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys, changed: str, named: str
+) -> None:
+    for name in ("init", "teacher"):
+        save_dense(data / name, tiny_backbone, LABELS)
+    given = flags(data, tiny_backbone, "--teacher", data / "teacher")
+    given[given.index("--backbone") : given.index("--backbone") + 2] = ["--init", data / "init"]
+
+    def interrupt(self: Trainer) -> None:
+        if self.result.history:  # in the second phase, behind the first one's state
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_calibrate", interrupt)
+        assert call(patched, *given) == 130
+    if changed.endswith(".jsonl"):
+        with (data / changed).open("a", encoding="utf-8") as file:
+            file.write('{"text": "w7", "label": "bad"}\n')
+    else:
+        save_dense(data / changed, tiny_backbone, LABELS, seed=1)
+    assert call(monkeypatch, *given) == 2
+    assert f"interrupted run with another {named} use the same settings and files" in capsys.readouterr().err
+
+
+def test_one_label_more_is_another_run(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    given = flags(data, tiny_backbone)
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.train.evaluate", interrupted)
+        assert call(patched, *given) == 130
+    with (data / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": "w7", "label": "third"}\n')
+    assert call(monkeypatch, *given) == 2
+    assert "another content of the training texts" in capsys.readouterr().err
+
+
+def interrupted(*_: object) -> None:
+    """Stands for a function in which the user presses Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["evaluate", "write_whole"])
+def test_a_run_that_is_interrupted_before_its_record_is_written_is_not_trained_again(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    out = data / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(f"pipeline.train.{where}", interrupted)
+        assert call(patched, *flags(data, tiny_backbone)) == 130
+    weights = (out / "model.safetensors").read_bytes()
+    assert not (out / "run.json").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_step", interrupted)
+        assert call(patched, *flags(data, tiny_backbone)) == 0
+    assert (out / "model.safetensors").read_bytes() == weights
+    history = json.loads((out / "run.json").read_text("utf-8"))["history"]
+    assert [entry["phase"] for entry in history] == ["fine_tune", "soft", "hard"]
+    assert {path.suffix for path in out.iterdir()} == {".json", ".safetensors"}
+    assert [path.name for path in out.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_a_pruner_that_goes_on_takes_the_flags_that_were_given(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(name: str, *more: object):
+        given = ["--method", "topk", *flags(data, tiny_backbone)[2:6], *flags(data, tiny_backbone)[10:], *more]
+        assert call(monkeypatch, *given, "--out", data / name) == 0
+        return load_checkpoint(data / name).config.pruner
+
+    first = trained("first", "--backbone", tiny_backbone, "--keep-rate", 0.5, "--no-protect-first")
+    assert not first.protect_first and first.keep_rates == [1.0, 0.5, 0.5, 0.5]
+    assert trained("same", "--init", data / "first") == first
+    assert trained("other", "--init", data / "first", "--keep-rate", 0.75).keep_rates == [1.0, 0.75, 0.75, 0.75]
+    protected = trained("protected", "--backbone", tiny_backbone)
+    assert protected.protect_first
+    assert not trained("not", "--init", data / "protected", "--no-protect-first").protect_first
