@@ -36,9 +36,8 @@ class _Context:
 
 
 class _DeviceCall(Call):
-    """A call that a lane works on, or has finished."""
+    """A call that a lane works on, or has finished. It does not refer to its lane, which refers to it."""
 
-    lane: _Lane
     context: _Context
     done = False
 
@@ -80,7 +79,7 @@ class DeviceStageRunner(StageRunner):
     def start(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> Call:
         call = _DeviceCall(unit, samples, [sample.rows for sample in samples])
         with self._turn:
-            lane = call.lane = self._free_lane()
+            lane = self._free_lane()
             context = call.context = self._context(lane, unit, bucket)
             if context.input is None:
                 fill(context.engine.inputs, unit, samples, head=unit == self._stages)
@@ -99,18 +98,24 @@ class DeviceStageRunner(StageRunner):
             call.context.engine.done.synchronize()  # without the lock, so that others can start meanwhile
         with self._turn:
             self._complete(call)
-        if call.error is not None:
-            raise call.error
+        try:
+            if call.error is not None:
+                raise call.error
+        finally:
+            call.error = None  # which from here on has a traceback, and so refers to the call
 
     def _complete(self, call: _DeviceCall) -> None:
         if call.done:
             return
         call.context.engine.done.synchronize()
-        call.done, call.lane.call = True, None
+        lane = next(lane for lane in self._lanes if lane.call is call)
+        call.done, lane.call = True, None
         try:
             self._move_on(call, call.context.engine.outputs)
         except SkimError as error:
-            call.error = error  # the caller's, who is perhaps not this thread
+            # The caller's, who is perhaps not this thread. Without its traceback, which refers to the call: what is in
+            # a cycle holds the device's memory until it is collected.
+            call.error = error.with_traceback(None)
 
     def _free_lane(self) -> _Lane:
         lane = next((lane for lane in self._lanes if lane.call is None), self._lanes[0])

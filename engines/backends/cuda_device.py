@@ -6,8 +6,11 @@ The plugin library is imported at its first use: a deployment on a CPU has none.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
@@ -150,12 +153,13 @@ class _CudaStream(Stream):
     def capture(self, work: Callable[[], None]) -> object:
         # Thread local: what other threads of the process do meanwhile does not break the capture.
         mode = self._device.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._device.call("cudaStreamBeginCapture", self._stream, mode)
-        try:
-            work()
-        finally:
-            # Also after an error of `work`, which is the one to tell but would leave the stream capturing.
-            status, graph = self._device.runtime.cudaStreamEndCapture(self._stream)
+        with _nothing_is_collected():
+            self._device.call("cudaStreamBeginCapture", self._stream, mode)
+            try:
+                work()
+            finally:
+                # Also after an error of `work`, which is the one to tell but would leave the stream capturing.
+                status, graph = self._device.runtime.cudaStreamEndCapture(self._stream)
         if int(status):
             raise SkimError(f"cudaStreamEndCapture: {_reason(self._device.runtime, status)}; run without CUDA graphs")
         template = _Owner(self._device, "cudaGraphDestroy", graph)
@@ -169,6 +173,25 @@ class _CudaStream(Stream):
 
     def synchronize(self) -> None:
         self._device.call("cudaStreamSynchronize", self._stream)
+
+
+_CAPTURE = threading.Lock()
+
+
+@contextmanager
+def _nothing_is_collected() -> Iterator[None]:
+    """Holds the garbage collector off during a capture, which breaks when a cycle is freed that owns device memory.
+
+    One capture at a time: the collector is the whole process's, and the first to end would let it loose on the others.
+    """
+    with _CAPTURE:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 def _runtime() -> Any:

@@ -15,7 +15,7 @@ class Layer:
     """One layer of an engine, which is one kernel or a helper.
 
     kind:            the library's name for it, such as gemm, kgen (a generated kernel) or custom_layer (a plugin).
-    inputs, outputs: data types, such as Half.
+    inputs, outputs: data types, such as Half; where the inspector is TensorRT 10's, in capitals.
     nodes:           the ONNX nodes that it computes.
     """
 
@@ -44,6 +44,8 @@ _LINE = re.compile(
 )
 _TENSOR = re.compile(r"Datatype: ([^,}]+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+# The one word of TensorRT 10's "Row major Int8 format", "Row major linear FP32" or "Half" that is a type.
+_TYPE = re.compile(r"\b(FP\d+|BF(LOAT)?16|U?INT\d+|FLOAT|HALF|BOOL)\b", re.IGNORECASE)
 
 
 def parse_build_log(text: str) -> list[Layer]:
@@ -127,6 +129,6 @@ def _datatype(tensor: dict[str, Any]) -> str:
     for field in ("Datatype", "DataType"):
         if field in tensor:
             return str(tensor[field])
-    # Such as "Row major linear FP16 format (kLINEAR)": the one word that is a type.
-    words = re.findall(r"\b(FP32|FP16|BF16|FP8|INT64|INT32|INT8|INT4|BOOL|UINT8)\b", str(tensor.get("Format/Datatype")))
-    return words[0] if words else str(tensor.get("Format/Datatype", "unknown"))
+    described = str(tensor.get("Format/Datatype", "unknown"))
+    word = _TYPE.search(described)
+    return word[0].upper() if word else described

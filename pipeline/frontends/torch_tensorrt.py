@@ -77,6 +77,7 @@ def compile_stage(
         output_binding_names=names if len(names) > 1 else names[0],
         require_full_compilation=True,
         min_block_size=1,
+        disable_tf32=True,  # as on the way through ONNX: TF32 products keep 10 bits of float32, scores included
         **(options or {}),
     )
 

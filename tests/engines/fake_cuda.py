@@ -1,7 +1,7 @@
 """Stand-ins for the modules cuda.bindings.runtime and tensorrt, over a device of host memory.
 
 They return what the real ones return (a tuple that starts with a status; False for a refusal) and refuse what CUDA
-refuses: copies from memory that is not pinned, allocations during a capture, unknown addresses.
+refuses: copies from memory that is not pinned, allocations and frees during a capture, unknown addresses.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Status(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorNoDevice = 100
     cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
 
 
 class Handle:
@@ -51,6 +52,7 @@ class FakeRuntime:
         self.host, self.devices = host, devices
         self.failing: dict[str, Status] = {}
         self.alive: dict[str, dict[int, Any]] = {"device": {}, "pinned": {}, "handles": {}}
+        self.invalidated = False
         self._default = HostStream(host, 0)
         host.streams.append(self._default)
 
@@ -74,8 +76,14 @@ class FakeRuntime:
     def cudaMallocHost(self, nbytes):
         return self._allocate("pinned", nbytes)
 
+    def _breaks_a_capture(self) -> bool:
+        """Whether a stream is captured; then the capture is worth nothing any more."""
+        capturing = any(stream.capturing is not None for stream in self.host.streams)
+        self.invalidated |= capturing
+        return capturing
+
     def _allocate(self, kind: str, nbytes: int):
-        if any(stream.capturing is not None for stream in self.host.streams):
+        if self._breaks_a_capture():
             return Status.cudaErrorStreamCaptureUnsupported, None
         memory = np.full(nbytes + 256, GARBAGE, np.uint8)
         start = -memory.ctypes.data % 256
@@ -84,11 +92,15 @@ class FakeRuntime:
         return Status.cudaSuccess, address
 
     def cudaFree(self, address):
-        del self.alive["device"][address]
-        return (Status.cudaSuccess,)
+        return self._free("device", address)
 
     def cudaFreeHost(self, address):
-        del self.alive["pinned"][address]
+        return self._free("pinned", address)
+
+    def _free(self, kind: str, address: int):
+        if self._breaks_a_capture():
+            return (Status.cudaErrorStreamCaptureUnsupported,)
+        del self.alive[kind][address]
         return (Status.cudaSuccess,)
 
     def cudaMemset(self, address, value, nbytes):
@@ -153,12 +165,12 @@ class FakeRuntime:
 
     def cudaStreamBeginCapture(self, stream, mode):
         assert mode == "thread local"
-        stream.value.capturing = []
+        stream.value.capturing, self.invalidated = [], False
         return (Status.cudaSuccess,)
 
     def cudaStreamEndCapture(self, stream):
         graph, stream.value.capturing = stream.value.capturing, None
-        return self._new(graph)
+        return (Status.cudaErrorStreamCaptureInvalidated, None) if self.invalidated else self._new(graph)
 
     def cudaGraphInstantiate(self, graph, flags):
         assert flags == 0

@@ -6,6 +6,8 @@ import gc
 import importlib
 import importlib.util
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,14 @@ from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.device_stages import DeviceStageRunner
 from engines.errors import InputError, SkimError, TargetError
+from engines.runner import Runner
 from engines.samples import Sample
 from engines.stage_runner import open_stages
+from engines.tokenization import Tokens
 from tests.engines.driving import INNER, check, drive
 from tests.engines.fake_cuda import FakeCudaEngine, FakeRuntime, FakeTensorRt, Status
 from tests.engines.host_device import HostDevice, HostDeviceBackend, HostExecutable, plain_regroup
-from tests.engines.toy import BUCKETS, Toy, random_tokens
+from tests.engines.toy import BUCKETS, NAN_WORD, Toy, random_tokens, tokens_of
 
 
 class FakeCudaBackend(HostDeviceBackend):
@@ -74,6 +78,62 @@ def test_everything_is_given_back(toy_artifact) -> None:
     del stages
     gc.collect()
     assert alive == {"device": {}, "pinned": {}, "handles": {}}
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Switches the garbage collector off: what is freed then is freed because nothing refers to it any more."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_a_runner_gives_everything_back_after_an_error_at_once(toy_artifact, no_collector) -> None:
+    """Also with calls in flight that nobody finishes: the device's memory does not wait for the collector."""
+    backend, rng = FakeCudaBackend(INNER), np.random.default_rng(5)
+    runner = Runner(toy_artifact(Toy(thresholds=())), backend, streams=3, verify=False)
+    stages = runner._stages
+    assert isinstance(stages, DeviceStageRunner)
+    with pytest.raises(SkimError, match="found NaN or infinity for text 1"):
+        runner.run_tokens([Tokens([NAN_WORD] * 4, [0] * 4, 4), *(tokens_of(rng, 4) for _ in range(6))])
+    assert sum(lane.call is not None for lane in stages._lanes) == 2
+    assert all(backend.runtime.alive.values())
+    del stages, runner
+    assert backend.runtime.alive == {"device": {}, "pinned": {}, "handles": {}}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_collected_during_a_capture(enabled: bool, no_collector) -> None:
+    """Freeing device memory there would break it, as the stand-in does."""
+    cuda = FakeCudaBackend(INNER).cuda
+    owners = [cuda.allocate(1)[1] for _ in range(5000)]  # more than the collector waits for
+
+    def work() -> None:
+        while owners:
+            cycle: list = [owners.pop()]
+            cycle.append(cycle)
+
+    if enabled:
+        gc.enable()
+    cuda.stream().capture(work)
+    assert gc.isenabled() == enabled
+
+
+def test_captures_take_turns() -> None:
+    """The first one to end would let the collector loose on the other."""
+    cuda, collecting = FakeCudaBackend(INNER).cuda, []
+    stream = cuda.stream()
+    other = threading.Thread(target=lambda: stream.capture(lambda: collecting.append(gc.isenabled())))
+
+    def work() -> None:
+        other.start()
+        other.join(0.1)
+        assert not collecting
+
+    cuda.stream().capture(work)
+    other.join()
+    assert collecting == [False] and gc.isenabled()
 
 
 @pytest.mark.parametrize("function", ["cudaMalloc", "cudaMallocHost", "cudaStreamCreateWithFlags", "cudaMemcpyAsync"])

@@ -78,8 +78,32 @@ def inspected(inputs: list[dict], outputs: list[dict]) -> str:
 def test_the_inspector_of_tensorrt_10() -> None:
     half = {"Name": "q", "Dimensions": [8, 128], "Format/Datatype": "Row major linear FP16 format (kLINEAR)"}
     (layer,) = parse_inspector(inspected([half, half], [{**half, "Format/Datatype": "Half"}]))
-    assert layer.inputs == ("FP16", "FP16") and layer.outputs == ("Half",)
+    assert layer.inputs == ("FP16", "FP16") and layer.outputs == ("HALF",)
     assert layer.is_fused_attention and layer.nodes == ATTENTION.nodes
+
+
+@pytest.mark.parametrize(
+    ("described", "datatype"),
+    [
+        ("Row major Int8 format", "INT8"),
+        ("Thirty-two wide channel vectorized row major Int8 format.", "INT8"),
+        ("Channel major INT8 format where channel % 16 == 0", "INT8"),
+        ("Row major linear Int32", "INT32"),
+        ("Row major linear FP32", "FP32"),
+        ("Channel major FP16 format where channel % 8 == 0", "FP16"),
+        ("Row major linear BFloat16 format", "BFLOAT16"),
+        ("Row major linear UInt8 format", "UINT8"),
+        ("Row major linear BOOL", "BOOL"),
+        ("Half(64,1:8,32768)", "HALF"),
+        ("Float", "FLOAT"),
+        ("Unknown format", "Unknown format"),
+    ],
+)
+def test_the_type_in_what_tensorrt_10_writes_about_a_format(described: str, datatype: str) -> None:
+    tensor = {"Name": "q", "Dimensions": [8, 128], "Format/Datatype": described}
+    layers = parse_inspector(inspected([tensor], []))
+    assert layers[0].inputs == (datatype,)
+    assert int8_products(layers, ["node_a"]) == ({"node_a"} if datatype == "INT8" else set())
 
 
 def test_the_inspector_of_tensorrt_11() -> None:

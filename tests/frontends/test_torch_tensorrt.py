@@ -164,7 +164,8 @@ def test_engines_are_asked_for_with_our_names_and_types(torch_tensorrt, tiny_mod
         ((program, inputs, input_names, output_names, settings),) = torch_tensorrt.calls
         assert input_names == tuple(stage.input_names) and len(inputs) == len(input_names)
         assert output_names == (stage.output_names if len(stage.output_names) > 1 else stage.output_names[0])
-        assert settings == {"require_full_compilation": True, "min_block_size": 1, "optimization_level": 5}
+        always = {"require_full_compilation": True, "min_block_size": 1, "disable_tf32": True}
+        assert settings == {**always, "optimization_level": 5}
         floats = {value.dtype for value in inputs if value.is_floating_point()}
         assert floats <= {torch.float32 if precision == "fp32" else torch.float16}
         assert {tuple(value.shape[:2]) for value in inputs} == {(2, 8)}
