@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_run.py [--out benchmarks/results/gpu.json]
 
-`make test-gpu` runs it behind the tests that need a GPU. Exit codes: 0 everything passed, 3 a gate of a build failed
-(the others are measured all the same), 4 this machine cannot run any GPU target; it says what is missing.
+`make test-gpu` runs it behind the tests that need a GPU. Exit codes: 0 everything passed, 3 something failed, such as a
+gate of a build (the rest is measured all the same), 4 this machine cannot run any GPU target; it says what is missing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -58,48 +60,56 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds, checks, times, writes the file, prints the table."""
+    """Builds, checks, times, prints the table. The file is written after every target and precision."""
     console = Console()
     backends = usable_backends(BACKENDS, console)
     if args.check:
         return 0
-    failed, cases, timings = [], [], []
+    failed: list[str] = []
+
+    def attempt(name: str, work: Callable[..., Any], *arguments: object) -> Any:
+        """What `work` gives; None where it fails, which is noted, and the rest is measured all the same."""
+        try:
+            return work(*arguments)
+        except SkimError as error:
+            failed.append(f"{name}: {error}")
+            console.print(f"FAILED {failed[-1]}", highlight=False, style="red")
+            return None
+
     texts = [example.content for example in read_examples(DATA, "test")[: args.texts]]
     ratios = {method: flops_ratio_of(method, args.texts) for method in METHODS}
-    for backend in backends:
-        for precision in args.precisions.split(","):
-            built: dict[str, tuple[Case, Path]] = {}
-            for method in METHODS:
-                for plugin in (False,) if method == "dense" else (True, False):
-                    try:
-                        case, path = build_case(
-                            method, backend.target, precision, plugin, ratios[method], args, console
-                        )
-                    except SkimError as error:
-                        failed.append(f"{method} {backend.target} {precision} plugin {plugin}: {error}")
-                        console.print(f"FAILED {failed[-1]}", highlight=False, style="red")
-                    else:
-                        built[case.name] = case, path
-            if any(case.method == "dense" for case, _ in built.values()):
-                cases += [case for case, _ in built.values()]
-                paths = {name: path for name, (_, path) in built.items()}
-                timings += time_cases(paths, backend.target, texts, BATCHES, args.rounds)
-    if not cases:
+    machine, regroup = describe_machine(), attempt("regrouping", regroup_costs, backends[0].device()) or []
+    results, cases, timings = None, [], []
+    for backend, precision in itertools.product(backends, args.precisions.split(",")):
+        kind = f"{backend.target} {precision}"
+        built: dict[str, tuple[Case, Path]] = {}
+        for method in METHODS:
+            for plugin in (False,) if method == "dense" else (True, False):
+                name = f"{method} {kind} plugin {plugin}"
+                found = attempt(name, build_case, method, backend, precision, plugin, ratios[method], args, console)
+                if found is not None:
+                    built[found[0].name] = found
+        if not any(case.method == "dense" for case, _ in built.values()):
+            continue
+        cases += [case for case, _ in built.values()]
+        paths = {name: path for name, (_, path) in built.items()}
+        for batch in BATCHES:
+            name = f"timing of {kind} at batch {batch}"
+            timings += attempt(name, time_cases, paths, backend.target, texts, batch, args.rounds) or []
+        results = GpuResults(
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            skimrt_version=__version__,
+            machine=machine,
+            data=DATA,
+            texts=len(texts),
+            cases=cases,
+            timings=timings,
+            regroup=regroup,
+        )
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(results.model_dump_json(indent=1) + "\n", "utf-8")
+    if results is None:
         raise SkimError("nothing was measured:\n" + "\n".join(failed))
-    device = backends[0].device()
-    assert device is not None
-    results = GpuResults(
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        skimrt_version=__version__,
-        machine=describe_machine(),
-        data=DATA,
-        texts=len(texts),
-        cases=cases,
-        timings=timings,
-        regroup=regroup_costs(device),
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(results.model_dump_json(indent=1) + "\n", "utf-8")
     print(markdown_table(results))
     console.print(f"written to {args.out}; commit it and put the table into README.md and docs/gpu.md")
     return 3 if failed else 0
@@ -110,7 +120,8 @@ def usable_backends(backends: Sequence[Backend], console: Console) -> list[Backe
 
     Raises TargetError, with everything that is missing, when there is none.
     """
-    reasons = {backend: backend.available() for backend in backends if backend.target in _LIBRARIES}
+    wanted = [backend for backend in backends if backend.target in _LIBRARIES]
+    reasons = {backend: backend.cannot_run(backend.options_here()) for backend in wanted}
     lines = [f"  - {backend.target}: {reason}" for backend, reason in reasons.items() if reason is not None]
     usable = [backend for backend, reason in reasons.items() if reason is None]
     if not usable:
@@ -128,7 +139,7 @@ def flops_ratio_of(method: str, count: int) -> float:
 
 def build_case(
     method: str,
-    target: str,
+    backend: Backend,
     precision: str,
     plugin: bool,
     flops: float,
@@ -136,14 +147,15 @@ def build_case(
     console: Console,
 ) -> tuple[Case, Path]:
     """Builds one artifact, whose gates check it on the GPU. Raises SkimError when that fails, or a gate does."""
-    out = args.artifacts / f"{method}-{target}-{precision}-{'plugin' if plugin else 'body'}"
+    out = args.artifacts / f"{method}-{backend.target}-{precision}-{'plugin' if plugin else 'body'}"
     console.rule(out.name)
     config = BuildConfig(
         checkpoint=DEMO / method,
         dense=None if method == "dense" else DEMO / "dense",
-        target=target,
+        target=backend.target,
         precision=precision,
         plugin=plugin,
+        compute_capability=backend.options_here().compute_capabilities,
         out=out,
         max_drop=BUDGET,
         metric_samples=args.texts,
@@ -151,7 +163,7 @@ def build_case(
     )
     started = time.perf_counter()
     artifact = build(config, console)
-    return case_of(artifact, method, target, plugin, time.perf_counter() - started, flops, console), out
+    return case_of(artifact, method, backend.target, plugin, time.perf_counter() - started, flops, console), out
 
 
 def case_of(
@@ -175,31 +187,27 @@ def case_of(
     )
 
 
-def time_cases(
-    paths: dict[str, Path], target: str, texts: Sequence[Text], batches: Sequence[int], rounds: int
-) -> list[Timing]:
+def time_cases(paths: dict[str, Path], target: str, texts: Sequence[Text], batch: int, rounds: int) -> list[Timing]:
     """Every case with and without CUDA graphs, in turn on the same chunks, all engines loaded before.
 
-    At batch 1 every text is answered before the next one starts, on one stream.
+    At batch 1 every text is answered before the next one starts, on one stream. Raises SkimError.
     """
-    timings = []
-    for batch in batches:
-        streams = 1 if batch == 1 else 2
-        ways: dict[str, Callable[[Sequence[Text]], object]] = {}
-        keys: dict[str, tuple[str, bool]] = {}
-        for name, path in paths.items():
-            for graphs in (True, False):
-                runner = Runner(
-                    path, target, max_batch=batch, truncate=True, verify=False, streams=streams, cuda_graphs=graphs
-                )
-                runner.warm_up()
-                runner(list(texts[:batch]))
-                way = f"{name} {'with' if graphs else 'without'} graphs"
-                ways[way], keys[way] = runner, (name, graphs)
-        for way, chunks in alternate(ways, texts, rounds).items():
-            name, graphs = keys[way]
-            timings.append(Timing(case=name, batch=batch, cuda_graphs=graphs, streams=streams, seconds=sum(chunks)))
-    return timings
+    streams = 1 if batch == 1 else 2
+    ways: dict[str, Callable[[Sequence[Text]], object]] = {}
+    keys: dict[str, tuple[str, bool]] = {}
+    for name, path in paths.items():
+        for graphs in (True, False):
+            runner = Runner(
+                path, target, max_batch=batch, truncate=True, verify=False, streams=streams, cuda_graphs=graphs
+            )
+            runner.warm_up()
+            runner(list(texts[:batch]))
+            way = f"{name} {'with' if graphs else 'without'} graphs"
+            ways[way], keys[way] = runner, (name, graphs)
+    return [
+        Timing(case=keys[way][0], batch=batch, cuda_graphs=keys[way][1], streams=streams, seconds=sum(chunks))
+        for way, chunks in alternate(ways, texts, rounds).items()
+    ]
 
 
 def regroup_costs(device: Device, lengths: Sequence[int] = (32, 128, 256), width: int = 384) -> list[Regroup]:

@@ -72,10 +72,7 @@ class BuildTarget:
             plugin_digest()
         if config.export_only:
             return cls(backend, options, config.precision, None, "only exported, no engine was compiled")
-        binding, cannot_run = backend.binding(options), backend.available()
-        if cannot_run is None and binding is not None:
-            cannot_run = backend.mismatch(binding)  # compiled ahead of time for other GPUs than this machine's
-        return cls(backend, options, config.precision, binding, cannot_run)
+        return cls(backend, options, config.precision, backend.binding(options), backend.cannot_run(options))
 
 
 def _refuse_tracing(config: BuildConfig) -> None:

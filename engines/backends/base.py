@@ -144,6 +144,21 @@ class Backend(ABC):
         """Why an engine so bound cannot run on this machine, or None."""
         return None
 
+    def cannot_run(self, options: EngineOptions) -> str | None:
+        """Why this machine cannot run the engines that are compiled here with these options, or None.
+
+        Raises TargetError without the plugin library that is asked for.
+        """
+        reason = self.available()
+        if reason is not None:
+            return reason
+        binding = self.binding(options)
+        return None if binding is None else self.mismatch(binding)
+
+    def options_here(self) -> EngineOptions:
+        """The options of engines that this machine is to run, as far as the target has any for it."""
+        return PLAIN
+
     def device(self) -> Device | None:
         """The GPU that the engines' buffers lie on; None for engines on host arrays. Raises TargetError without one."""
         return None

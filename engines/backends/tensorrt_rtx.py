@@ -36,6 +36,14 @@ class TensorRtRtxBackend(TensorRtBackend):
             plugin=plugin_digest() if options.plugin else None,
         )
 
+    def options_here(self) -> EngineOptions:
+        """For the compute capability of this machine's GPU alone, if the library can compile for it."""
+        if self.available() is not None:
+            return PLAIN
+        capability = self._gpu().compute_capability
+        known = capability in self.known_capabilities()
+        return EngineOptions(compute_capabilities=(capability,)) if known else PLAIN
+
     def build(
         self,
         stage_graph: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -165,9 +166,9 @@ def test_an_engine_in_bfloat16_takes_and_gives_float32() -> None:
     np.testing.assert_allclose(found["packed"], 2 * values, rtol=2**-8)
 
 
-def add_engines(path: Path, backend: Backend, plugin: bool, buckets: Sequence[Bucket]) -> list[EngineRecord]:
+def add_engines(path: Path, backend: Backend, options: EngineOptions, buckets: Sequence[Bucket]) -> list[EngineRecord]:
     """Compiles the units of a toy artifact for a GPU target."""
-    manifest, options, records = Artifact.open(path).manifest, EngineOptions(plugin=plugin), []
+    manifest, records = Artifact.open(path).manifest, []
     for record in manifest.engines:
         if record.bucket not in buckets:
             continue
@@ -200,12 +201,13 @@ def test_toy_models_on_the_gpu(
     toy_artifact, tmp_path: Path, backend: Backend, head: str, plugin: bool, graphs: bool
 ) -> None:
     """Engines that TensorRT builds here, through the ordinary runner, against the numpy reference."""
-    reason = backend.available()
+    options = replace(backend.options_here(), plugin=plugin)
+    reason = backend.cannot_run(options)
     if reason is not None:
         pytest.skip(reason)
     path, toy = tmp_path / "artifact", Toy(head=head)
     shutil.copytree(toy_artifact(toy), path)
-    records = add_engines(path, backend, plugin, BUCKETS)
+    records = add_engines(path, backend, options, BUCKETS)
     manifest = Artifact.open(path, verify=False).manifest
     write_manifest(path, manifest.model_copy(update={"engines": records, "files": digest_files(path)}))
     samples = random_tokens(0, 70)
@@ -222,7 +224,7 @@ def test_the_toy_models_of_that_test_can_be_built(toy_artifact, tmp_path: Path, 
     path = tmp_path / "artifact"
     shutil.copytree(toy_artifact(Toy(head="tagging")), path)
     try:
-        records = add_engines(path, backend, plugin, BUCKETS[-1:])
+        records = add_engines(path, backend, EngineOptions(plugin=plugin), BUCKETS[-1:])
     except TargetError as error:  # no plugin library
         pytest.skip(str(error))
     assert len(records) == 4 and all((path / record.file).stat().st_size for record in records)
