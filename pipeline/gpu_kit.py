@@ -19,6 +19,7 @@ from pipeline.model.transformer import PrunedTransformer
 
 INT8 = "int8"
 COMPILE, CHECK = "scripts/trtexec.sh", "scripts/polygraphy.sh"
+_PLUGIN = "${PLUGIN:-plugins/libskimrt_plugins.so}"
 _TRTEXEC_LEVELS = {"same-compute-capability": "sameComputeCapability", "ampere-plus": "ampere+"}
 
 _COMPILE_HEAD = """\
@@ -44,12 +45,31 @@ engine() {
 _CHECK_HEAD = """\
 #!/usr/bin/env bash
 # Checks engines against PyTorch in float32 on real inputs, with Polygraphy: scripts/polygraphy.sh [folder of engines]
+#   PYTHON  the Python that has tensorrt and polygraphy (default python3)
 # Exit code 0: all passed; 1: an engine differs; 2: nothing could be checked.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 ENGINES="${1:-%(engines)s}"
+PLUGIN="%(plugin)s"
 passed=0 failed=0 skipped=0
-command -v polygraphy > /dev/null || { echo "polygraphy is not installed: pip install polygraphy" >&2; exit 2; }
+
+# Through Python: Polygraphy's --plugins only opens a library, and that before TensorRT is there to take its plugins.
+polygraphy() {
+  "${PYTHON:-python3}" -c '
+import sys
+import tensorrt
+from polygraphy.tools import main
+_, plugin, *words = sys.argv
+if plugin and tensorrt.get_plugin_registry().load_library(plugin) is None:
+    sys.exit(f"TensorRT {tensorrt.__version__} loads no plugins from {plugin}")
+sys.argv = ["polygraphy", *words]
+if words:
+    sys.exit(main())' "$PLUGIN" "$@"
+}
+polygraphy || {
+  echo "nothing can be checked: PYTHON must have tensorrt and polygraphy (pip install 'skimrt[gpu]')" >&2
+  exit 2
+}
 
 check() {
   local name="$1"
@@ -57,7 +77,7 @@ check() {
   if [[ ! -f "$ENGINES/$name.plan" ]]; then
     echo "SKIPPED $name: $ENGINES/$name.plan does not exist"
     skipped=$((skipped + 1))
-  elif polygraphy run "$ENGINES/$name.plan" --model-type engine --trt%(plugins)s --rtol 0 \\
+  elif polygraphy run "$ENGINES/$name.plan" --model-type engine --trt --rtol 0 \\
     --load-inputs "polygraphy/$name.inputs.json" --load-outputs "polygraphy/$name.outputs.json" --atol "$@"; then
     echo "PASSED $name"
     passed=$((passed + 1))
@@ -115,7 +135,7 @@ def compile_script(
         common.append(f"--memPoolSize=workspace:{options.workspace}")
     if options.compatibility != "none":
         common.append(f"--hardwareCompatibilityLevel={_TRTEXEC_LEVELS[options.compatibility]}")
-    plugin = ' --dynamicPlugins="${PLUGIN:-plugins/libskimrt_plugins.so}"' if options.plugin else ""
+    plugin = f' --dynamicPlugins="{_PLUGIN}"' if options.plugin else ""
     cache = ' --timingCacheFile="$OUT/timing.cache"'
     lines = []
     quantised = [(unit, int8[unit], f"{INT8}/") for unit, _ in _graphs(manifest) if unit in int8]
@@ -133,11 +153,9 @@ def compile_script(
 
 def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOptions) -> str:
     """The Polygraphy call of every engine that there is golden data for."""
-    # Polygraphy only opens a plugin library; this one then registers its plugins itself.
-    plugins = ' --plugins "${PLUGIN:-plugins/libskimrt_autoload.so}"' if options.plugin else ""
     compiled = [r for r in manifest.engines if (r.target, r.precision) == ("tensorrt", manifest.plan.precision)]
     folders = {str(Path(record.file).parent) for record in compiled}
-    head = {"engines": min(folders, default="trtexec"), "plugins": plugins}
+    head = {"engines": min(folders, default="trtexec"), "plugin": _PLUGIN if options.plugin else ""}
     lines = []
     for data in golden:
         tolerances = (f"{name}:{value:.6g}" for name, value in data.tolerances.items())

@@ -1,6 +1,6 @@
 // libskimrt_autoload.so hands libskimrt_plugins.so, which lies beside it, to TensorRT as soon as it is loaded itself. For
-// programs that open a plugin library and expect it to register its plugins: Triton's TensorRT backend, trtexec
-// --staticPlugins, Polygraphy --plugins, LD_PRELOAD. Everything else hands libskimrt_plugins.so to a plugin registry.
+// programs that have loaded TensorRT, only open a plugin library and expect it to register its plugins, as Triton's
+// TensorRT backend does. Everything else hands libskimrt_plugins.so to a plugin registry.
 //
 // The registry's table of virtual functions differs between major versions, so it looks for the TensorRT of the headers
 // that it was compiled with, by name, among the libraries of the process, and for no other.

@@ -16,7 +16,7 @@ NAME, NAMESPACE, VERSION = "TokenCompact", "skimrt", "1"
 
 ENVIRONMENT_VARIABLE = "SKIMRT_PLUGIN_LIBRARY"
 FILE_NAME = "libskimrt_plugins.so"
-AUTOLOAD_NAME = "libskimrt_autoload.so"  # for programs that only open a library
+AUTOLOAD_NAME = "libskimrt_autoload.so"  # for Triton, which only opens a library
 RTX_ALIAS_NAME = "libtensorrt_rtx.so"  # for TensorRT-RTX's parser
 ABI_VERSION = 1
 ENTRY_POINTS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
 from pipeline.model import PrunedTransformer
 from tests.conftest import LONGEST
 from tests.graph.small import random_samples, small_model
+from tests.plugins.conftest import plugin_library, require_package  # noqa: F401 (one is a fixture)
 
 BUCKETS = parse_buckets("1x16,1x24,1x32,4x16,4x24,4x32")
 DIGEST = "0" * 64
@@ -35,14 +37,20 @@ options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
 shutil.copyfile(options["--onnx"], options["--saveEngine"])
 print(" ".join(sys.argv[1:]), file=open("trtexec.log", "a"))
 """
-POLYGRAPHY = f"""#!{sys.executable}
-import sys
-from polygraphy.tools import main
-sys.argv = [{{"engine": "onnx", "--trt": "--onnxrt"}}.get(word, word) for word in sys.argv]
-if "--plugins" in sys.argv:  # an option of TensorRT's
-    place = sys.argv.index("--plugins")
-    del sys.argv[place : place + 2]
-sys.exit(main())
+PYTHON = f"""#!{sys.executable}
+import importlib, os, sys
+sys.modules["tensorrt"] = importlib.import_module(os.environ.get("TENSORRT", "tensorrt_of_the_test"))
+_, option, program, *words = sys.argv
+sys.argv = [option, *({{"engine": "onnx", "--trt": "--onnxrt"}}.get(word, word) for word in words)]
+exec(program)
+"""
+TENSORRT = """
+__version__ = "11.4.0"
+class Registry:
+    def load_library(self, path):
+        print(path, file=open("loaded.log", "a"))
+        return None if "broken" in path else self
+get_plugin_registry = Registry
 """
 
 
@@ -55,11 +63,11 @@ class Kit:
     golden: list[Golden]
 
     def script(self, name: str, tools: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Runs a script of the kit with stand-ins for trtexec and polygraphy."""
-        for tool, content in (("trtexec", TRTEXEC), ("polygraphy", POLYGRAPHY)):
+        """Runs a script of the kit with stand-ins for trtexec and TensorRT's Python module."""
+        for tool, content in (("trtexec", TRTEXEC), ("python", PYTHON), ("tensorrt_of_the_test.py", TENSORRT)):
             (tools / tool).write_text(content)
             (tools / tool).chmod(0o755)
-        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHON": str(tools / "python")}
         call = ["bash", str(self.root / name), *arguments]
         return subprocess.run(call, capture_output=True, text=True, env={**os.environ, **path, **environment})
 
@@ -212,7 +220,42 @@ def test_the_trtexec_lines_carry_what_the_engines_are_compiled_with(tmp_path: Pa
         f"--exportLayerInfo={out}/stage_1_b4_s24.layers.json",
         "--iterations=3",
     }
-    assert '--plugins "${PLUGIN:-plugins/libskimrt_autoload.so}"' in (kit.root / CHECK).read_text()
+
+
+@pytest.fixture
+def checked(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Checks one engine, which is right, of an artifact with the plugin."""
+    pytest.importorskip("polygraphy")
+    kit, engines = make_kit(tmp_path / "kit", "fp32", plugin=True), tmp_path / "engines"
+    engines.mkdir()
+    shutil.copyfile(kit.root / "stages/stage_1.onnx", engines / "stage_1_b1_s16.plan")
+    return lambda **environment: kit.script(CHECK, tmp_path, str(engines), **environment)
+
+
+def test_polygraphys_tensorrt_is_given_the_plugins(
+    checked: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    log = tmp_path / "kit" / "loaded.log"
+    done = checked()
+    assert done.returncode == 0 and "1 passed, 0 failed, 7 skipped" in done.stdout, done.stderr
+    assert set(log.read_text().split()) == {"plugins/libskimrt_plugins.so"}
+    assert checked(PLUGIN="other.so").returncode == 0 and log.read_text().split()[-1] == "other.so"
+    refused = checked(PLUGIN="broken.so")
+    assert refused.returncode == 2 and "TensorRT 11.4.0 loads no plugins from broken.so" in refused.stderr
+    missing = checked(TENSORRT="no_such_module")
+    assert missing.returncode == 2 and "PYTHON must have tensorrt and polygraphy" in missing.stderr
+
+
+def test_a_real_registry_takes_the_plugins(
+    checked: Callable[..., subprocess.CompletedProcess[str]],
+    plugin_library: Path,  # noqa: F811
+) -> None:
+    """TensorRT lean 11's, for which the library need not be built: the headers' major version does not matter."""
+    require_package("tensorrt_lean_bindings", "tensorrt-lean-cu13-bindings")
+    done = checked(TENSORRT="tensorrt_lean_bindings", PLUGIN=str(plugin_library))
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stderr
+    refused = checked(TENSORRT="tensorrt_lean_bindings", PLUGIN="no/such.so")
+    assert refused.returncode == 2 and "loads no plugins from no/such.so" in refused.stderr
 
 
 def test_quantised_engines_are_compiled_beside_those_that_have_golden_data(

@@ -13,7 +13,8 @@ import pytest
 
 from plugins.library import ENTRY_POINTS
 
-ARCHITECTURES = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"}
+from .native import BUILD
+
 LOADS_IN_FLIGHT = 4  # kLoadsInFlight of row_copy.cuh
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 
@@ -32,6 +33,14 @@ def output_of(*command: object, path: Path | None = None) -> str:
     result = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def architectures(plugin_library) -> list[str]:
+    """What the library is compiled for, oldest first, such as sm_75; older compilers know fewer."""
+    cached = re.search(r"SKIMRT_CUDA_ARCHITECTURES:STRING=(.*)", (BUILD / "CMakeCache.txt").read_text("utf-8"))
+    assert cached is not None
+    return [f"sm_{value.removesuffix('-real')}" for value in cached[1].split(";")]
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +73,24 @@ def test_ptxas_reports_no_spills(operator: str, tmp_path) -> None:
     assert properties == ["0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"] * 4
 
 
-def test_kernels_use_no_local_memory_on_any_architecture(plugin_library, cuobjdump) -> None:
+def test_kernels_use_no_local_memory_on_any_architecture(plugin_library, cuobjdump, architectures) -> None:
     usage = output_of(cuobjdump, "--dump-resource-usage", plugin_library, path=cuobjdump.parent)
     kernels = re.findall(r"REG:\d+ STACK:(\d+) .*LOCAL:(\d+)", usage)
     # Two operators, four widths of access.
-    assert kernels == [("0", "0")] * (8 * len(ARCHITECTURES))
-    assert set(re.findall(r"arch = (sm_\d+)", usage)) == ARCHITECTURES
+    assert kernels == [("0", "0")] * (8 * len(architectures))
+    assert set(re.findall(r"arch = (sm_\d+)", usage)) == set(architectures)
 
 
-def test_ptx_of_the_oldest_and_the_newest(plugin_library, cuobjdump) -> None:
+def test_ptx_of_the_oldest_and_the_newest(plugin_library, cuobjdump, architectures) -> None:
     listed = output_of(cuobjdump, "-lptx", plugin_library, path=cuobjdump.parent)
-    assert set(re.findall(r"\.(sm_\d+)\.ptx", listed)) == {"sm_75", "sm_120"}
+    assert set(re.findall(r"\.(sm_\d+)\.ptx", listed)) == {architectures[0], architectures[-1]}
 
 
-def test_fast_path_moves_16_bytes_at_a_time_without_atomics(plugin_library, cuobjdump) -> None:
+def test_fast_path_moves_16_bytes_at_a_time_without_atomics(plugin_library, cuobjdump, architectures) -> None:
     dump = output_of(cuobjdump, "-sass", plugin_library, path=cuobjdump.parent)
     functions = re.split(r"\n\s*Function : ", dump)[1:]
     fast = [function for function in functions if "5uint4" in function.splitlines()[0]]
-    assert len(functions) == 8 * len(ARCHITECTURES) and len(fast) == 2 * len(ARCHITECTURES)
+    assert len(functions) == 8 * len(architectures) and len(fast) == 2 * len(architectures)
     for function in fast:
         assert len(re.findall(r"\bLDG\.\S*128", function)) >= LOADS_IN_FLIGHT
         assert len(re.findall(r"\bSTG\.\S*128", function)) >= LOADS_IN_FLIGHT

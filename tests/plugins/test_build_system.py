@@ -53,6 +53,38 @@ def test_configures_without_cuda(tmp_path) -> None:
     assert "token_compact_address" in targets and "skimrt_plugins" not in targets
 
 
+NVCC = """#!/bin/sh
+if [ "$1" = --list-gpu-arch ]; then echo {known}; exit; fi
+case "$*" in
+  *compute_1[0-9][0-9]*) echo "nvcc fatal   : Unsupported gpu architecture 'compute_100'"; exit 1 ;;
+esac
+exec {nvcc} "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("known", "chosen"),
+    [
+        (
+            "compute_50 compute_75 compute_80 compute_86 compute_87 compute_89 compute_90",
+            "75;80-real;86-real;89-real;90",
+        ),
+        ("compute_80 compute_86 compute_87", "80;86"),
+    ],
+)
+def test_kernels_are_compiled_for_what_an_older_nvcc_knows(tmp_path, known: str, chosen: str) -> None:
+    """To name another one is a fatal error, as before nvcc 12.8 all are from 10.0 on."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or not HEADERS.is_dir():
+        pytest.skip("nvcc is not installed, or build/ was configured with a TENSORRT_ROOT of its own")
+    (tmp_path / "nvcc").write_text(NVCC.format(known=known, nvcc=nvcc))
+    (tmp_path / "nvcc").chmod(0o755)
+    options = (f"-DCMAKE_CUDA_COMPILER={tmp_path / 'nvcc'}", f"-DTENSORRT_ROOT={HEADERS}")
+    result = configure(tmp_path / "build", *options)
+    assert result.returncode == 0, result.stderr
+    assert f"SKIMRT_CUDA_ARCHITECTURES:STRING={chosen}\n" in (tmp_path / "build" / "CMakeCache.txt").read_text()
+
+
 @pytest.mark.slow
 def test_builds_and_tests_without_cuda(tmp_path) -> None:
     assert configure(tmp_path, "-DSKIMRT_WITH_CUDA=OFF").returncode == 0
