@@ -12,12 +12,15 @@ from pathlib import Path
 from rich.console import Console
 
 from calib.data import examples_digest
+from engines.artifact import Artifact
+from engines.errors import InputError
 from pipeline.builder import build
 from pipeline.cli import main_of, progress_bars
 from pipeline.config import DEMO, BuildConfig
 from pipeline.graph.stages import decision_layers
 from pipeline.measure import as_record, measure, speedups
 from pipeline.model import load_checkpoint
+from pipeline.model.checkpoint import checkpoint_digest
 from pipeline.model.flops import flops_ratio
 from pipeline.model.retention import carried_rows
 from pipeline.subject import Subject
@@ -42,10 +45,14 @@ def run(args: argparse.Namespace) -> int:
     """Builds what is not there yet, times all in turns, prints and writes the figures."""
     console, artifacts = Console(), {}
     for checkpoint in (args.dense, *args.checkpoints):
+        if checkpoint.name in artifacts:
+            raise InputError(f"{checkpoint}: expected checkpoints of different names, found two {checkpoint.name}")
         artifacts[checkpoint.name] = out = args.out / checkpoint.name
-        if not out.is_dir():
+        if not _is_of(out, checkpoint):
             console.rule(checkpoint.name)
-            config = BuildConfig(checkpoint=checkpoint, samples=32, max_drop=100, threads=args.threads, out=out)
+            config = BuildConfig(
+                checkpoint=checkpoint, samples=32, max_drop=100, threads=args.threads, out=out, force=True
+            )
             build(config, console)
     subject = Subject.load(args.dense, "movie-reviews", args.timed)
     texts = [example.content for example in subject.examples]
@@ -70,6 +77,14 @@ def run(args: argparse.Namespace) -> int:
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     return 0
+
+
+def _is_of(out: Path, checkpoint: Path) -> bool:
+    """Whether an artifact is there that was built from the checkpoint as it is."""
+    try:
+        return Artifact.open(out, verify=False).manifest.checkpoint.sha256 == checkpoint_digest(checkpoint)
+    except InputError:
+        return False
 
 
 if __name__ == "__main__":

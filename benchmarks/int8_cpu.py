@@ -1,4 +1,4 @@
-"""INT8 on the CPU: dense and pruned, fp32 and INT8, with the same buckets: time, accuracy, decisions.
+"""INT8 on the CPU: dense and pruned, fp32 and INT8, all built in the same way: time, accuracy, decisions.
 
 python benchmarks/int8_cpu.py --checkpoint demo/checkpoints/ltp --dense demo/checkpoints/dense --json int8-ltp.json
 """
@@ -121,13 +121,17 @@ COLUMNS = ("model", "accuracy", "drop, points", "batch 1", "batch 8", "over dens
 
 
 def markdown_table(records: Sequence[dict]) -> str:
-    """docs/int8.md's table: one row per pruned model and precision, and the dense INT8 of the first record."""
+    """docs/int8.md's table: of every record, which is a run of its own, dense INT8 and the pruned model."""
     rows: list[tuple[str, ...]] = []
     for record in records:
         dense = record["artifacts"][BASELINE]["accuracy"]
         method = Path(record["checkpoint"]).name
-        shown = {"pruned fp32": f"{method} fp32", PRUNED: f"{method} INT8"}
-        for name, label in shown.items() if rows else {"dense int8": "dense INT8", **shown}.items():
+        shown = {
+            "dense int8": f"dense INT8, beside {method}",
+            "pruned fp32": f"{method} fp32",
+            PRUNED: f"{method} INT8",
+        }
+        for name, label in shown.items():
             accuracy_, ratio = record["artifacts"][name]["accuracy"], record["speedup_over_dense_fp32"][name]
             over = record["pruned_int8_over_dense_int8"] if name == PRUNED else {}
             rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import get_args
@@ -20,7 +21,7 @@ from calib.selection import EngineChoice
 from calib.shift import Divergence, divergences
 from calib.simulation import simulate
 from engines.artifact import Gate
-from pipeline.gates.metric import accuracy, labelled
+from pipeline.gates.metric import accuracy, drop_points, labelled
 from pipeline.gates.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 
@@ -70,6 +71,8 @@ class _Answers:
         self.examples, self.samples = calibration.examples, calibration.samples
         self.reference = Reference.of(model, self.samples)
         self.by_label = not self.head.token_level and labelled(self.head, self.examples)
+        # Where all labels are the same a correlation is undefined.
+        self.by_label = self.by_label and math.isfinite(self._metric)
 
     def divergence(self, scheme: QuantizationScheme) -> float:
         """On the first texts."""
@@ -82,7 +85,8 @@ class _Answers:
         found = Reference.of(simulate(self.model, scheme), self.samples)
         if not self.by_label:
             return 100 * changed_share(self.head, self.reference.logits, found.logits)
-        return 100 * (self._metric - self.metric(found))
+        metric = self.metric(found)
+        return drop_points(self._metric, metric if math.isfinite(metric) else 0.0)  # answers that are all the same
 
     @cached_property
     def _metric(self) -> float:
@@ -123,8 +127,8 @@ def calibrate(
     tick()
     budget = max_drop
     if dense is not None and answers.by_label:
-        lost = answers.metric(Reference.of(dense, calibration.samples)) - answers.metric(answers.reference)
-        budget = max(0.0, max_drop - 100 * max(0.0, lost))
+        lost = drop_points(answers.metric(Reference.of(dense, calibration.samples)), answers.metric(answers.reference))
+        budget = max(0.0, max_drop - max(0.0, lost)) if math.isfinite(lost) else max_drop
     kept = hold_budget(scheme, lambda: costs, answers.drop, budget)
     tick()
     return Calibration(

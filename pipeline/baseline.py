@@ -1,4 +1,4 @@
-"""The fair baseline: the dense model, built by the same pipeline with the same buckets and regrouping."""
+"""The fair baseline: the dense model, built by the same pipeline, its buckets chosen in the same way."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from engines.artifact import Artifact
+from engines.buckets import default_buckets, format_buckets
 from engines.errors import InputError
 from pipeline.build_key import build_key, chosen_buckets
-from pipeline.builder import build
+from pipeline.builder import build, refuse
 from pipeline.config import BuildConfig
-from pipeline.subject import Subject, refuse_other_dense
+from pipeline.model.checkpoint import read_config
+from pipeline.subject import Subject
 from pipeline.target import BuildTarget
 
 
@@ -20,7 +22,7 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
 
     Where the target's engines cannot run, nothing is timed.
     """
-    refuse_other_dense(config)
+    refuse(config)
     runs = BuildTarget.of(config).cannot_run is None
     baseline = dense_artifact(config, console) if runs and config.dense_checkpoint is not None else None
     return build(config, console, baseline)
@@ -28,21 +30,38 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
 
 def dense_artifact(config: BuildConfig, console: Console) -> Path:
     """Path of the dense model's artifact for a configuration, beside `out`; built unless it is there already."""
-    out = config.out.with_name(f"{config.out.name}-dense")
+    out, buckets = config.out.with_name(f"{config.out.name}-dense"), config.buckets
+    if buckets is None and config.stages != "auto":  # then nothing is planned, and the lengths are the default ones
+        buckets = format_buckets(default_buckets(read_config(config.checkpoint).max_length))
     dense = config.model_copy(
         update={
             "checkpoint": config.dense_checkpoint,
             "dense": None,
             "stages": "auto",
+            "buckets": buckets,
             "plan": "auto",
             "out": out,
             "force": True,
         }
     )
     if not _is_current(dense):
+        _refuse_strangers(out, config)
         console.print(f"the dense model to compare with, {out}:")
         build(dense, console)
     return out
+
+
+def _refuse_strangers(out: Path, config: BuildConfig) -> None:
+    """Raises InputError where another artifact has the name that the dense model's is to have."""
+    try:
+        manifest = Artifact.open(out, verify=False).manifest
+    except InputError:
+        return  # nothing, or what no build replaces
+    if manifest.checkpoint.path != str(config.dense_checkpoint):
+        raise InputError(
+            f"--out {config.out}: the dense model to compare with is built as {out}, where there is an artifact of "
+            f"{manifest.checkpoint.path}; choose another --out, or remove that one"
+        )
 
 
 def _is_current(config: BuildConfig) -> bool:

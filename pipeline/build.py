@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="settings; flags override them")
     p.add_argument("--checkpoint", help="directory of the trained model (default: the shipped LTP demo)")
     p.add_argument(
-        "--dense", help="dense checkpoint of the same task and tokenizer, to compare accuracy and speed with"
+        "--dense",
+        help="dense checkpoint of the same task and tokenizer, to compare accuracy and speed with; where engines run "
+        "here it is built too, as OUT-dense",
     )
     p.add_argument("--target", choices=["cpu", "tensorrt", "tensorrt-rtx"], help="what runs the engines (default cpu)")
     p.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="number format (default fp32)")
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
         timings = [Timing(**timing) for timing in bench["timings"]]
         for batch, ratio in speedups(timings, "pruned", "dense").items():
             console.print(
-                f"speed      batch {batch}: {ratio:.2f} times the dense model's with the same buckets; "
+                f"speed      batch {batch}: {ratio:.2f} times the dense model's; "
                 f"{bench['flops_ratio']:.2f} times fewer FLOPs",
                 highlight=False,
             )

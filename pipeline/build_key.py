@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from calib.data import examples_digest
 from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import InputError
+from engines.files import sha256
 from pipeline import __version__
 from pipeline.config import BuildConfig
 from pipeline.int8 import read_calibration_set
-from pipeline.model.checkpoint import checkpoint_digest
+from pipeline.model.checkpoint import checkpoint_digest, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.typical import typical_examples
 from pipeline.subject import Subject
@@ -23,6 +24,7 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
     """SHA-256 of all that an artifact depends on, but for the machine that its engines are compiled for."""
     inputs = {
         "checkpoint": checkpoint_digest(config.checkpoint),
+        "tokenizer": sha256(tokenizer_path(config.checkpoint)),
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),

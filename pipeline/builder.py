@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from calib.calibration import CalibrationSet
+from calib.data import read_examples
 from calib.int8 import int8_gate
 from engines import artifact as layout
 from engines.artifact import Artifact, EngineRecord, Gate, Unit
-from engines.buckets import Bucket
+from engines.buckets import Bucket, parse_buckets
 from engines.errors import BuildError, GateError, InputError
 from engines.files import sha256
 from pipeline import gates
@@ -31,11 +33,12 @@ from pipeline.int8 import FILE as CALIBRATION_FILE
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
 from pipeline.manifest import manifest_of, plan_of
 from pipeline.measure import as_record, measure
-from pipeline.model.checkpoint import tokenizer_path
+from pipeline.model.checkpoint import load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.choose import FILE as PLAN_FILE
 from pipeline.planning.choose import choose_plan
 from pipeline.planning.fused import refuse_fused
+from pipeline.planning.simple import choose_cuts
 from pipeline.publish import Publisher
 from pipeline.stage_graphs import ExportOnce, export_graphs, traced
 from pipeline.subject import Subject, refuse_other_dense
@@ -45,28 +48,73 @@ from plugins.library import copy_plugins, library_path
 _TIMED_TEXTS, _ROUNDS = 64, 3
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a build starts with.
+
+    held: the artifact that is there already. others: its engines for other machines, if it is of the same build.
+    """
+
+    target: BuildTarget
+    subject: Subject
+    buckets: list[Bucket]
+    calibration_texts: CalibrationSet | None
+    key: str
+    held: Artifact | None
+    others: list[EngineRecord]
+
+    @classmethod
+    def of(cls, config: BuildConfig) -> _Start:
+        """Raises InputError or TargetError for what can be known before anything is computed."""
+        target = BuildTarget.of(config)
+        subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
+        refuse_other_dense(config)
+        refuse_fused(config, subject.model.config)
+        buckets = chosen_buckets(config, subject.model)
+        if config.stages != "auto":
+            cut_stages(subject.model, choose_cuts(subject.model, config.stages, []))
+        calibration_texts = read_calibration_set(config, subject, buckets) if config.precision == "int8" else None
+        key = build_key(config, subject, buckets)
+        held = _held(config.out)
+        return cls(target, subject, buckets, calibration_texts, key, held, _engines_elsewhere(held, key, target))
+
+    def publisher(self, config: BuildConfig) -> Publisher:
+        """Of `config.out`; a machine that has no engines in the artifact of this build adds its own."""
+        held, binding = self.held, self.target.binding
+        adds = held is not None and held.manifest.build_key == self.key and binding is not None
+        adds = adds and held is not None and len(self.others) == len(held.manifest.engines)
+        return Publisher(config.out, self.key, force=config.force or adds, resume=config.resume)
+
+
+def refuse(config: BuildConfig) -> None:
+    """Raises what `build` would raise before it computes anything, so that nothing is built in front of it."""
+    checks: list[Callable[[], object]] = [
+        lambda: load_checkpoint(config.checkpoint),
+        lambda: read_examples(config.data, "test"),
+        lambda: config.buckets and parse_buckets(config.buckets),
+    ]
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            problems.append(str(error))
+    if len(problems) > 1:
+        raise InputError.listing("build", problems)
+    with _Start.of(config).publisher(config):
+        pass
+
+
 def build(config: BuildConfig, console: Console, baseline: Path | None = None) -> Artifact:
     """Builds, checks and publishes the artifact of a configuration; `baseline` is the dense artifact to time against.
 
     An artifact of the same build key that lacks engines for this machine gets them added. Raises InputError,
     GateError, BuildError or TargetError, and then has published nothing.
     """
-    target = BuildTarget.of(config)
-    precision = target.graph_precision
-    refuse_other_dense(config)
-    subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
-    refuse_fused(config, subject.model.config)
-    buckets = chosen_buckets(config, subject.model)
-    calibration_texts = read_calibration_set(config, subject, buckets) if config.precision == "int8" else None
-    key = build_key(config, subject, buckets)
-    held = _held(config.out)
-    others = _engines_elsewhere(held, key, target)
-    adds = held is not None and held.manifest.build_key == key and len(others) == len(held.manifest.engines)
-    adds = adds and target.binding is not None
-    with (
-        Publisher(config.out, key, force=config.force or adds, resume=config.resume) as publisher,
-        progress_bars(console) as progress,
-    ):
+    start = _Start.of(config)
+    target, subject, buckets, held, others = start.target, start.subject, start.buckets, start.held, start.others
+    calibration_texts, precision = start.calibration_texts, target.graph_precision
+    with start.publisher(config) as publisher, progress_bars(console) as progress:
         root = publisher.path
         there = Held(held, root, config.timing_cache)
         step = progress.add_task("reference (PyTorch)", total=2)
@@ -128,7 +176,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         (root / "tokenizer").mkdir(exist_ok=True)
         shutil.copyfile(tokenizer_path(config.checkpoint), root / layout.TOKENIZER_NAME)
         plan = plan_of(planned, specs, graphs, precision, compiled.failed)
-        manifest = manifest_of(config, key, subject, plan, [*others, *compiled.records], root)
+        manifest = manifest_of(config, start.key, subject, plan, [*others, *compiled.records], root)
         layout.write_manifest(root, manifest)
         if target.options.plugin:
             _copy_plugins(root / "plugins", target)

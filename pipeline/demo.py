@@ -163,8 +163,8 @@ def setting(record: dict) -> str:
     return (
         f"{record['reviews']} held-out movie reviews of at most 256 tokens ({record['timed']} of them timed, texts in, "
         f"labels out) on {record['machine']['cpus']} cores of {record['machine']['processor']}, fp32, OpenVINO "
-        f"{record['versions']['openvino']}. Ratios are against the dense model built by the same pipeline with the "
-        "same buckets and regrouping."
+        f"{record['versions']['openvino']}. Ratios are against the dense model built by the same pipeline, "
+        "its buckets planned in the same way, with the same regrouping."
     )
 
 

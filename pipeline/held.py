@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from engines.artifact import Artifact, EngineRecord
 from engines.backends.tensorrt import TIMING_CACHE
 from engines.files import sha256, write_whole
 
+_log = logging.getLogger(__name__)
 _PLUGINS = "plugins/"
 
 
@@ -40,10 +42,13 @@ class Held:
             self._bring([name], linked=False)  # it is read and written while engines are compiled
 
     def share_timings(self, folder: str) -> None:
-        """Writes the timings of a folder of engines into the shared file."""
+        """Writes the timings of a folder of engines into the shared file, without which the build is as good."""
         found = self._root / folder / TIMING_CACHE
         if self._timings is not None and found.is_file():
-            write_whole(self._timings, found.read_bytes())
+            try:
+                write_whole(self._timings, found.read_bytes())
+            except OSError as error:
+                _log.warning("--timing-cache %s: cannot be written: %s", self._timings, error.strerror)
 
     def keep(self, records: Sequence[EngineRecord]) -> list[EngineRecord]:
         """Brings engines that another machine has added, and what belongs to them; returns those that are whole."""

@@ -99,6 +99,8 @@ class Publisher:
     def publish(self) -> None:
         """Makes the build the content of `out`, all at once."""
         _sync_tree(self.path)
+        # What an exchange leaves in the place of this build is the old artifact, which no resume may take for its work.
+        (self._sibling("partial") / _PROGRESS_NAME).unlink()
         if not self.out.exists():
             os.rename(self.path, self.out)
         elif not _exchange(self.path, self.out):
@@ -144,6 +146,7 @@ class Publisher:
             except (OSError, ValueError, KeyError, TypeError):
                 pass  # nothing to resume
         if partial.exists():
+            (partial / _PROGRESS_NAME).unlink(missing_ok=True)  # first: half of a build is nothing to resume
             shutil.rmtree(partial)
         self.path.mkdir(parents=True)
         self._write_progress()
@@ -160,9 +163,13 @@ class Publisher:
             shutil.rmtree(self._sibling(kind), ignore_errors=True)
 
     def _cannot_write(self, error: OSError) -> InputError:
+        path = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
+        places = (self.out, self.path.parent, self._sibling("lock"))
+        ours = path is None or self.out.is_relative_to(path) or any(map(path.is_relative_to, places))
+        what = f"--out {self.out}: cannot be written" if ours else f"{path}: cannot be read or written"
         return InputError(
-            f"--out {self.out}: cannot be written: {error.strerror or error}; what was there before is "
-            "untouched. Free space, get permission or choose another directory; --resume then goes on"
+            f"{what}: {error.strerror or error}; what was in {self.out} before is untouched. Free space, get "
+            "permission or choose another path; --resume then goes on"
         )
 
 

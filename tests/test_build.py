@@ -310,3 +310,39 @@ def test_without_stages_and_buckets_the_planner_chooses(
     assert max(engine.bucket.batch for engine in manifest.engines) > 8
     assert len(Runner(out)(["a film"] * 40)) == 40
     assert run_verb(build, *arguments, "--out", out, "--device", "abacus") == 2
+
+
+def test_nothing_is_built_in_front_of_an_error_that_can_be_known(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(baseline, "build", lambda *_: pytest.fail("something was built"))
+    for arguments, message in (
+        (("--out", built.artifact), "it already holds an artifact; --force replaces it"),
+        (("--stages", "9", "--out", tmp_path / "a"), "stages 9: this ltp model has 2 decision points"),
+        (("--plan", "fused", "--token-budget", "64", "--out", tmp_path / "a"), "plan 'fused': with --token-budget"),
+        (("--dense", tmp_path / "none", "--out", tmp_path / "a"), str(tmp_path / "none")),
+    ):
+        assert run_verb(build, *model_of(built), *arguments) == 2
+        assert message in capsys.readouterr().err
+    wrong = ("--checkpoint", tmp_path / "none", "--data", "nosuch", "--buckets", "foo", "--out", tmp_path / "a")
+    assert run_verb(build, *wrong) == 2
+    error = capsys.readouterr().err
+    assert "3 problem(s)" in error and all(name in error for name in (str(tmp_path / "none"), "nosuch", "foo"))
+
+
+def test_another_artifact_in_the_place_of_the_dense_one_stays(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(built.artifact, tmp_path / "a-dense")
+    before = (copy / "manifest.json").read_bytes()
+    assert run_verb(build, *model_of(built), "--dense", built.dense, "--out", tmp_path / "a") == 2
+    assert f"is built as {copy}, where there is an artifact of" in capsys.readouterr().err
+    assert (copy / "manifest.json").read_bytes() == before
+
+
+def test_the_planner_needs_an_engine_for_every_batch_size(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", "2", "--threads", "1")
+    assert run_verb(build, *arguments, "--max-engines", "1", "--out", tmp_path / "a") == 2
+    assert "--max-engines 1: expected at least 2, one for every batch size" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,12 @@ def test_what_int8_ranges_and_budget_come_from_counts(config: BuildConfig, tmp_p
     texts.write_text(Path(config.data).read_text() * 3)
     keys.append(key(int8))
     assert len(set(keys)) == 4
+
+
+def test_the_tokenizer_counts(config: BuildConfig, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(config.checkpoint, tmp_path / "other"))
+    before = key(changed(config, checkpoint=other))
+    assert before == key(config)
+    file = other / "tokenizer.json"
+    file.write_text(file.read_text("utf-8") + "\n", "utf-8")
+    assert key(changed(config, checkpoint=other)) != before

@@ -88,3 +88,14 @@ def test_engines_of_another_machine_come_with_what_they_need(
     found = {path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*.*")}
     libraries = {"plugins/library.so"} if plugin else set()
     assert found == {*(record.file for record in bound), timings_of(bound[0])} | libraries
+
+
+def test_timings_that_cannot_be_shared_do_not_end_a_build(
+    artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = str(Path(timings_of(artifact.manifest.engines[0])).parent)
+    (tmp_path / "file").write_text("")
+    held = Held(artifact, tmp_path / "root", tmp_path / "file" / "timing.cache")
+    held.take_timings(folder)
+    held.share_timings(folder)
+    assert "--timing-cache" in caplog.text and "cannot be written" in caplog.text

@@ -224,3 +224,37 @@ def _two_directories(tmp_path: Path) -> tuple[Path, Path]:
     for directory in pair:
         directory.mkdir()
     return pair
+
+
+def test_what_was_replaced_is_never_taken_for_the_work_of_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange leaves the old artifact in the place of the new one's work."""
+    out = tmp_path / "artifact"
+    build(out, "one")
+
+    def interrupt(publisher: Publisher) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "_tidy", interrupt)
+        with pytest.raises(KeyboardInterrupt), Publisher(out, "k", force=True) as publisher:
+            (publisher.path / publish.MANIFEST_NAME).write_text("two")
+            publisher.mark("step")
+            publisher.publish()
+    with Publisher(out, "k", force=True, resume=True) as publisher:
+        assert not publisher.done("step") and not list(publisher.path.iterdir())
+
+
+def test_the_path_that_fails_is_named(tmp_path: Path) -> None:
+    other = tmp_path / "calibration.tsv"
+    with (
+        pytest.raises(InputError, match=f"^{other}: cannot be read or written: Permission denied"),
+        Publisher(tmp_path / "artifact", "k"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(other))
+    with (
+        pytest.raises(InputError, match=f"^--out {tmp_path / 'artifact'}: cannot be written"),
+        Publisher(tmp_path / "artifact", "k") as publisher,
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(publisher.path / "stage_0.onnx"))

@@ -59,6 +59,9 @@ def choose_plan(
     planner: Planner | None = None
     asked = config.stages != "auto" or config.buckets is not None
     if asked or model.config.head.token_level or (target is None and config.device is None):
+        if unused := sorted(config.model_fields_set & {"device", "explain", "max_engines"}):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+            console.print(f"note: nothing is planned here, so {flags} change nothing", highlight=False)
         cuts = choose_cuts(model, config.stages, reference.mean_rows())
         plan = StagedPlan(cuts=tuple(cuts), buckets=(tuple(buckets),) * (len(cuts) + 1))
         if config.plan == "fused":
@@ -72,6 +75,10 @@ def choose_plan(
         # What a data sheet knows nothing of is left out of the times that it gives.
         tokenising = {} if config.device is not None else typical.tokenising(subject, batches)
         engines = config.max_engines * len(batches) // sizes
+        if engines < len(batches):
+            raise InputError(
+                f"--max-engines {config.max_engines}: expected at least {sizes}, one for every batch size of a stage"
+            )
         finest = finest_for(config.target)
         planner = Planner(model, typical.rows, costs, batches, engines, tokenising=tokenising, finest=finest)
         plan = planner.best()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import random
 import statistics
@@ -20,6 +21,7 @@ from calib.qdq import quantize_graph
 from calib.scheme import QuantizationScheme
 from engines.backends import Engine
 from engines.buckets import Bucket
+from engines.errors import InputError
 from engines.files import write_whole
 from engines.loading import on_all_cores
 from pipeline.graph.export import Export, export_stage
@@ -30,6 +32,8 @@ from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, Kind
 from pipeline.target import BuildTarget
 from pipeline.versions import tool_versions
+
+_log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 
@@ -58,10 +62,16 @@ def cost_table(
     """
     path = _cache() / f"{_key(model, target, batches, threads, scheme)}.json"
     if path.is_file():
-        return CostTable.read(path)
+        try:
+            return CostTable.read(path)
+        except InputError as error:
+            _log.warning("%s; the costs are measured again", error)
     with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
         table = measure_costs(model, target, batches, threads, Path(directory), tick, scheme, export)
-    write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
+    try:
+        write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
+    except OSError as error:
+        _log.warning("costs are not kept for the next build: %s: %s; set SKIMRT_CACHE", path, error.strerror)
     return table
 
 
@@ -216,7 +226,7 @@ def _fill(engine: Engine, words: int) -> None:
 
 def _cache() -> Path:
     """Where tables are kept between builds: SKIMRT_CACHE, or the user's cache directory."""
-    base = os.environ.get("SKIMRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("SKIMRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "skimrt" / "profiles"
 
 
@@ -233,6 +243,7 @@ def _key(
         "encoder": config.encoder.model_dump(exclude={"vocab_size", "max_positions"}),
         "method": config.pruner.method,
         "points": decision_layers(model),
+        "predictor_hidden": config.pruner.predictor_hidden,
         "lengths": profiled_lengths(config.max_length),
         "provider": target.backend.provider,
         "precision": target.graph_precision,
@@ -245,5 +256,5 @@ def _key(
         "tools": tool_versions(),
     }
     if scheme is not None:
-        inputs["int8"] = sorted(scheme.ranges)
+        inputs["int8"] = [sorted(scheme.ranges), sorted(scheme.shifts)]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:32]

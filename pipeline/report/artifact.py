@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from engines.artifact import Artifact, Manifest
 from engines.errors import InputError, validation_problems
+from engines.plan import Plan
 from pipeline.measure import Timing, speedups
 from pipeline.report.page import write_page
 
@@ -39,9 +40,6 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
             f"--out {target}: lies inside the artifact, whose files are fixed by digests; choose a file outside it"
         )
     manifest = opened.manifest
-    lengths: dict[int, list[int]] = defaultdict(list)
-    for bucket in sorted(manifest.plan.buckets):
-        lengths[bucket.batch].append(bucket.length)
     bench = _bench(opened)
     return write_page(
         "artifact.html",
@@ -52,10 +50,24 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
         statuses={status: sum(gate.status == status for gate in manifest.gates) for status in _STATUSES},
         engines=Counter((engine.target, engine.precision) for engine in manifest.engines),
         graph_sizes=_graph_sizes(opened, manifest),
-        lengths=lengths,
+        buckets=_buckets(manifest.plan),
         bench=bench,
         times_dense=_times_dense(bench.timings) if bench else {},
     )
+
+
+def _buckets(plan: Plan) -> list[tuple[str, int, list[str]]]:
+    """By unit and batch size the lengths, those of fused engines with the rows that there is room for at every cut."""
+    rooms = {} if plan.fused is None else {fused.bucket: fused.capacities for fused in plan.fused.buckets}
+    found = []
+    for unit in plan.units:
+        shapes: dict[int, list[str]] = defaultdict(list)
+        for bucket in sorted(plan.buckets_of(unit)):
+            room = f" ({' '.join(map(str, rooms[bucket]))})" if unit == "fused" else ""
+            shapes[bucket.batch].append(f"{bucket.length}{room}")
+        name = unit.capitalize() if isinstance(unit, str) else f"Stage {unit}"
+        found += [(name, batch, held) for batch, held in shapes.items()]
+    return found
 
 
 def _graph_sizes(artifact: Artifact, manifest: Manifest) -> dict[str, int]:

@@ -20,7 +20,7 @@ def write_page(template: str, path: Path, **content: object) -> Path:
     html = _environment().get_template(template).render(version=__version__, **content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, "utf-8")
+        path.write_bytes(html.encode("utf-8", "replace"))  # a path's name may hold bytes that are no text
     except OSError as error:
         raise InputError(f"report {path}: cannot be written: {error.strerror or error}; choose another file") from None
     return path

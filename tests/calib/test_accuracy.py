@@ -11,6 +11,7 @@ from calib.accuracy import LayerCost, changed_share, divergence, hold_budget, se
 from calib.ranges import choose_ranges, collect_histograms
 from calib.scheme import QuantizationScheme
 from pipeline.gates import Reference
+from pipeline.gates.metric import drop_points
 from pipeline.model.config import HeadConfig
 from tests.conftest import LABELS
 from tests.graph.small import random_samples, small_model
@@ -89,3 +90,7 @@ def test_divergence_is_kullback_leiblers_in_nats() -> None:
     p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert divergence(head, [p], [q]) == pytest.approx(expected)
+
+
+def test_a_drop_is_compared_as_it_is_written() -> None:
+    assert drop_points(0.879, 0.869) == 1.0 and 100 * (0.879 - 0.869) > 1.0

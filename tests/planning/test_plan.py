@@ -18,9 +18,10 @@ from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from pipeline.graph.stages import decision_layers
+from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, StageShape
 from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
-from pipeline.planning.profile import cost_table, profiled_stages
+from pipeline.planning.profile import _key, cost_table, profiled_stages
 from pipeline.target import BuildTarget
 from tests.conftest import METHODS, TinyModel
 
@@ -200,3 +201,32 @@ def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: Tin
     for other in others:
         cost_table(model, other, (1,), threads=1)
     assert len(list((tmp_path / "skimrt" / "profiles").iterdir())) == 1 + len(others)
+
+
+def test_what_changes_a_profiled_stage_changes_the_key(tiny_model: TinyModel) -> None:
+    target = BuildTarget(choose_backend("cpu"), PLAIN, "fp32", None, None)
+    narrow, ltp = tiny_model("transkimmer"), tiny_model("ltp")
+    pruner = narrow.config.pruner.model_copy(update={"predictor_hidden": 99})
+    wide = PrunedTransformer(narrow.config.model_copy(update={"pruner": pruner}))
+    plain = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(ltp), 1.0))
+    shifted = plain.model_copy(update={"shifts": {next(iter(plain.ranges)): [1] * 8}})
+    keys = [_key(narrow, target, (1,), 1, None), _key(wide, target, (1,), 1, None)]
+    keys += [_key(ltp, target, (1,), 1, scheme) for scheme in (None, plain, shifted)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_cache_of_costs_may_be_missing_or_damaged(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = BuildTarget(choose_backend("cpu"), PLAIN, "fp32", None, None)
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path / "cache"))
+    table = cost_table(tiny_model("dense"), target, (1,), threads=1)
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    file.write_text("damaged")
+    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: table)
+    assert cost_table(tiny_model("dense"), target, (1,), threads=1) == table
+    assert "measured again" in caplog.text and CostTable.read(file) == table
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path / "file"))
+    assert cost_table(tiny_model("dense"), target, (1,), threads=1) == table
+    assert "set SKIMRT_CACHE" in caplog.text

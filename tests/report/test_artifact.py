@@ -106,7 +106,7 @@ def test_the_artifact_report_shows_the_manifest(make_artifact: Callable[..., Pat
     expected += [
         "attend 0 decide 0",
         "0.2 MB",
-        "Batch 8, length 32",
+        "Stage 0, batch 8, length 32",
         "cpu, fp32 4 engines",
         "7, 1.4 MB",
         "cccccccccccc…",
@@ -129,7 +129,7 @@ def test_skipped_is_apart_from_passed_and_says_why(make_artifact: Callable[..., 
     ]
     assert "task metric no dense checkpoint to compare with" in page.text
     assert "decisions 3 sample(s) flip" in page.text
-    assert "This build timed nothing" in page.text
+    assert "This build was not timed" in page.text
 
 
 def test_an_artifact_without_gates_has_passed_nothing(make_artifact: Callable[..., Path]) -> None:
