@@ -108,3 +108,13 @@ def test_calibration_texts_of_other_words_are_reported(found: Calibration) -> No
     shifted = CalibrationSet.of("toy", examples, other, 0, [], [Bucket(batch=1, length=32)])
     assert calibrate(MODEL, shifted, GATES, 100.0, method="minmax").shift[0].shifted
     assert not found.shift[0].shifted
+
+
+def test_a_metric_that_is_undefined_is_replaced_by_changed_answers() -> None:
+    """A correlation with labels that are all the same, such as those of texts that nobody has labelled."""
+    model = small_model("ltp", layers=2, head="regression")
+    examples = [Example(f"text {n}", "0") for n in range(40)]
+    texts = CalibrationSet.of("toy", examples, SAMPLES, 0, model.config.head.labels, [Bucket(batch=1, length=32)])
+    found = calibrate(model, texts, Reference.of(model, SAMPLES), 100.0, method="minmax")
+    assert found.measured_by == "percent of texts with another label"
+    assert Calibration.model_validate_json(found.model_dump_json()) == found

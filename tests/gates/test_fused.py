@@ -102,6 +102,7 @@ def test_people_see_what_is_fused_and_what_overflowed(
     shown = capsys.readouterr().out
     assert "fused engines" in shown and "16 (1), 32 (1)" in shown and "expected" in shown
     page = write_artifact_report(artifact).read_text("utf-8")
+    assert "Fused, batch 2, length" in page and "32 (1)" in page
     assert "all stages at once" in page and "% expected at batch 2" in page
     assert run_verb(run_module, artifact, "--input", built.data, "--threads", "1") == 0
     answered = capsys.readouterr()
