@@ -42,7 +42,7 @@ def read_config(path: str | Path) -> CheckpointConfig:
     """What a checkpoint or a Hugging Face directory describes, without its weights. Raises InputError."""
     directory = Path(path)
     if (directory / CONFIG_NAME).is_file():
-        return parse_checkpoint_config((directory / CONFIG_NAME).read_text("utf-8"), directory / CONFIG_NAME)
+        return parse_checkpoint_config((directory / CONFIG_NAME).read_bytes(), directory / CONFIG_NAME)
     if (directory / "config.json").is_file():
         return read_huggingface_config(directory)
     raise InputError(f"{directory}: expected {CONFIG_NAME} or a Hugging Face config.json, found neither")
@@ -83,7 +83,7 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
             f"{found[:12]}…; install the version that the checkpoint was trained on"
         )
     # The checkpoint brings its own head: a backbone's pooler is not part of every head.
-    weights = {name: v for name, v in read_huggingface(home)[1].items() if not name.startswith("head.")}
+    weights = {name: v for name, v in read_huggingface(home, backbone=True)[1].items() if not name.startswith("head.")}
     for name, value in trained.items():
         if ".lora_A." in name:
             if config.adapter is None:

@@ -146,7 +146,7 @@ class CheckpointConfig(_Strict):
         return self
 
 
-def parse_checkpoint_config(text: str, source: Path) -> CheckpointConfig:
+def parse_checkpoint_config(text: str | bytes, source: Path) -> CheckpointConfig:
     """Validates checkpoint.json; an InputError lists every wrong field at once."""
     try:
         version = json.loads(text).get("schema_version")

