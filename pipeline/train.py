@@ -23,7 +23,7 @@ from pipeline.model.huggingface import locate_backbone
 from pipeline.model.task import refuse_other_task
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
-from pipeline.training.resume import RunState
+from pipeline.training.resume import RunState, writing
 from pipeline.training.setup import Trainee, make_trainee
 from pipeline.training.trainer import Trainer, evaluate, make_progress, reaches_ratio
 
@@ -113,9 +113,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError.listing("arguments", validation_problems(error)) from None
     if config.threads:
         torch.set_num_threads(config.threads)
-    if (out / "run.json").is_file():
-        raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        if (out / "run.json").is_file():
+            raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
+        out.mkdir(parents=True, exist_ok=True)
 
     train, dev = _examples(config)
     labels = None if are_quantities(train) else label_names(train)
@@ -142,8 +143,9 @@ def run(args: argparse.Namespace) -> int:
         "history": result.history,
         "dev": reached,
     }
-    write_whole(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
-    RunState.remove(out)
+    with writing(out):
+        write_whole(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+        RunState.remove(out)
     print(json.dumps({"checkpoint": str(out), **reached}))
     if not reaches_ratio(config, final):
         print(

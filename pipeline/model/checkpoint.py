@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -49,13 +50,24 @@ def read_config(path: str | Path) -> CheckpointConfig:
 
 
 def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path) -> None:
-    """Writes a checkpoint directory; `weights` is a whole state dict, or adapters, head and pruner over a backbone."""
+    """Writes a checkpoint directory; `weights` is a whole state dict, or adapters, head and pruner over a backbone.
+
+    Other files there stay. Whatever stops it leaves the checkpoint that was there, the new one or none, and never a
+    mix. Raises OSError for what cannot be written.
+    """
     directory = Path(path)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_weights(directory / WEIGHTS_NAME, weights)
-    if tokenizer.resolve() != (directory / TOKENIZER_NAME).resolve():
-        shutil.copyfile(tokenizer, directory / TOKENIZER_NAME)
-    (directory / CONFIG_NAME).write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
+    aside = directory / ".checkpoint.partial"
+    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        write_weights(aside / WEIGHTS_NAME, weights)
+        shutil.copyfile(tokenizer, aside / TOKENIZER_NAME)
+        (aside / CONFIG_NAME).write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
+        # First to go and last to come: an interruption in between leaves no checkpoint rather than a mix of two.
+        (directory / CONFIG_NAME).unlink(missing_ok=True)
+        for name in (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME):
+            os.replace(aside / name, directory / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def tokenizer_path(path: str | Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -39,8 +41,16 @@ def _not_safetensors(path: Path, error: Exception) -> InputError:
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes tensors as safetensors, with `metadata` in its header."""
-    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path, metadata)
+    """Writes tensors as safetensors, with `metadata` in its header. Raises OSError, as on a full disk."""
+    try:
+        save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        # The library has no other type for what the system refuses: its number is in the text only.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from None
 
 
 def find_weights(directory: Path) -> Path:

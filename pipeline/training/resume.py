@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engines.errors import InputError
 from pipeline.model.weights import read_metadata, read_weights, write_weights
 from pipeline.training.budget import FlopsBudget
 from pipeline.training.setup import Trainee
@@ -81,7 +84,9 @@ class RunState:
 
     @staticmethod
     def write_best(out: Path, trainee: Trainee) -> None:
-        """Keeps the tensors of the best state so far, from which the next phase starts."""
+        """Keeps the best state so far: as the checkpoint, and its tensors, from which the next phase starts."""
+        with writing(out):
+            trainee.save(out)
         _replace(out / _BEST, lambda path: write_weights(path, trainee.trained_tensors()))
 
     @staticmethod
@@ -96,11 +101,24 @@ class RunState:
             (out / name).unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Around what writes into the directory of a run: an OSError comes out as an InputError that names --out."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--out {out}: cannot be written: {error.strerror or error}; free space, get permission or choose another "
+            "directory. In the same one, the same command goes on where the run was last saved"
+        ) from None
+
+
 def _parameters(optimizer: torch.optim.Optimizer) -> list:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _replace(path: Path, write) -> None:  # type: ignore[no-untyped-def]
     aside = path.with_name(path.name + ".part")
-    write(aside)
-    os.replace(aside, path)
+    with writing(path.parent):
+        write(aside)
+        os.replace(aside, path)

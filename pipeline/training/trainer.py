@@ -178,7 +178,6 @@ class Trainer:
             rank = self._rank(phase, evaluation)
             if rank > self.best:
                 self.best, stale = rank, 0
-                self.trainee.save(self.out)
                 RunState.write_best(self.out, self.trainee)
                 self.result.best = evaluation
             elif rank[0] != _TOO_COSTLY:

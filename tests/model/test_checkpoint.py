@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import pickle
 import shutil
 import struct
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from engines.errors import InputError
@@ -18,7 +21,7 @@ from engines.files import sha256
 from pipeline.model import load_checkpoint, save_checkpoint
 from pipeline.model.checkpoint import read_config, tokenizer_path
 from pipeline.model.config import BackboneReference
-from pipeline.model.weights import find_weights, read_weights
+from pipeline.model.weights import find_weights, read_weights, write_weights
 from tests.conftest import LABELS, METHODS, TinyModel
 from tests.model.samples import lay_out, make_samples
 
@@ -50,6 +53,64 @@ def test_a_checkpoint_is_three_files_and_none_is_a_pickle(tiny_checkpoint) -> No
     ]
     assert tokenizer_path(directory) == directory / "tokenizer.json"
     assert load_file(directory / "model.safetensors").keys() == load_checkpoint(directory).state_dict().keys()
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_an_interrupted_save_leaves_the_old_checkpoint_or_none(
+    tiny_checkpoint, tiny_model: TinyModel, tiny_tokenizer: Path, tmp_path: Path, monkeypatch, step: int
+) -> None:
+    old, new = tiny_model("ltp"), tiny_model("ltp", seed=1, thresholds=[0.0, 0.01, 0.02, 0.03])
+    directory = shutil.copytree(tiny_checkpoint("ltp"), tmp_path / "checkpoint")
+    (directory / "run.json").write_text("{}", "utf-8")
+    names = sorted(file.name for file in directory.iterdir())
+    calls = itertools.count()
+
+    def counted(function):
+        def call(*arguments):
+            if next(calls) == step:
+                raise KeyboardInterrupt
+            return function(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.model.checkpoint.write_weights", counted(write_weights))
+        patched.setattr("shutil.copyfile", counted(shutil.copyfile))
+        patched.setattr("os.replace", counted(os.replace))
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(new.config, dict(new.state_dict()), directory, tiny_tokenizer)
+    if step < 2:  # nothing was replaced yet
+        left = load_checkpoint(directory)
+        assert left.config == old.config
+        assert all(torch.equal(left.state_dict()[name], value) for name, value in old.state_dict().items())
+    else:
+        with pytest.raises(InputError, match=r"expected checkpoint\.json"):
+            load_checkpoint(directory)
+    save_checkpoint(new.config, dict(new.state_dict()), directory, tiny_tokenizer)
+    assert load_checkpoint(directory).config == new.config
+    assert sorted(file.name for file in directory.iterdir()) == names
+
+
+def test_a_checkpoint_can_be_saved_with_its_own_tokenizer(tiny_checkpoint, tiny_model: TinyModel, tmp_path) -> None:
+    directory = shutil.copytree(tiny_checkpoint("ltp"), tmp_path / "checkpoint")
+    before = (directory / "tokenizer.json").read_bytes()
+    model = tiny_model("ltp", seed=1)
+    save_checkpoint(model.config, dict(model.state_dict()), directory, tokenizer_path(directory))
+    assert (directory / "tokenizer.json").read_bytes() == before
+
+
+def test_weights_that_cannot_be_written_are_an_error_of_the_system(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "missing" / "model.safetensors"
+    with pytest.raises(FileNotFoundError) as error:
+        write_weights(file, {"a": torch.zeros(2)})
+    assert error.value.filename == str(file)
+
+    def refuse(*_) -> None:
+        raise SafetensorError("Error while serializing: invalid shape")
+
+    monkeypatch.setattr("pipeline.model.weights.save_file", refuse)
+    with pytest.raises(SafetensorError, match="invalid shape"):
+        write_weights(file, {"a": torch.zeros(2)})
 
 
 def test_a_configuration_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from calib.data import examples_digest
 from pipeline.cli import main_of
@@ -158,6 +160,33 @@ def test_an_interruption_has_its_own_exit_code(
         assert call(patched, *flags(data, tiny_backbone)) == 130
     assert "interrupted" in capsys.readouterr().err
     assert call(monkeypatch, *flags(data, tiny_backbone)) == 0
+
+
+def test_an_output_that_cannot_be_written_is_named(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = data / "train.jsonl" / "out"
+    assert call(monkeypatch, *flags(data, tiny_backbone, "--out", out)) == 2
+    assert f"error: --out {out}: cannot be written: Not a directory; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_space(
+    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, written: int
+) -> None:
+    left = iter(range(written))
+
+    def save(*arguments: object) -> None:
+        if next(left, None) is None:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.model.weights.save_file", save)
+        assert call(patched, *flags(data, tiny_backbone)) == 2
+    assert f"error: --out {data / 'out'}: cannot be written: No space left on device; " in capsys.readouterr().err
+    assert call(monkeypatch, *flags(data, tiny_backbone)) == 0
+    assert load_checkpoint(data / "out").config.head.labels == LABELS
 
 
 def save_dense(out: Path, backbone: Path, labels: list[str] | None, seed: int = 0) -> Path:

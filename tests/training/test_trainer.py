@@ -112,7 +112,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
 def test_a_run_goes_on_with_its_own_settings_only(tiny_backbone: Path, tmp_path: Path) -> None:
     config = make_config(tiny_backbone, "transkimmer")
-    stop = Interruption(os.replace, 4)
+    stop = Interruption(os.replace, 6)  # the three files of the first checkpoint, its tensors and its state are there
     with mock.patch.object(resume.os, "replace", stop), pytest.raises(KeyboardInterrupt):
         make_trainer(config, tmp_path).run()
     other = config.model_copy(update={"lr": 1e-5, "seed": 9, "threads": 1})
