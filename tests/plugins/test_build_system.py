@@ -17,8 +17,9 @@ HEADERS = BUILD / "tensorrt_headers" / "kernel_lens" / "include" / "tensorrt"
 
 
 def cmake(*arguments: object) -> subprocess.CompletedProcess[str]:
-    if shutil.which("cmake") is None or shutil.which("ninja") is None:
-        pytest.skip("cmake and ninja are not installed")
+    missing = subprocess.run(["sh", SOURCE / "cmake" / "missing.sh"], capture_output=True, text=True, check=True).stdout
+    if missing or shutil.which("ninja") is None:
+        pytest.skip(missing.strip() or "ninja is not installed")
     return subprocess.run(["cmake", *map(str, arguments)], capture_output=True, text=True, timeout=600)
 
 

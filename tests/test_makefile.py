@@ -1,0 +1,97 @@
+"""make without what the native part needs: it says so and goes on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MINIMUM = tuple(
+    map(int, re.findall(r"minimum_required\(VERSION (\d+)\.(\d+)", (ROOT / "CMakeLists.txt").read_text())[0])
+)
+TOOLS = ("sh", "true", "dirname", "sed", "sort", "head", "nproc", "tail")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A PATH with the usual tools, a CMake of the least version and a compiler that takes everything."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in TOOLS:
+        (folder / name).symlink_to(str(shutil.which(name)))
+    tool(folder, "cmake", cmake_of(*MINIMUM))
+    tool(folder, "ctest", "echo ctest ran")
+    tool(folder, "c++", "")
+    return folder
+
+
+def tool(folder: Path, name: str, script: str) -> None:
+    """A command of the machine."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def cmake_of(major: int, minor: int) -> str:
+    """A CMake that configures and builds nothing."""
+    return f"if [ $1 = --version ]; then echo cmake version {major}.{minor}.1; else echo configured >&2; fi"
+
+
+def make_test(machine: Path, **environment: str) -> str:
+    """What `make test` prints, with tests that pass and an environment that is set up."""
+    command = [str(shutil.which("make")), "-o", ".venv/.ready", "test", "PY=true", f"BUILD={machine.parent}/build"]
+    environment = {"PATH": str(machine), **environment}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def assert_skipped(printed: str, reason: str) -> None:
+    """Neither built nor tested, and both are said."""
+    assert f"SKIPPED: the plugin is not built: {reason}\n" in printed
+    assert f"SKIPPED: ctest: nothing was built: {reason}\n" in printed
+    assert "ctest ran" not in printed
+
+
+@pytest.mark.parametrize("version", [MINIMUM, (MINIMUM[0], 100), (MINIMUM[0] + 1, 0)])
+def test_with_all_that_it_needs_the_plugin_is_built_and_tested(machine: Path, version: tuple[int, int]) -> None:
+    tool(machine, "cmake", cmake_of(*version))
+    printed = make_test(machine)
+    assert "ctest ran" in printed
+    assert "SKIPPED" not in printed
+
+
+def test_without_cmake(machine: Path) -> None:
+    (machine / "cmake").unlink()
+    (machine / "ctest").unlink()
+    (machine.parent / "build").mkdir()  # of a time when there was one
+    assert_skipped(make_test(machine), "cmake is not installed")
+
+
+def test_a_cmake_that_is_too_old(machine: Path) -> None:
+    tool(machine, "cmake", cmake_of(MINIMUM[0], 9))
+    wanted = ".".join(map(str, MINIMUM))
+    assert_skipped(make_test(machine), f"cmake is {MINIMUM[0]}.9.1, {wanted} or newer is needed")
+
+
+def test_without_a_compiler(machine: Path) -> None:
+    (machine / "c++").unlink()
+    assert_skipped(make_test(machine), "no C++17 compiler is installed")
+
+
+def test_a_compiler_that_is_too_old(machine: Path) -> None:
+    tool(machine, "c++", "echo unrecognized option -std=c++17 >&2; exit 1")
+    assert_skipped(make_test(machine), "no C++17 compiler is installed")
+
+
+def test_the_compiler_is_the_one_that_is_named(machine: Path) -> None:
+    assert_skipped(make_test(machine, CXX="clang++-99"), "CXX=clang++-99 is no C++17 compiler")
+    tool(machine, "wrapped", "exec $*")
+    (machine / "c++").rename(machine / "g++-12")
+    assert "ctest ran" in make_test(machine, CXX="wrapped g++-12")
