@@ -9,16 +9,19 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
+from pipeline.importing import importing
 
-from engines.artifact import Artifact
-from engines.binding import Compatibility
-from pipeline.baseline import build_against_dense
-from pipeline.cli import main_of, print_gates
-from pipeline.config import BuildConfig, read_build_config
-from pipeline.measure import Timing, speedups
-from pipeline.planning.costs import DEVICES
-from pipeline.target import BuildTarget
+with importing(__name__, "skimrt[cpu]"):
+    from rich.console import Console
+
+    from engines.artifact import Artifact
+    from engines.binding import Compatibility
+    from pipeline.baseline import build_against_dense
+    from pipeline.cli import main_of, print_gates
+    from pipeline.config import DEMO, BuildConfig, read_build_config, require_demo
+    from pipeline.measure import Timing, speedups
+    from pipeline.planning.costs import DEVICES
+    from pipeline.target import BuildTarget
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
     """Builds and says what came out."""
     flags = {name: value for name, value in vars(args).items() if name not in ("config", "json")}
     config = read_build_config(args.config, flags)
+    if config.checkpoint.parent == DEMO:
+        require_demo()
     console = Console(stderr=args.json)
     artifact = build_against_dense(config, console)
     bench = _bench(artifact)

@@ -17,8 +17,10 @@ from rich.table import Table
 from engines.artifact import Gate
 from engines.errors import InputError, SkimError
 from engines.plan import FusedPlan
+from pipeline.importing import interruptible
 
 
+@interruptible()
 def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int]) -> NoReturn:
     """Parses the command line, runs the verb and exits: 0 done, 2 usage or input, 3 gate, 4 target, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -32,9 +34,6 @@ def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argpar
     except SkimError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
     sys.exit(code)
 
 

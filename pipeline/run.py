@@ -13,10 +13,13 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from engines.errors import InputError
-from engines.runner import Runner
-from engines.tokenization import Text, text_of
-from pipeline.cli import main_of, standard_output
+from pipeline.importing import importing
+
+with importing(__name__, "skimrt"):
+    from engines.errors import InputError
+    from engines.runner import Runner
+    from engines.tokenization import Text, text_of
+    from pipeline.cli import main_of, standard_output
 
 
 def parser() -> argparse.ArgumentParser:

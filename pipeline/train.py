@@ -9,23 +9,26 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from pydantic import ValidationError
+from pipeline.importing import importing
 
-from calib.data import NAMED_SETS, Example, are_quantities, examples_digest, label_names, read_examples
-from engines.errors import InputError, validation_problems
-from engines.files import sha256, write_whole
-from engines.tokenization import TextEncoder
-from pipeline.cli import main_of
-from pipeline.model import load_checkpoint
-from pipeline.model.checkpoint import checkpoint_digest
-from pipeline.model.huggingface import locate_backbone
-from pipeline.model.task import refuse_other_task
-from pipeline.training.batches import TokenisedSet
-from pipeline.training.config import TrainConfig
-from pipeline.training.resume import RunState, writing
-from pipeline.training.setup import Trainee, make_trainee
-from pipeline.training.trainer import Trainer, evaluate, make_progress, reaches_ratio
+with importing(__name__, "skimrt[train]"):
+    import torch
+    from pydantic import ValidationError
+
+    from calib.data import NAMED_SETS, Example, are_quantities, examples_digest, label_names, read_examples
+    from engines.errors import InputError, validation_problems
+    from engines.files import sha256, write_whole
+    from engines.tokenization import TextEncoder
+    from pipeline.cli import main_of
+    from pipeline.model import load_checkpoint
+    from pipeline.model.checkpoint import checkpoint_digest
+    from pipeline.model.huggingface import locate_backbone
+    from pipeline.model.task import refuse_other_task
+    from pipeline.training.batches import TokenisedSet
+    from pipeline.training.config import TrainConfig
+    from pipeline.training.resume import RunState, writing
+    from pipeline.training.setup import Trainee, make_trainee
+    from pipeline.training.trainer import Trainer, evaluate, make_progress, reaches_ratio
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ class OnnxRuntimeBackend(Backend):
 
     def available(self) -> str | None:
         if importlib.util.find_spec("onnxruntime") is None:
-            return "the package onnxruntime is not installed; pip install 'skimrt[cpu]'"
+            return "the package onnxruntime is not installed; pip install 'skimrt[runtime]'"
         return None
 
     def build(

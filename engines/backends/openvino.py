@@ -27,7 +27,7 @@ class OpenVinoBackend(Backend):
 
     def available(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:
-            return "the package openvino is not installed; pip install 'skimrt[cpu]'"
+            return "the package openvino is not installed; pip install 'skimrt[runtime]'"
         return None
 
     def unfit(self, precision: str) -> str | None:

@@ -6,8 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.cli import main_of
-from pipeline.report.artifact import write_artifact_report
+from pipeline.importing import importing
+
+with importing(__name__, "skimrt[cpu]"):
+    from pipeline.cli import main_of
+    from pipeline.report.artifact import write_artifact_report
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from engines.errors import InputError, validation_problems
+from engines.errors import InputError, TargetError, validation_problems
 from engines.files import sha256
 from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, read_config, save_checkpoint, tokenizer_path
 from pipeline.model.config import (
@@ -214,6 +215,8 @@ def _load_matching(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _inject_adapters(model: nn.Module, adapter: AdapterConfig) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise TargetError("the package peft is not installed; pip install 'skimrt[train]'")
     from peft import LoraConfig, inject_adapter_in_model
 
     for parameter in model.parameters():

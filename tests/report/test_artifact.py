@@ -15,7 +15,7 @@ from engines.artifact import Checkpoint, Encoder, EngineRecord, Gate, Head, Mani
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.plan import Plan, StagePlan
-from pipeline.report import write_artifact_report
+from pipeline.report.artifact import write_artifact_report
 from tests.report.page import HOSTILE, Page, assert_self_contained
 
 GATES = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import InputError
-from pipeline.report import write_demo_report
+from pipeline.report.demo import write_demo_report
 from tests.report.page import HOSTILE, Page, assert_self_contained
 
 
