@@ -45,6 +45,10 @@ DATA, BUDGET = "movie-reviews", 3.0
 """The shipped models' texts, and the points that they may lose; see pipeline.demo."""
 _LIBRARIES = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 _REPLAYED = 100
+_LENGTHS = (32, 64, 96, 128, 192, 256)
+_SHAPES = ",".join(f"{batch}x{length}" for batch in BATCHES for length in _LENGTHS)
+"""Given instead of planned: every engine takes seconds to compile, and the costs alone that a plan is made from need
+some fifty of them for each precision and method, with and without the plugin."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=DEFAULT, help="results file (default benchmarks/results/gpu.json)")
     p.add_argument("--artifacts", type=Path, default=Path("demo/output/gpu"), help="where the artifacts are built")
     p.add_argument("--precisions", default="fp16,fp32", help="of the engines (default fp16,fp32)")
+    p.add_argument("--buckets", default=_SHAPES, help=f"shapes to compile (default {_SHAPES})")
     p.add_argument("--texts", type=int, default=512, help="reviews that are timed (default 512)")
     p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
     p.add_argument("--check", action="store_true", help="only say whether this machine can; exit code 4 if not")
@@ -79,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     texts = [example.content for example in read_examples(DATA, "test")[: args.texts]]
     ratios = {method: flops_ratio_of(method, args.texts) for method in METHODS}
     machine, regroup = describe_machine(), attempt("regrouping", regroup_costs, backends[0].device()) or []
-    results, cases, timings = None, [], []
+    results, cases = None, list[Case]()
+    timings: list[Timing] = []
     for backend, precision in itertools.product(backends, args.precisions.split(",")):
         kind = f"{backend.target} {precision}"
         built: dict[str, tuple[Case, Path]] = {}
@@ -156,6 +162,7 @@ def build_case(
         precision=precision,
         plugin=plugin,
         compute_capability=backend.options_here().compute_capabilities,
+        buckets=args.buckets,
         out=out,
         max_drop=BUDGET,
         metric_samples=args.texts,
