@@ -33,7 +33,7 @@ from pipeline.int8 import FILE as CALIBRATION_FILE
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
 from pipeline.manifest import manifest_of, plan_of
 from pipeline.measure import as_record, measure
-from pipeline.model.checkpoint import load_checkpoint, tokenizer_path
+from pipeline.model.checkpoint import read_config, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.choose import FILE as PLAN_FILE
 from pipeline.planning.choose import choose_plan
@@ -89,7 +89,7 @@ class _Start:
 def refuse(config: BuildConfig) -> None:
     """Raises what `build` would raise before it computes anything, so that nothing is built in front of it."""
     checks: list[Callable[[], object]] = [
-        lambda: load_checkpoint(config.checkpoint),
+        lambda: read_config(config.checkpoint),
         lambda: read_examples(config.data, "test"),
         lambda: config.buckets and parse_buckets(config.buckets),
     ]

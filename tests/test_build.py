@@ -1,9 +1,8 @@
-"""python -m pipeline.build: from a checkpoint to an artifact that works, and what happens when it must not be one."""
+"""python -m pipeline.build: from a checkpoint to an artifact that works."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,25 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from calib.data import read_examples
 from engines import Runner
 from engines.artifact import Artifact, EngineRecord
-from engines.backends import Backend, Engine, tensorrt
+from engines.backends import Backend, Engine
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from engines.buckets import format_buckets
-from engines.errors import InputError
-from engines.files import digest_tree
-from pipeline import baseline, build, builder, inspect, stage_graphs
+from pipeline import baseline, build, inspect, stage_graphs
 from pipeline import run as run_module
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import run_batch
 from pipeline.graph.stages import Stage
 from pipeline.target import BuildTarget
 from tests.conftest import LABELS
-from tests.gates.builds import BUCKETS, SETTINGS, Built, classifier, reversed_labels, run_verb, tagger
+from tests.gates.builds import BUCKETS, Built, classifier, model_of, run_verb, tagger
 from tests.graph.small import small_model
 
 
@@ -38,18 +34,6 @@ from tests.graph.small import small_model
 def built(tiny_tokenizer: Path) -> Built:
     """The classifier of the session."""
     return classifier(tiny_tokenizer)
-
-
-@pytest.fixture
-def ready_graphs(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the classifier's graphs instead of exporting them again."""
-    graphs = built.artifact / "stages"
-    monkeypatch.setattr(stage_graphs, "export_stage", lambda *call: shutil.copyfile(graphs / call[2].name, call[2]))
-
-
-def model_of(built: Built) -> tuple[object, ...]:
-    """The arguments that name what is built, without the dense checkpoint."""
-    return ("--checkpoint", built.checkpoint, "--data", built.data, "--stages", 2, *SETTINGS)
 
 
 def test_a_build_traces_every_stage_once_and_loads_every_engine_once(
@@ -162,83 +146,6 @@ def test_a_token_level_head_is_an_engine_of_its_own(tiny_tokenizer: Path) -> Non
         torch.testing.assert_close(torch.tensor(answer.logits), expected, atol=1e-4, rtol=0)
 
 
-def test_a_failed_gate_publishes_nothing(
-    capsys: pytest.CaptureFixture[str], built: Built, tmp_path: Path, ready_graphs: None
-) -> None:
-    out = built.copied(tmp_path)
-    before = digest_tree(tmp_path)
-    assert run_verb(build, *model_of(built), "--dense", built.dense, "--out", out, "--force") == 3
-    error = capsys.readouterr().err
-    assert "task metric: the metric is" in error and "dense 1.0000" in error and "was not touched" in error
-    after = {name: digest for name, digest in digest_tree(tmp_path).items() if not name.startswith(".artifact")}
-    assert after == before
-    Artifact.open(tmp_path / ".artifact.partial" / "artifact")  # what failed is whole, to be looked into
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_dense_model_of_another_task_is_refused_before_anything_is_built(
-    capsys: pytest.CaptureFixture[str], built: Built, tmp_path: Path, precision: str
-) -> None:
-    other, out = reversed_labels(built, tmp_path), tmp_path / "out" / "artifact"
-    given = (*model_of(built), "--precision", precision, "--out", out)
-    assert run_verb(build, *given, "--dense", other) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(
-        f"error: --dense {other}, which has another task; name a checkpoint with the model's labels"
-    )
-    assert "expected a classification of 3 in the order no, maybe, yes, found " in error
-    config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), precision=precision, out=out)
-    with pytest.raises(InputError, match="which has another task"):
-        builder.build(config, Console())
-    assert not out.parent.exists()
-
-
-def test_an_artifact_is_not_replaced_unasked(capsys: pytest.CaptureFixture[str], built: Built) -> None:
-    before = digest_tree(built.artifact)
-    assert run_verb(build, *model_of(built), "--out", built.artifact) == 2
-    assert "--force replaces it" in capsys.readouterr().err
-    assert digest_tree(built.artifact) == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("--target", "tensorrt"), 4, "no NVIDIA driver is installed. --export-only writes"),
-        (("--precision", "bf16"), 2, "precision 'bf16': expected one of fp32"),
-        (("--precision", "fp16"), 2, "precision 'fp16': expected one of fp32"),
-        (("--export-only",), 2, "the target cpu is built on any machine"),
-        (("--plugin",), 2, "plugin: the target cpu has no such option"),
-        (("--compute-capability", "8.0"), 2, "compute capabilities: the target cpu has no such option"),
-        (("--timing-cache", "kept"), 2, "timing cache: the target cpu times no kernels; leave it out"),
-        (("--timing-cache", "kept", "--target", "tensorrt", "--export-only"), 2, "timing cache: nothing is compiled"),
-        (("--optimization-level", "6"), 2, "optimization_level: "),
-        (("--buckets", "1x16"), 2, "the longest is 16, the model takes 32"),
-        (("--buckets", "1x16,ax"), 2, "expected batch x length"),
-        (("--plan", "fused", "--precision", "int8"), 2, "plan 'fused': INT8 engines are chosen stage by stage"),
-        (("--plan", "fused", "--stages", "1"), 2, "plan 'fused': the model is not cut"),
-        (("--stages", "7"), 2, "2 decision points, so 1 to 3 stages"),
-        (("--stages", "1,5"), 2, "decides at layers [0, 1]"),
-        (("--data", "no-such-set"), 2, "expected a named set"),
-        (("--checkpoint", "nowhere"), 2, "nowhere: expected checkpoint.json"),
-        (("--samples", "0"), 2, "samples: "),
-        (("--samples", "many"), 2, "invalid int value"),
-    ],
-)
-def test_bad_arguments_leave_nothing_behind(
-    capsys: pytest.CaptureFixture[str],
-    built: Built,
-    tmp_path: Path,
-    arguments: tuple[str, str],
-    code: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: "no NVIDIA driver is installed")
-    assert run_verb(build, *model_of(built), "--out", tmp_path / "artifact", *arguments) == code
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "artifact").exists()
-
-
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -310,39 +217,3 @@ def test_without_stages_and_buckets_the_planner_chooses(
     assert max(engine.bucket.batch for engine in manifest.engines) > 8
     assert len(Runner(out)(["a film"] * 40)) == 40
     assert run_verb(build, *arguments, "--out", out, "--device", "abacus") == 2
-
-
-def test_nothing_is_built_in_front_of_an_error_that_can_be_known(
-    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(baseline, "build", lambda *_: pytest.fail("something was built"))
-    for arguments, message in (
-        (("--out", built.artifact), "it already holds an artifact; --force replaces it"),
-        (("--stages", "9", "--out", tmp_path / "a"), "stages 9: this ltp model has 2 decision points"),
-        (("--plan", "fused", "--token-budget", "64", "--out", tmp_path / "a"), "plan 'fused': with --token-budget"),
-        (("--dense", tmp_path / "none", "--out", tmp_path / "a"), str(tmp_path / "none")),
-    ):
-        assert run_verb(build, *model_of(built), *arguments) == 2
-        assert message in capsys.readouterr().err
-    wrong = ("--checkpoint", tmp_path / "none", "--data", "nosuch", "--buckets", "foo", "--out", tmp_path / "a")
-    assert run_verb(build, *wrong) == 2
-    error = capsys.readouterr().err
-    assert "3 problem(s)" in error and all(name in error for name in (str(tmp_path / "none"), "nosuch", "foo"))
-
-
-def test_another_artifact_in_the_place_of_the_dense_one_stays(
-    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = shutil.copytree(built.artifact, tmp_path / "a-dense")
-    before = (copy / "manifest.json").read_bytes()
-    assert run_verb(build, *model_of(built), "--dense", built.dense, "--out", tmp_path / "a") == 2
-    assert f"is built as {copy}, where there is an artifact of" in capsys.readouterr().err
-    assert (copy / "manifest.json").read_bytes() == before
-
-
-def test_the_planner_needs_an_engine_for_every_batch_size(
-    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", "2", "--threads", "1")
-    assert run_verb(build, *arguments, "--max-engines", "1", "--out", tmp_path / "a") == 2
-    assert "--max-engines 1: expected at least 2, one for every batch size" in capsys.readouterr().err

@@ -115,3 +115,8 @@ def set_attribute(graph: Path, name: str, value: float) -> None:
 def _save(model: PrunedTransformer, directory: Path, tokenizer: Path) -> Path:
     save_checkpoint(model.config, dict(model.state_dict()), directory, tokenizer)
     return directory
+
+
+def model_of(built: Built) -> tuple[object, ...]:
+    """The arguments that name what is built, without the dense checkpoint."""
+    return ("--checkpoint", built.checkpoint, "--data", built.data, "--stages", 2, *SETTINGS)
