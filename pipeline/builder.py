@@ -80,9 +80,10 @@ class _Start:
 
     def publisher(self, config: BuildConfig) -> Publisher:
         """Of `config.out`; a machine that has no engines in the artifact of this build adds its own."""
-        held, binding = self.held, self.target.binding
-        adds = held is not None and held.manifest.build_key == self.key and binding is not None
-        adds = adds and held is not None and len(self.others) == len(held.manifest.engines)
+        adds = False
+        if self.held is not None and self.target.binding is not None:
+            manifest = self.held.manifest
+            adds = manifest.build_key == self.key and len(manifest.engines) == len(self.others)
         return Publisher(config.out, self.key, force=config.force or adds, resume=config.resume)
 
 

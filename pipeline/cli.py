@@ -26,8 +26,9 @@ def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argpar
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         code = run(parser().parse_args())
-        with standard_output():
-            pass  # what is still buffered
+        if sys.stdout is not None:  # a verb that writes files alone can do without
+            with standard_output():
+                pass  # what is still buffered
     except BrokenPipeError:  # whoever read has enough, as `head` does
         _discard_output()
         code = 0

@@ -200,3 +200,10 @@ def test_a_standard_output_that_takes_nothing_is_an_error(artifact: Path, to: st
         done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
         assert done.returncode == 2 and "error: standard output: " in done.stderr and message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_answers_in_a_file_need_no_standard_output(artifact: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m pipeline.run {artifact} --text w7 --output {tmp_path / 'out'} >&-"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out").read_text())["tokens"] == 3
