@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +24,6 @@ from pipeline.graph.operator import NAME
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer
-
-Run = Callable[[Arrays], Arrays]
 
 
 @dataclass
@@ -128,7 +126,7 @@ def numeric_parity(
                 graphs.compare(f"{path.name} at {bucket}", expected, graph(inputs), undecided)
             record = records.get((unit, bucket))
             if record is not None:
-                found = _run_engine(load_engine(backend, root, threads, record), inputs, record.precision)
+                found = _run_engine(load_engine(backend, root, threads, record), inputs)
                 engines.compare(record.file, expected, found, undecided)
         for gate in (graphs, engines):
             gate.judge(FP32_TOLERANCE if narrow is None else ERROR_RATIO * error)
@@ -203,21 +201,9 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max())
 
 
-def _run_engine(engine: Engine, inputs: Arrays, precision: str) -> Arrays:
-    """Outputs with floats in float32. A bf16 engine takes and gives them as their bits, the upper half of float32."""
-    if precision == "bf16":
-        half = {name: _to_bf16(v) if v.dtype == np.float32 else v for name, v in inputs.items()}
-        outputs = engine(half)
-        return {
-            n: (v.astype(np.uint32) << 16).view(np.float32) if v.dtype == np.uint16 else v for n, v in outputs.items()
-        }
+def _run_engine(engine: Engine, inputs: Arrays) -> Arrays:
+    """Outputs with floats in float32, which is what engines in bf16 give anyway."""
     return {n: v.astype(np.float32) if v.dtype == np.float16 else v for n, v in engine(inputs).items()}
-
-
-def _to_bf16(values: np.ndarray) -> np.ndarray:
-    """Rounded to the nearest bfloat16, ties to even, as its bits."""
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def _wrong_attributes(path: Path, stage: Stage) -> list[str]:
