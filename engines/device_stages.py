@@ -14,7 +14,7 @@ from engines.device_rows import Mover, Place, Rows
 from engines.errors import SkimError
 from engines.samples import Sample
 from engines.stage_runner import Call, StageRunner, fill
-from engines.stages import CUT_OUTPUTS, LATER_INPUTS
+from engines.stages import CARRIED, LATER_INPUTS
 
 
 class _Lane(Lane):
@@ -32,7 +32,7 @@ class _Context:
     def __init__(self, context: EngineContext, reads: bool, leaves: bool) -> None:
         self.engine = context
         self.input = Rows(*(context.arrays[name] for name in LATER_INPUTS)) if reads else None
-        self.output = Rows(*(context.arrays[name] for name in CUT_OUTPUTS[:3])) if leaves else None
+        self.output = Rows(*(context.arrays[name] for name in CARRIED.values())) if leaves else None
 
 
 class _DeviceCall(Call):
@@ -130,7 +130,7 @@ class DeviceStageRunner(StageRunner):
         if context is None:
             engine = self._device_engine(unit, bucket)
             reads, leaves = 0 < unit < self._stages, unit < self._stages - 1
-            resident = [*(LATER_INPUTS if reads else ()), *(CUT_OUTPUTS[:1] if not self._token_level else ())]
+            resident = [*(LATER_INPUTS if reads else ()), *([CARRIED["hidden"]] if not self._token_level else ())]
             context = _Context(engine.context(lane, resident, self._graphs), reads, leaves)
             lane.contexts[unit, bucket] = context
         return context

@@ -1,15 +1,19 @@
-"""Names of the tensors that a stage graph takes and returns: what exporter and runners agree on."""
+"""Names of the operator and of the tensors that a stage graph takes and returns: what exporter and runners agree on."""
 
 from __future__ import annotations
 
 import re
 
+OPERATOR, DOMAIN = "TokenCompact", "skimrt"
+"""Of the node that ends every stage but the last."""
 FIRST_INPUTS = ("input_ids", "token_type_ids", "alive")
 """Of stage 0, each [B, S] int32. `alive` is 1 on real tokens, which come first, and 0 on padding."""
 LATER_INPUTS = ("hidden", "alive", "position")
 """Of the others: [B, S, D] float, [B, S] int32, [B, S] int32 (index in the original sequence)."""
 CUT_OUTPUTS = ("packed", "packed_alive", "packed_position", "count")
 """Of a stage that ends at a cut, those of TokenCompact: [B, S, D], [B, S] int32, [B, S] int32, [B] int32."""
+CARRIED = dict(zip(LATER_INPUTS, CUT_OUTPUTS, strict=False))
+"""What a later stage takes, to what the one before it calls the same."""
 LAST_OUTPUTS = ("logits", "final_alive", "final_position")
 """Of the last stage: [B, classes] fp32, [B, S] int32, [B, S] int32."""
 LAST_OUTPUTS_TOKEN_LEVEL = ("final_hidden", "final_alive", "final_position")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import InputError
+from engines.stages import DOMAIN, OPERATOR
 
 if TYPE_CHECKING:
     import onnx
 
-OPERATOR, DOMAIN = "TokenCompact", "skimrt"
 _LARGEST = 2**31 - 1  # bytes of a protobuf message
 _DEEPEST = 16
 """Functions that call functions, and graphs inside nodes: ours are one level deep, and parsers recurse over them."""

@@ -15,12 +15,12 @@ from engines.artifact import EngineRecord, Gate, Manifest
 from engines.backends import Backend, Engine, records_for
 from engines.buckets import Bucket
 from engines.errors import GateError, InputError
+from engines.stages import OPERATOR
 from engines.tokenization import Tokens
 from pipeline.gates.reference import NOTHING_DECIDED
 from pipeline.gates.states import edge_buckets, fill_bucket, holding, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.graph.evaluate import Arrays, GraphSession, near_tokens, run_module, run_scored
-from pipeline.graph.operator import NAME
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer
@@ -215,9 +215,9 @@ def _wrong_attributes(path: Path, stage: Stage) -> list[str]:
         graph = onnx.load(path, load_external_data=False).graph
     except (DecodeError, OSError) as error:
         raise GateError(f"{path.name}: expected an ONNX graph, found {error}") from None
-    nodes = [node for node in graph.node if node.op_type == NAME]
+    nodes = [node for node in graph.node if node.op_type == OPERATOR]
     if len(nodes) != (0 if stage.spec.last else 1):
-        return [f"{path.name}: holds {len(nodes)} {NAME}; every stage ends with one, but the last"]
+        return [f"{path.name}: holds {len(nodes)} {OPERATOR}; every stage ends with one, but the last"]
     if stage.spec.last:
         return []
     found = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from engines.buckets import Bucket
+from engines.stages import CARRIED
 from engines.tokenization import Tokens
 from pipeline.graph.evaluate import Arrays, run_module
 from pipeline.graph.stages import Stage, StageSpec
@@ -85,8 +86,7 @@ def holding(states: Sequence[Arrays]) -> Bucket:
 
 def _next_state(outputs: Arrays) -> Arrays:
     rows = int(outputs["count"][0])
-    names = {"hidden": "packed", "alive": "packed_alive", "position": "packed_position"}
-    return {ours: outputs[theirs][0, :rows] for ours, theirs in names.items()}
+    return {ours: outputs[theirs][0, :rows] for ours, theirs in CARRIED.items()}
 
 
 def edge_buckets(buckets: Sequence[Bucket]) -> list[Bucket]:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from engines.errors import GateError
+from engines.stages import DOMAIN, OPERATOR
 from pipeline.graph.evaluate import GraphSession, near_threshold, run_module
 from pipeline.graph.function import OPSET, VERSION, token_compact_function
-from pipeline.graph.operator import DOMAIN, NAME
 from pipeline.graph.precision import Precision, dtype_of, reference_in
 from pipeline.graph.stages import HeadStage, Stage
 from pipeline.model.config import CheckpointConfig
@@ -67,7 +67,7 @@ def export_stage(stage: Stage | HeadStage, config: CheckpointConfig, path: Path,
         )
     assert program is not None
     model = program.model_proto
-    if any(node.domain == DOMAIN and node.op_type == NAME for node in model.graph.node):
+    if any(node.domain == DOMAIN and node.op_type == OPERATOR for node in model.graph.node):
         del model.functions[:]
         model.functions.append(token_compact_function())
         if all(entry.domain != DOMAIN for entry in model.opset_import):

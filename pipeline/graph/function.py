@@ -8,7 +8,7 @@ from onnxscript import opset20 as op
 from onnxscript.onnx_types import TensorType
 from onnxscript.values import Opset
 
-from pipeline.graph.operator import DOMAIN, NAME
+from engines.stages import DOMAIN, OPERATOR
 
 OPSET = 20
 VERSION = 1
@@ -58,5 +58,5 @@ def TokenCompact(
 def token_compact_function() -> onnx.FunctionProto:
     """The function to append to a model that holds TokenCompact nodes (domain `skimrt`)."""
     function = TokenCompact.to_function_proto()
-    assert function.name == NAME and function.domain == DOMAIN
+    assert function.name == OPERATOR and function.domain == DOMAIN
     return function

@@ -12,11 +12,9 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from engines.stages import FIRST_INPUTS, LATER_INPUTS, fused_outputs
+from engines.stages import CARRIED, DOMAIN, FIRST_INPUTS, LATER_INPUTS, OPERATOR, fused_outputs
 from pipeline.graph.function import OPSET, VERSION, token_compact_function
-from pipeline.graph.operator import DOMAIN, NAME
 
-_NEXT = dict(zip(LATER_INPUTS, ("packed", "packed_alive", "packed_position"), strict=True))
 _DEAD = "dead_position"
 
 
@@ -31,7 +29,7 @@ def fuse_graphs(stages: Sequence[Path], out: Path) -> None:
         last = index == len(models) - 1
         names = {name: name for name in FIRST_INPUTS}
         if index:
-            names = {ours: f"stage_{index - 1}.{theirs}" for ours, theirs in _NEXT.items()}
+            names = {ours: f"stage_{index - 1}.{theirs}" for ours, theirs in CARRIED.items()}
         names |= {"logits": "logits"} if last else {"count": f"count.{index}"}
         _prefix(model.graph, f"stage_{index}.", names)
         nodes += [*model.graph.node, *_survivors(index, "final" if last else "packed")]
@@ -78,16 +76,16 @@ def chain_compactions(count: int, width: int, out: Path) -> None:
     shapes = {"hidden": ["batch", "length", width], "alive": ["batch", "length"], "position": ["batch", "length"]}
     types = {"hidden": TensorProto.FLOAT, "alive": TensorProto.INT32, "position": TensorProto.INT32}
     inputs = [helper.make_tensor_value_info(name, types[name], shapes[name]) for name in LATER_INPUTS]
-    outputs = [helper.make_tensor_value_info(theirs, types[ours], shapes[ours]) for ours, theirs in _NEXT.items()] + [
+    outputs = [helper.make_tensor_value_info(theirs, types[ours], shapes[ours]) for ours, theirs in CARRIED.items()] + [
         helper.make_tensor_value_info("count", TensorProto.INT32, ["batch"])
     ]
     nodes, held = [helper.make_node("ReduceMax", ["hidden", "last_axis"], ["score"], keepdims=0)], list(LATER_INPUTS)
     for step in range(count):
-        names = [*_NEXT.values(), "count"]
+        names = [*CARRIED.values(), "count"]
         left = names if step == count - 1 else [f"{name}_{step}" for name in names]
         taken = [held[0], "score", *held[1:]]
         attributes = {"threshold": 0.0, "capacity": 0, "protect_first": 1}
-        nodes.append(helper.make_node(NAME, taken, left, domain=DOMAIN, **attributes))
+        nodes.append(helper.make_node(OPERATOR, taken, left, domain=DOMAIN, **attributes))
         held = left[:3]
     axis = helper.make_tensor("last_axis", TensorProto.INT64, [1], [-1])
     graph = helper.make_graph(nodes, "compactions", inputs, outputs, [axis])

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DOMAIN = "skimrt"
-NAME = "TokenCompact"
-
 
 @torch.library.custom_op("skimrt::token_compact", mutates_args=())
 def token_compact(

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from engines import stages as names
 from engines.errors import InputError
-from pipeline.graph.operator import DOMAIN, NAME, token_compact
+from pipeline.graph.operator import token_compact
 from pipeline.model.transformer import PrunedTransformer, State, Step
-
-CUT_OUTPUTS = ("packed", "packed_alive", "packed_position", "count")
+from plugins.library import NAMESPACE, VERSION
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,14 @@ class Stage(nn.Module):
     @property
     def input_names(self) -> tuple[str, str, str]:
         """Names of the three inputs, in order."""
-        return ("input_ids", "token_type_ids", "alive") if self.spec.index == 0 else ("hidden", "alive", "position")
+        return names.FIRST_INPUTS if self.spec.index == 0 else names.LATER_INPUTS
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
         if not self.spec.last:
-            return CUT_OUTPUTS
-        return ("final_hidden" if self.token_level else "logits", "final_alive", "final_position")
+            return names.CUT_OUTPUTS
+        return names.LAST_OUTPUTS_TOKEN_LEVEL if self.token_level else names.LAST_OUTPUTS
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
         """Takes `input_names`, returns `output_names`."""
@@ -130,8 +130,8 @@ class Stage(nn.Module):
             "capacity": 0,
             "protect_first": int(self.model.config.pruner.protect_first),
             # TensorRT takes the plugin of this name for a node with these two, other runtimes the function.
-            "plugin_namespace": DOMAIN,
-            "plugin_version": "1",
+            "plugin_namespace": NAMESPACE,
+            "plugin_version": VERSION,
         }
 
     def _compact(self, score: Tensor, state: State) -> tuple[Tensor, ...]:
@@ -142,7 +142,7 @@ class Stage(nn.Module):
         batch, length, width = state.hidden.shape
         return tuple(
             torch.onnx.ops.symbolic_multi_out(
-                f"{DOMAIN}::{NAME}",
+                f"{names.DOMAIN}::{names.OPERATOR}",
                 inputs,
                 attributes,
                 dtypes=(state.hidden.dtype, torch.int32, torch.int32, torch.int32),
@@ -155,7 +155,7 @@ class Stage(nn.Module):
 class HeadStage(nn.Module):
     """The head of a token-level model, which runs on the restored rows of every token."""
 
-    input_names, output_names = ("hidden",), ("logits",)
+    input_names, output_names = names.HEAD_INPUTS, names.HEAD_OUTPUTS
 
     def __init__(self, model: PrunedTransformer) -> None:
         super().__init__()

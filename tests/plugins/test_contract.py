@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-import pipeline.graph.operator as operator
+from engines.stages import DOMAIN, OPERATOR
+from pipeline.graph.operator import token_compact
 from plugins import library
 from plugins.regroup import binding
 from plugins.token_compact.make_cases import cases
@@ -33,7 +34,7 @@ def constant(path: str, name: str) -> int:
 def test_identity() -> None:
     contract = (CONTRACT["name"], CONTRACT["namespace"], CONTRACT["version"])
     assert contract == (library.NAME, library.NAMESPACE, library.VERSION)
-    assert contract[:2] == (operator.NAME, operator.DOMAIN)
+    assert contract[:2] == (OPERATOR, DOMAIN)
     source = (PLUGINS / "token_compact" / "plugin.cpp").read_text(encoding="utf-8")
     assert re.findall(r'constexpr char const\* k(?:Name|Namespace|Version) = "(.*)"', source) == [
         CONTRACT["name"],
@@ -58,7 +59,7 @@ def test_abi_version_and_cleared_position_are_decided_once() -> None:
 def test_names_are_those_of_the_graph() -> None:
     assert tuple(tensor["name"] for tensor in CONTRACT["inputs"]) == INPUTS
     assert tuple(tensor["name"] for tensor in CONTRACT["outputs"]) == OUTPUTS
-    assert list(inspect.signature(operator.token_compact._init_fn).parameters) == [
+    assert list(inspect.signature(token_compact._init_fn).parameters) == [
         *INPUTS,
         *CONTRACT["attributes"],
     ]
