@@ -26,10 +26,8 @@ def token_compact(
     of carried rows, which may exceed C.
     """
     keep = surviving(score, alive, threshold, protect_first)
-    carried = keep.clone()
-    carried[:, 0] = True
-    # A stable sort by "is not carried" is the stable partition.
-    order = torch.argsort((~carried).to(torch.uint8), dim=1, stable=True)[:, : capacity or hidden.shape[1]]
+    carried = are_carried(keep)
+    order = carried_first(carried)[:, : capacity or hidden.shape[1]]
     packed = torch.gather(hidden, 1, order[:, :, None].expand(-1, -1, hidden.shape[2]))
     return (
         packed,
@@ -66,3 +64,14 @@ def surviving(score: Tensor, alive: Tensor, threshold: float, protect_first: boo
         first = torch.arange(score.shape[1], device=score.device) == 0
         passed = passed | first[None, :]
     return (alive != 0) & passed
+
+
+def are_carried(alive: Tensor) -> Tensor:
+    """[..., S] bool: the rows that go on, which are the alive ones and the first, dead or alive."""
+    first = torch.arange(alive.shape[-1], device=alive.device) == 0
+    return (alive != 0) | first
+
+
+def carried_first(carried: Tensor) -> Tensor:
+    """[B, S] int64: the rows in the order of the stable partition, carried ones first."""
+    return torch.argsort((~carried).to(torch.uint8), dim=1, stable=True)

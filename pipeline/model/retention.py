@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.tokenization import Tokens
+from pipeline.graph.operator import are_carried
 from pipeline.model.transformer import PrunedTransformer, State
 
 _BATCH = 8
@@ -54,9 +55,7 @@ def carried_rows(model: PrunedTransformer, samples: Sequence[Tokens]) -> Tensor:
 
         def decide(layer: int, score: Tensor, before: State, chosen: list[int] = chosen) -> State:
             after = model.decide_compacted(layer, score, before)
-            alive = after.alive > 0
-            count = alive.sum(-1) + (~alive[:, 0]).long()  # the first row is carried, dead or alive
-            rows[chosen, 1 + layer :] = count[:, None]
+            rows[chosen, 1 + layer :] = are_carried(after.alive).sum(-1, keepdim=True)
             return after
 
         batch = padded([samples[index] for index in chosen], model.config.encoder.pad_token_id)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
-from pipeline.graph.operator import surviving, token_compact
+from pipeline.graph.operator import are_carried, surviving, token_compact
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.encoder import Attention, Embeddings, FeedForward
 from pipeline.model.heads import Head
@@ -72,12 +72,11 @@ class _Trace:
     score: list[Tensor] = field(default_factory=list)
 
     def write_states(self, state: State) -> None:
-        """Stores the rows that were just processed: the alive ones, and the first, which is always carried."""
-        live = state.alive > 0
-        live = torch.cat([torch.ones_like(live[:, :1]), live[:, 1:]], dim=1)
+        """Stores the rows that were just processed."""
         place = state.position.long()[:, :, None].expand_as(state.hidden)
-        # Rows that are not live write back what is stored at their place, which changes nothing.
-        rows = torch.where(live[:, :, None], state.hidden.to(self.final.dtype), self.final.gather(1, place))
+        carried = are_carried(state.alive)[:, :, None]
+        # The other rows write back what is stored at their place, which changes nothing.
+        rows = torch.where(carried, state.hidden.to(self.final.dtype), self.final.gather(1, place))
         self.final = self.final.scatter(1, place, rows)
 
     def to_original(self, values: Tensor, state: State, fill: float) -> Tensor:
@@ -187,7 +186,7 @@ class PrunedTransformer(nn.Module):
         trace.write_states(state)
 
         alive = torch.stack(trace.alive) > 0
-        counts = alive.sum(-1, dtype=torch.int32) + (~alive[..., 0]).int()  # the first row is carried, dead or alive
+        counts = are_carried(alive).sum(-1, dtype=torch.int32)
         result = Output(self.head(trace.final), trace.final, alive, torch.stack(trace.score), counts)
         return result if order is None else self._unpacked(result, order)
 

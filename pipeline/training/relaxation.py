@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pipeline.graph.operator import surviving
+from pipeline.graph.operator import are_carried, carried_first, surviving
 from pipeline.model.pruners import LtpPruner
 from pipeline.model.transformer import PrunedTransformer, State
 
@@ -69,10 +69,8 @@ class Relaxation:
     def _hard(self, layer: int, score: Tensor, state: State) -> State:
         """Removes the dead rows for real: what inference does, with gradients through the survivors."""
         keep = surviving(score, state.alive, self.model.pruner.threshold(layer), self.model.config.pruner.protect_first)
-        carried = keep.clone()
-        carried[:, 0] = True
-        longest = int(carried.sum(-1).max())
-        order = torch.argsort((~carried).to(torch.uint8), dim=1, stable=True)[:, :longest]
+        carried = are_carried(keep)
+        order = carried_first(carried)[:, : int(carried.sum(-1).max())]
         hidden = state.hidden.gather(1, order[:, :, None].expand(-1, -1, state.hidden.shape[2]))
         return State(hidden, keep.int().gather(1, order), state.position.gather(1, order))
 
