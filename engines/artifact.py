@@ -152,7 +152,7 @@ class Manifest(_Strict):
             problems += [
                 f"engines: {' '.join((target, place)).strip()} lacks stage {unit} {bucket}" for unit, bucket in missing
             ]
-        named = [*plan.graphs, *(e.file for e in self.engines), TOKENIZER_NAME]
+        named = [*plan.graphs.values(), *(e.file for e in self.engines), TOKENIZER_NAME]
         named += [e.report for e in self.engines if e.report is not None]
         problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
         if problems:

@@ -24,6 +24,21 @@ Unit = int | Literal["head", "fused"]
 """What an engine runs: the stage of that index, the token-level head, or all stages at once."""
 
 
+def unit_name(unit: Unit) -> str:
+    """What a unit's files are called: stage_0, head or fused."""
+    return unit if isinstance(unit, str) else f"stage_{unit}"
+
+
+def graph_file(unit: Unit) -> str:
+    """A unit's graph in the artifact."""
+    return f"stages/{unit_name(unit)}.onnx"
+
+
+def engine_stem(unit: Unit, bucket: Bucket) -> str:
+    """Name of an engine's file without its suffix: stage_0_b8_s128."""
+    return f"{unit_name(unit)}_b{bucket.batch}_s{bucket.length}"
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -91,10 +106,19 @@ class Plan(_Strict):
     fused: FusedPlan | None = None
 
     @property
+    def graphs(self) -> dict[Unit, str]:
+        """The graph of every unit."""
+        graphs: dict[Unit, str] = {index: stage.graph for index, stage in enumerate(self.stages)}
+        if self.head_graph is not None:
+            graphs["head"] = self.head_graph
+        if self.fused is not None:
+            graphs["fused"] = self.fused.graph
+        return graphs
+
+    @property
     def units(self) -> list[Unit]:
         """All that there are engines of."""
-        units: list[Unit] = [*range(len(self.stages))]
-        return [*units, *(["head"] if self.head_graph else []), *(["fused"] if self.fused else [])]  # type: ignore[list-item]
+        return list(self.graphs)
 
     def buckets_of(self, unit: Unit) -> list[Bucket]:
         """What a unit is compiled for."""
@@ -102,12 +126,6 @@ class Plan(_Strict):
             return [] if self.fused is None else [fused.bucket for fused in self.fused.buckets]
         own = None if unit == "head" else self.stages[int(unit)].buckets
         return self.buckets if own is None else own
-
-    @property
-    def graphs(self) -> list[str]:
-        """The graphs of all units."""
-        others = [self.head_graph, None if self.fused is None else self.fused.graph]
-        return [stage.graph for stage in self.stages] + [graph for graph in others if graph is not None]
 
     def problems(self, max_length: int) -> list[str]:
         """What does not fit together, in a model of inputs up to `max_length`; one line each."""

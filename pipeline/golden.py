@@ -15,6 +15,7 @@ import onnx
 
 from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
+from engines.plan import engine_stem
 from engines.tokenization import Tokens
 from pipeline.gates.states import edge_buckets, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
@@ -69,9 +70,9 @@ def write_golden(
             allowed = ERROR_RATIO * _own_error(stage, _of(narrow, stage), [*(inputs for _, inputs in batches), *more])
         floats = [name for name, value in runs[0][2].items() if value.dtype == np.float32] if runs else []
         tolerances = {name: allowed if name in floats else 0.0 for name in stage.output_names}
-        types = _input_types(root / _graph_of(manifest, unit))
+        types = _input_types(root / manifest.plan.graphs[unit])
         for bucket, inputs, expected in runs:
-            stem = f"{FOLDER}/{'head' if unit == 'head' else f'stage_{unit}'}_b{bucket.batch}_s{bucket.length}"
+            stem = f"{FOLDER}/{engine_stem(unit, bucket)}"
             golden = Golden(unit, bucket, f"{stem}.inputs.json", f"{stem}.outputs.json", tolerances)
             typed = {name: value.astype(types[name]) for name, value in inputs.items()}
             (root / golden.inputs).write_text(json.dumps([_encoded(typed)]), "utf-8")
@@ -129,10 +130,6 @@ def _stacked(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
 
 def _of(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
     return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
-
-
-def _graph_of(manifest: Manifest, unit: Unit) -> str:
-    return str(manifest.plan.head_graph) if unit == "head" else manifest.plan.stages[int(unit)].graph
 
 
 def _input_types(graph: Path) -> dict[str, np.dtype]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,7 +11,7 @@ import onnx
 
 from engines.artifact import Manifest, Unit
 from engines.backends.base import PLAIN, EngineOptions
-from engines.buckets import Bucket
+from engines.plan import engine_stem
 from engines.tokenization import Tokens
 from pipeline.golden import Golden, write_golden
 from pipeline.graph.stages import StageSpec
@@ -138,8 +138,9 @@ def compile_script(
     plugin = f' --dynamicPlugins="{_PLUGIN}"' if options.plugin else ""
     cache = ' --timingCacheFile="$OUT/timing.cache"'
     lines = []
-    quantised = [(unit, int8[unit], f"{INT8}/") for unit, _ in _graphs(manifest) if unit in int8]
-    for unit, graph, folder in [*((unit, graph, "") for unit, graph in _graphs(manifest)), *quantised]:
+    graphs = manifest.plan.graphs
+    quantised = [(unit, int8[unit], f"{INT8}/") for unit in graphs if unit in int8]
+    for unit, graph, folder in [*((unit, graph, "") for unit, graph in graphs.items()), *quantised]:
         inputs = onnx.load(root / graph, load_external_data=False).graph.input
         for bucket in manifest.plan.buckets_of(unit):
             shapes = ",".join(
@@ -160,19 +161,8 @@ def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOp
     for data in golden:
         tolerances = (f"{name}:{value:.6g}" for name, value in data.tolerances.items())
         lines.append(f"check {engine_stem(data.unit, data.bucket)} {' '.join(tolerances)}")
-    engines = sum(len(manifest.plan.buckets_of(unit)) for unit, _ in _graphs(manifest))
+    engines = sum(len(manifest.plan.buckets_of(unit)) for unit in manifest.plan.units)
     covered = f"golden data for {len(golden)} of {engines} engines, the shortest and longest bucket of every batch size"
     if manifest.plan.precision == "bf16":
         covered += "; none in bf16, which the format cannot hold"
     return "\n".join([_CHECK_HEAD % head, *lines, _CHECK_TAIL % {"covered": covered}])
-
-
-def engine_stem(unit: Unit, bucket: Bucket) -> str:
-    """An engine's name without its suffix: stage_0_b8_s128."""
-    return f"{'head' if unit == 'head' else f'stage_{unit}'}_b{bucket.batch}_s{bucket.length}"
-
-
-def _graphs(manifest: Manifest) -> Iterator[tuple[Unit, str]]:
-    yield from ((index, stage.graph) for index, stage in enumerate(manifest.plan.stages))
-    if manifest.plan.head_graph is not None:
-        yield "head", manifest.plan.head_graph

@@ -20,6 +20,7 @@ from engines.artifact import EngineRecord, Gate, Manifest, Unit
 from engines.backends import Backend, Engine
 from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.plan import unit_name
 from pipeline.compilation import Compilation, Compiled
 from pipeline.config import BuildConfig
 from pipeline.gates.numeric import load_engine
@@ -150,7 +151,7 @@ def int8_parity(
         return GraphSession(root / graph)
 
     def graph_of(record: EngineRecord) -> GraphSession:
-        graph = manifest.plan.stages[int(record.stage)].graph
+        graph = manifest.plan.graphs[record.stage]
         return session(_quantised(graph) if (root / _quantised(graph)).is_file() else graph)
 
     name = "numeric: INT8 graphs"
@@ -184,5 +185,5 @@ def _remove_unused(built: Sequence[EngineRecord], used: Sequence[EngineRecord], 
         if record not in used:
             (root / path).unlink()
         if (record.stage, path.parent) not in kept:
-            for weights in (root / path.parent).glob(f"stage_{record.stage}[.-]*.weights"):
+            for weights in (root / path.parent).glob(f"{unit_name(record.stage)}[.-]*.weights"):
                 weights.unlink()

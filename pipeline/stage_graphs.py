@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from engines.artifact import Manifest, Unit
 from engines.errors import InputError
+from engines.plan import graph_file, unit_name
 from pipeline.frontends.traced_backend import TracedBackend
 from pipeline.graph.export import Export, export_stage
 from pipeline.graph.precision import Precision
@@ -63,7 +64,7 @@ def export_graphs(
     """Writes the stage graphs that are not there yet; unit to path in the artifact."""
     (root / "stages").mkdir(exist_ok=True)
     stages = _stages(model, specs)
-    graphs: dict[Unit, str] = {unit: f"stages/{unit if unit == 'head' else f'stage_{unit}'}.onnx" for unit in stages}
+    graphs = {unit: graph_file(unit) for unit in stages}
     task = progress.add_task("stage graphs (ONNX)", total=len(stages))
     for unit, stage in stages.items():
         if not publisher.done(graphs[unit]):
@@ -75,7 +76,7 @@ def export_graphs(
 
 def traced(target: BuildTarget, model: PrunedTransformer, specs: Sequence[StageSpec]) -> BuildTarget:
     """The same target, its engines compiled from the traced stages."""
-    stages = {unit if unit == "head" else f"stage_{unit}": stage for unit, stage in _stages(model, specs).items()}
+    stages = {unit_name(unit): stage for unit, stage in _stages(model, specs).items()}
     return replace(target, backend=TracedBackend(model.config, stages, target.graph_precision, target.options))
 
 

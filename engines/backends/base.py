@@ -12,6 +12,7 @@ import numpy as np
 
 from engines.binding import Binding, Compatibility
 from engines.buckets import Bucket
+from engines.plan import Unit, engine_stem
 
 if TYPE_CHECKING:
     from engines.backends.device import Device
@@ -119,7 +120,7 @@ class Backend(ABC):
         stage_graph: Path,
         bucket: Bucket,
         out: Path,
-        options: EngineOptions = EngineOptions(),
+        options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
         """Compiles a stage graph (symbolic batch and length) for a bucket into `out`, its weights beside it.
@@ -171,7 +172,6 @@ class Backend(ABC):
             if getattr(options, name) != plain and name not in self.options
         ]
 
-    def engine_name(self, unit: int | str, bucket: Bucket) -> str:
+    def engine_name(self, unit: Unit, bucket: Bucket) -> str:
         """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx, fused_b8_s128.onnx."""
-        stem = unit if isinstance(unit, str) else f"stage_{unit}"
-        return f"{stem}_b{bucket.batch}_s{bucket.length}{self.suffix}"
+        return engine_stem(unit, bucket) + self.suffix

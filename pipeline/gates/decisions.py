@@ -58,7 +58,7 @@ def decision_parity(
             excused = [token for token in different if any(near(index, layer)[token] for layer in layers)]
             near_flips += len(excused)
             if different and not blurred and len(excused) < len(different):
-                failed.append(f"stage_{spec.index}, sample {index}: token {min(set(different) - set(excused))}")
+                failed.append(f"{spec.name}, sample {index}: token {min(set(different) - set(excused))}")
             blurred = blurred or bool(different)
         if not blurred and not _same_answer(model, expected, found, max(_TIE * _scale(expected), moves[index])):
             failed.append(f"sample {index}: the same tokens, but another answer")

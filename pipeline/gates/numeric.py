@@ -133,7 +133,7 @@ def numeric_parity(
 
     for spec, states in walk_states(model, specs, samples):
         stage = Stage(model, spec)
-        path = root / manifest.plan.stages[spec.index].graph
+        path = root / manifest.plan.graphs[spec.index]
         graphs.failures += _wrong_attributes(path, stage)
         filled: list[tuple[Bucket | None, tuple[Arrays, int]]]
         filled = [(bucket, fill_bucket(states, bucket)) for bucket in manifest.plan.buckets_of(spec.index)]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from engines import stages as names
 from engines.errors import InputError
+from engines.plan import unit_name
 from pipeline.graph.operator import token_compact
 from pipeline.model.transformer import PrunedTransformer, State, Step
 from plugins.library import NAMESPACE, VERSION
@@ -27,7 +28,7 @@ class StageSpec:
     @property
     def name(self) -> str:
         """File stem of the stage's graph."""
-        return f"stage_{self.index}"
+        return unit_name(self.index)
 
     @property
     def step_names(self) -> list[str]:

@@ -15,13 +15,12 @@ import numpy as np
 
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.plan import FusedBucket, FusedPlan
+from engines.plan import FusedBucket, FusedPlan, graph_file
 from pipeline.config import BuildConfig
 from pipeline.model.config import CheckpointConfig
 from pipeline.planning.costs import StageShape
 from pipeline.planning.plan import FINEST, Planner, StagedPlan
 
-GRAPH = "stages/fused.onnx"
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """What the planner chooses from, for each length."""
 GIVEN_QUANTILE = 0.95
@@ -124,7 +123,7 @@ class FusedPlanner:
             overflows, seconds = (np.concatenate(values) for values in zip(*met, strict=True))
             overflow[batch] = round(float(overflows.mean()), 4)
             expected[batch] = round(1e3 * (float(seconds.mean()) + self.planner.tokenising.get(batch, 0.0)), 4)
-        return FusedPlan(graph=GRAPH, buckets=buckets, overflow=overflow, expected=expected)
+        return FusedPlan(graph=graph_file("fused"), buckets=buckets, overflow=overflow, expected=expected)
 
     def seconds(self, bucket: Bucket, capacities: Sequence[int]) -> float:
         """Expected time of one call: that of the stages at these lengths, without what lies between them."""
@@ -233,7 +232,7 @@ def given_fused(rows: np.ndarray, cuts: Sequence[int], buckets: Iterable[Bucket]
             again += int(room.overflows.sum())
             held.append(FusedBucket(bucket=Bucket(batch=batch, length=length), capacities=list(room.capacities)))
         overflow[batch] = round(again / len(rows), 4)
-    return FusedPlan(graph=GRAPH, buckets=held, overflow=overflow)
+    return FusedPlan(graph=graph_file("fused"), buckets=held, overflow=overflow)
 
 
 def with_fused(planner: Planner, staged: StagedPlan, wanted: str) -> StagedPlan:

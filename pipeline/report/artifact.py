@@ -72,7 +72,7 @@ def _buckets(plan: Plan) -> list[tuple[str, int, list[str]]]:
 
 def _graph_sizes(artifact: Artifact, manifest: Manifest) -> dict[str, int]:
     """Bytes of every graph of the plan."""
-    return {graph: artifact.file(graph).stat().st_size for graph in manifest.plan.graphs}
+    return {graph: artifact.file(graph).stat().st_size for graph in manifest.plan.graphs.values()}
 
 
 def _bench(artifact: Artifact) -> Bench | None:

@@ -173,9 +173,8 @@ def add_engines(path: Path, backend: Backend, options: EngineOptions, buckets: S
         if record.bucket not in buckets:
             continue
         file = f"engines/{backend.target}-fp32/{backend.engine_name(record.stage, record.bucket)}"
-        graph = manifest.plan.head_graph if record.stage == "head" else manifest.plan.stages[int(record.stage)].graph
         (path / file).parent.mkdir(parents=True, exist_ok=True)
-        backend.build(_for_the_plugin(path / str(graph)), record.bucket, path / file, options)
+        backend.build(_for_the_plugin(path / manifest.plan.graphs[record.stage]), record.bucket, path / file, options)
         values = {"target": backend.target, "file": file, "binding": backend.binding(options)}
         records.append(EngineRecord(**{**record.model_dump(), **values}))
     return records

@@ -23,7 +23,7 @@ from engines.artifact import (
 from engines.backends import BACKENDS
 from engines.backends.base import EngineOptions
 from engines.buckets import Bucket, parse_buckets
-from engines.plan import FusedBucket, FusedPlan, Plan, StagePlan
+from engines.plan import FusedBucket, FusedPlan, Plan, StagePlan, graph_file
 from engines.tokenization import Tokens
 from pipeline.graph.function import OPSET, token_compact_function
 from pipeline.graph.fused import fuse_graphs
@@ -161,7 +161,7 @@ class Toy:
         (directory / TOKENIZER_NAME).parent.mkdir()
         (directory / TOKENIZER_NAME).write_bytes(tokenizer.read_bytes())
         units: list[int | str] = [*range(len(self.thresholds) + 1), *(["head"] if self.token_level else [])]
-        graphs = {unit: f"stages/{unit if unit == 'head' else f'stage_{unit}'}.onnx" for unit in units}
+        graphs = {unit: graph_file(unit) for unit in units}
         for unit, graph in graphs.items():
             onnx.save(self.graph(unit), directory / graph)
         rooms = {(unit, bucket): () for unit in units for bucket in buckets}
