@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engines.backends.base import PLAIN, Arrays, Backend, Built, Engine, EngineOptions, Report
-from engines.backends.static_graph import write_static_graph
+from engines.backends.base import Arrays, Engine
+from engines.backends.cpu import CpuBackend
 from engines.binding import Binding
-from engines.buckets import Bucket
 from engines.errors import InputError
 
 
-class OnnxRuntimeBackend(Backend):
+class OnnxRuntimeBackend(CpuBackend):
     """One session per engine. Threads must not spin: a staged run's sessions would fight for the cores."""
 
-    target, provider, precisions = "cpu", "onnxruntime", ("fp32", "int8")
-
-    def available(self) -> str | None:
-        if importlib.util.find_spec("onnxruntime") is None:
-            return "the package onnxruntime is not installed; pip install 'skimrt[runtime]'"
-        return None
-
-    def build(
-        self,
-        stage_graph: Path,
-        bucket: Bucket,
-        out: Path,
-        options: EngineOptions = PLAIN,
-        report: Report | None = None,
-    ) -> Built:
-        write_static_graph(stage_graph, bucket, out, options.capacities)
-        return Built()
+    provider = "onnxruntime"
 
     def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
         import onnxruntime

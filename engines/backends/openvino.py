@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from functools import cache
 from pathlib import Path
@@ -10,25 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.base import PLAIN, Arrays, Backend, Built, Engine, EngineOptions, Report
-from engines.backends.static_graph import write_static_graph
+from engines.backends.base import Arrays, Engine
+from engines.backends.cpu import CpuBackend
 from engines.binding import Binding
-from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.stages import INPUT_NAMES, is_output
 
 _FIRST_USE = threading.Lock()
 
 
-class OpenVinoBackend(Backend):
+class OpenVinoBackend(CpuBackend):
     """Compiles when it loads; all engines share OpenVINO's one thread pool."""
 
-    target, provider, precisions = "cpu", "openvino", ("fp32", "int8")
-
-    def available(self) -> str | None:
-        if importlib.util.find_spec("openvino") is None:
-            return "the package openvino is not installed; pip install 'skimrt[runtime]'"
-        return None
+    provider = "openvino"
 
     def unfit(self, precision: str) -> str | None:
         if precision == "int8" and _int8_overflows():
@@ -37,17 +30,6 @@ class OpenVinoBackend(Backend):
                 "--provider onnxruntime, or build with --precision fp32"
             )
         return None
-
-    def build(
-        self,
-        stage_graph: Path,
-        bucket: Bucket,
-        out: Path,
-        options: EngineOptions = PLAIN,
-        report: Report | None = None,
-    ) -> Built:
-        write_static_graph(stage_graph, bucket, out, options.capacities)
-        return Built()
 
     def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
         config: dict[str, Any] = {

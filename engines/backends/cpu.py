@@ -1,0 +1,32 @@
+"""What the backends of the target `cpu` share: their engine files, which every provider compiles when it loads them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from engines.backends.base import PLAIN, Backend, Built, EngineOptions, Report
+from engines.backends.static_graph import write_static_graph
+from engines.buckets import Bucket
+
+
+class CpuBackend(Backend):
+    """Through the package that is called as the provider is."""
+
+    target, precisions = "cpu", ("fp32", "int8")
+
+    def available(self) -> str | None:
+        if importlib.util.find_spec(self.provider) is None:
+            return f"the package {self.provider} is not installed; pip install 'skimrt[runtime]'"
+        return None
+
+    def build(
+        self,
+        stage_graph: Path,
+        bucket: Bucket,
+        out: Path,
+        options: EngineOptions = PLAIN,
+        report: Report | None = None,
+    ) -> Built:
+        write_static_graph(stage_graph, bucket, out, options.capacities)
+        return Built()
