@@ -91,13 +91,17 @@ class EngineRecord(_Strict):
         return Bucket(batch=self.batch, length=self.length)
 
 
+Figures = dict[str, float | int | str]
+"""What a gate has measured, by name."""
+
+
 class Gate(_Strict):
     """What a gate of the build found. SKIPPED is a check that could not be made, and says why."""
 
     name: str
     status: Literal["PASSED", "FAILED", "SKIPPED"]
     reason: str = ""
-    figures: dict[str, float | int | str] = {}
+    figures: Figures = {}
 
 
 class Manifest(_Strict):

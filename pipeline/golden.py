@@ -17,11 +17,11 @@ from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
 from engines.plan import engine_stem
 from engines.tokenization import Tokens
-from pipeline.gates.states import edge_buckets, walk_states
+from pipeline.gates.states import edge_buckets, random_hidden, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.graph.evaluate import Arrays, near_threshold, run_module
 from pipeline.graph.precision import dtype_of, reference_in
-from pipeline.graph.stages import HeadStage, Stage, StageSpec
+from pipeline.graph.stages import HeadStage, Stage, StageSpec, same_stage
 from pipeline.model.transformer import PrunedTransformer
 
 FOLDER = "polygraphy"
@@ -67,7 +67,9 @@ def write_golden(
         runs = [(bucket, inputs, run_module(stage, inputs)) for bucket, inputs in batches]
         allowed = FP32_TOLERANCE
         if narrow is not None:
-            allowed = ERROR_RATIO * _own_error(stage, _of(narrow, stage), [*(inputs for _, inputs in batches), *more])
+            allowed = ERROR_RATIO * _own_error(
+                stage, same_stage(narrow, stage), [*(inputs for _, inputs in batches), *more]
+            )
         floats = [name for name, value in runs[0][2].items() if value.dtype == np.float32] if runs else []
         tolerances = {name: allowed if name in floats else 0.0 for name in stage.output_names}
         types = _input_types(root / manifest.plan.graphs[unit])
@@ -99,11 +101,8 @@ def _batches(
         more = [_stacked(most, Bucket(batch=len(most), length=_rows(most[0])))] if most else []
         yield spec.index, stage, [(bucket, _stacked(chosen, bucket)) for bucket, chosen in fitting if chosen], more
     if manifest.plan.head_graph is not None:
-        generator, width = np.random.default_rng(0), manifest.encoder.hidden_size
         buckets = edge_buckets(manifest.plan.buckets_of("head"))
-        shapes = [(bucket, (bucket.batch, bucket.length, width)) for bucket in buckets]
-        random = [(bucket, {"hidden": generator.standard_normal(shape, np.float32)}) for bucket, shape in shapes]
-        yield "head", HeadStage(model), random, []
+        yield "head", HeadStage(model), random_hidden(buckets, manifest.encoder.hidden_size), []
 
 
 def _own_error(stage: Stage | HeadStage, narrow: Stage | HeadStage, batches: Sequence[Arrays]) -> float:
@@ -121,15 +120,7 @@ def _rows(state: Arrays) -> int:
 
 def _stacked(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
     """A full batch of the bucket's shape; samples are repeated where there are too few, rows padded with zeros."""
-    batch = {n: np.zeros((bucket.batch, bucket.length, *v.shape[1:]), v.dtype) for n, v in states[0].items()}
-    for place in range(bucket.batch):
-        for name, value in states[place % len(states)].items():
-            batch[name][place, : len(value)] = value
-    return batch
-
-
-def _of(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
-    return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
+    return stack_states([states[place % len(states)] for place in range(bucket.batch)], bucket)
 
 
 def _input_types(graph: Path) -> dict[str, np.dtype]:

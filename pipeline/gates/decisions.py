@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from engines.artifact import Gate
+from engines.artifact import Figures, Gate
 from engines.prediction import SampleResult
 from pipeline.gates.reference import Reference
 from pipeline.graph.stages import StageSpec, decision_layers
@@ -62,7 +62,7 @@ def decision_parity(
             blurred = blurred or bool(different)
         if not blurred and not _same_answer(model, expected, found, max(_TIE * _scale(expected), moves[index])):
             failed.append(f"sample {index}: the same tokens, but another answer")
-    figures: dict[str, float | int | str] = {
+    figures: Figures = {
         "samples": len(results),
         "decisions": tokens,
         "flips": flips,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engines.artifact import Gate, Manifest
+from engines.artifact import Figures, Gate, Manifest
 from engines.backends import Backend, records_for
 from engines.backends.base import Engine
 from engines.fused import take
@@ -22,12 +22,12 @@ from pipeline.gates.numeric import load_engine
 from pipeline.gates.reference import NOTHING_DECIDED, Reference, near_threshold
 from pipeline.gates.states import chosen_for
 from pipeline.gates.tolerance import FP32_TOLERANCE
+from pipeline.gates.verdict import verdict
 from pipeline.graph.stages import StageSpec
 from pipeline.model.transformer import PrunedTransformer
 
 _WIDTH = 0.1
 """Roundings from a threshold within which an engine's decision may differ from PyTorch's."""
-_SHOWN = 5
 
 
 def fused_parity(
@@ -77,7 +77,7 @@ def fused_parity(
             if not difference <= FP32_TOLERANCE or not same:
                 what = f"logits differ by {difference:.3g}" if same else "other tokens are kept"
                 failures.append(f"{record.file}: sample {index}: {what}")
-    figures: dict[str, float | int | str] = {
+    figures: Figures = {
         "largest_difference": worst,
         "tolerance": FP32_TOLERANCE,
         "engines": len(manifest.plan.fused.buckets) - len(unasked),
@@ -86,13 +86,7 @@ def fused_parity(
         "within_rounding_of_threshold": undecided,
     }
     name = f"numeric: fused engines ({backend.target})"
-    if failures:
-        rest = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-        found = Gate(name=name, status="FAILED", reason="; ".join(failures[:_SHOWN]) + rest, figures=figures)
-    elif not compared:
-        found = Gate(name=name, status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
-    else:
-        found = Gate(name=name, status="PASSED", figures=figures)
+    found = verdict(name, figures, failures, None if compared else NOTHING_DECIDED)
     if not unasked:
         return [found]
     reason = f"no sample of the gates is short enough for {', '.join(unasked)}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib.data import Example, is_number
-from engines.artifact import Gate, Head
+from engines.artifact import Figures, Gate, Head
 from pipeline.model.config import HeadConfig
 
 
@@ -35,7 +35,7 @@ def drop_points(dense: float, ours: float) -> float:
 
 def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -> Gate:
     """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED without dense's metric."""
-    figures: dict[str, float | int | str] = {"examples": count}
+    figures: Figures = {"examples": count}
     if math.isfinite(ours):
         figures["metric"] = ours
     if dense is None or not math.isfinite(dense):

@@ -11,18 +11,19 @@ import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from engines.artifact import EngineRecord, Gate, Manifest
+from engines.artifact import EngineRecord, Figures, Gate, Manifest
 from engines.backends import Backend, Engine, records_for
 from engines.buckets import Bucket
 from engines.errors import GateError, InputError
 from engines.stages import OPERATOR
 from engines.tokenization import Tokens
 from pipeline.gates.reference import NOTHING_DECIDED
-from pipeline.gates.states import edge_buckets, fill_bucket, holding, walk_states
+from pipeline.gates.states import edge_buckets, fill_bucket, holding, random_hidden, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
+from pipeline.gates.verdict import verdict
 from pipeline.graph.evaluate import Arrays, GraphSession, near_tokens, run_module, run_scored
 from pipeline.graph.precision import dtype_of
-from pipeline.graph.stages import Decision, HeadStage, Stage, StageSpec
+from pipeline.graph.stages import Decision, HeadStage, Stage, StageSpec, same_stage
 from pipeline.model.transformer import PrunedTransformer
 
 
@@ -66,19 +67,13 @@ class _Found:
 
     def gate(self, name: str, narrow: bool) -> Gate:
         """The gate of these findings."""
-        figures: dict[str, float | int | str] = {"largest_difference": self.worst}
+        figures: Figures = {"largest_difference": self.worst}
         if narrow:
             figures |= {"error_over_pytorchs": self.ratio, "tolerance_of_it": ERROR_RATIO}
         else:
             figures |= {"tolerance": FP32_TOLERANCE}
         figures |= {"checked": self.checked, "within_rounding_of_threshold": self.undecided}
-        if self.failures:
-            shown = "; ".join(self.failures[:5])
-            shown += f"; and {len(self.failures) - 5} more" if len(self.failures) > 5 else ""
-            return Gate(name=name, status="FAILED", reason=shown, figures=figures)
-        if not self.compared:
-            return Gate(name=name, status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
-        return Gate(name=name, status="PASSED", figures=figures)
+        return verdict(name, figures, self.failures, None if self.compared else NOTHING_DECIDED)
 
 
 def numeric_parity(
@@ -111,7 +106,7 @@ def numeric_parity(
     def check(
         stage: Stage | HeadStage, unit: int | str, path: Path, batches: Sequence[tuple[Bucket | None, Arrays, int]]
     ) -> None:
-        counterpart = None if narrow is None else _of(narrow, stage)
+        counterpart = None if narrow is None else same_stage(narrow, stage)
         graph, error = _session(path), 0.0
         edges = edge_buckets([bucket for bucket, *_ in batches if bucket is not None])
         for bucket, inputs, real in batches:
@@ -141,15 +136,9 @@ def numeric_parity(
             filled.append((None, fill_bucket(states[:ERROR_SAMPLES], holding(states[:ERROR_SAMPLES]))))
         check(stage, spec.index, path, [(bucket, *found) for bucket, found in filled])
     if manifest.plan.head_graph:
-        head, generator = HeadStage(model), np.random.default_rng(0)
-        shapes = [
-            (bucket, (bucket.batch, bucket.length, manifest.encoder.hidden_size))
-            for bucket in manifest.plan.buckets_of("head")
-        ]
-        states_ = [
-            (bucket, {"hidden": generator.standard_normal(shape, np.float32)}, shape[0]) for bucket, shape in shapes
-        ]
-        check(head, "head", root / manifest.plan.head_graph, states_)
+        inputs = random_hidden(manifest.plan.buckets_of("head"), manifest.encoder.hidden_size)
+        batches = [(bucket, hidden, bucket.batch) for bucket, hidden in inputs]
+        check(HeadStage(model), "head", root / manifest.plan.head_graph, batches)
     name = f"numeric: engines ({backend.target})"
     narrowed = narrow is not None
     if cannot_run is not None:
@@ -182,11 +171,6 @@ def _near_in_fp32(decisions: Sequence[Decision], samples: int) -> np.ndarray:
         close = ((score - threshold).abs() <= 1e-4 * scale) & living
         near |= close.any(-1)
     return near.numpy()
-
-
-def _of(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
-    """The same stage of another model."""
-    return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
 
 
 def _decided(expected: Arrays, actual: Arrays, undecided: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engines.artifact import Gate
-
-_SHOWN = 5
+from engines.artifact import Figures, Gate
+from pipeline.gates.verdict import verdict
 
 
 def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int]]) -> Gate:
@@ -29,11 +28,8 @@ def _gate(
 ) -> Gate:
     """PASSED if of every engine as many are planned as can be; SKIPPED, because of `nothing`, if none can be."""
     wanted, planned = (sum(counts[place] for counts in found.values()) for place in (0, 1))
-    figures: dict[str, float | int | str] = {"engines": len(found), words[0]: wanted, words[1]: planned}
+    figures: Figures = {"engines": len(found), words[0]: wanted, words[1]: planned}
     if skipped or not wanted:
-        return Gate(name=name, status="SKIPPED", reason=nothing, figures=figures)
+        return verdict(name, figures, [], nothing)
     short = [f"{file}: {planned} of {wanted}" for file, (wanted, planned) in found.items() if planned < wanted]
-    if short:
-        rest = f"; and {len(short) - _SHOWN} more" if len(short) > _SHOWN else ""
-        return Gate(name=name, status="FAILED", reason="; ".join(short[:_SHOWN]) + rest, figures=figures)
-    return Gate(name=name, status="PASSED", figures=figures)
+    return verdict(name, figures, short)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engines.artifact import EngineRecord, Gate
+from engines.artifact import EngineRecord, Figures, Gate
 from engines.tokenization import Tokens
 from pipeline.gates.states import cut, fed_to, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
+from pipeline.gates.verdict import verdict
 from pipeline.graph.evaluate import Arrays, near_tokens, run_scored
 from pipeline.graph.stages import Stage, StageSpec
 from pipeline.model.transformer import PrunedTransformer
@@ -92,19 +93,14 @@ def quantized_parity(
                 found.failures.append(f"{spec.name}: {ratio:.3g} times the error of the simulation")
         elif found.engine > 0:
             found.failures.append(f"{spec.name}: differs from PyTorch, the simulation does not")
-    figures: dict[str, float | int | str] = {
+    figures: Figures = {
         "error_over_simulations": found.worst_ratio,
         "tolerance_of_it": ERROR_RATIO,
         "checked": found.checked,
         "decisions": found.decisions,
         "flips_within_rounding_of_threshold": found.flips,
     }
-    if found.failures:
-        reason = "; ".join(found.failures[:5])
-        return Gate(name=name, status="FAILED", reason=reason, figures=figures)
-    if not found.checked:
-        return Gate(name=name, status="SKIPPED", reason="there is no engine in INT8", figures=figures)
-    return Gate(name=name, status="PASSED", figures=figures)
+    return verdict(name, figures, found.failures, None if found.checked else "there is no engine in INT8")
 
 
 def _compare(found: _Found, record: EngineRecord, stage: Stage, expected: Sequence[_Expected], outputs: Arrays) -> None:

@@ -79,6 +79,13 @@ def stack_states(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
     return batch
 
 
+def random_hidden(buckets: Sequence[Bucket], width: int) -> list[tuple[Bucket, Arrays]]:
+    """What a token-level head is fed with, for every bucket: it computes every row by itself, whatever they hold."""
+    generator = np.random.default_rng(0)
+    shapes = [(bucket, (bucket.batch, bucket.length, width)) for bucket in buckets]
+    return [(bucket, {"hidden": generator.standard_normal(shape, np.float32)}) for bucket, shape in shapes]
+
+
 def holding(states: Sequence[Arrays]) -> Bucket:
     """A batch for all of these samples, and one place for padding."""
     return Bucket(batch=len(states) + 1, length=max(rows_of(states)))

@@ -165,3 +165,8 @@ class HeadStage(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, S, D] to [B, S, classes]."""
         return self.head(hidden)
+
+
+def same_stage(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
+    """The stage as it is in another model."""
+    return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
