@@ -83,20 +83,20 @@ def sensitivity_table(model: PrunedTransformer, scheme: QuantizationScheme, refe
 
 def hold_budget(
     scheme: QuantizationScheme,
-    table: Callable[[], Sequence[LayerCost]],
+    table: Sequence[LayerCost],
     drop_of: Callable[[QuantizationScheme], float],
     budget: float,
 ) -> Kept:
     """Leaves the costliest groups in the wider precision, one more at a time, until the drop holds the budget.
 
-    table:   the sensitivity table, asked for only if the whole scheme does not hold the budget.
+    table:   the sensitivity table, the costliest groups first.
     drop_of: points that the metric loses under a scheme; budget: points that it may lose.
     If only the unquantised model would hold it, the scheme that comes back is empty.
     """
     left: list[str] = []
     drops = [drop_of(scheme)]
     if drops[0] > budget:
-        for cost in table():
+        for cost in table:
             scheme = scheme.without(cost.layers)
             left.append(cost.group)
             if not scheme.ranges:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import get_args
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from calib.accuracy import Kept, LayerCost, changed_share, divergence, hold_budget, sensitivity_table
@@ -15,12 +14,11 @@ from calib.calibration import CalibrationSet, Coverage
 from calib.equalise import equalised
 from calib.methods import Choice, best_by_kind
 from calib.ranges import Method, choose_ranges, collect_histograms
-from calib.retention import RetentionStatistics
 from calib.scheme import QuantizationScheme
 from calib.selection import EngineChoice
 from calib.shift import Divergence, divergences
 from calib.simulation import simulate
-from engines.artifact import Gate
+from engines.artifact import Figures, Gate
 from pipeline.gates.metric import accuracy, drop_points, labelled
 from pipeline.gates.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
@@ -129,11 +127,11 @@ def calibrate(
     if dense is not None and answers.by_label:
         lost = drop_points(answers.metric(Reference.of(dense, calibration.samples)), answers.metric(answers.reference))
         budget = max(0.0, max_drop - max(0.0, lost)) if math.isfinite(lost) else max_drop
-    kept = hold_budget(scheme, lambda: costs, answers.drop, budget)
+    kept = hold_budget(scheme, costs, answers.drop, budget)
     tick()
     return Calibration(
         coverage=calibration.coverage,
-        shift=divergences(calibration.samples, gates.samples, retention_of(answers.reference), retention_of(gates)),
+        shift=divergences(calibration.samples, gates.samples, answers.reference.rows.numpy(), gates.rows.numpy()),
         methods=methods,
         clipped={
             name: 0.0 if name in scheme.shifts else histograms[name].clipped(r) for name, r in scheme.ranges.items()
@@ -144,26 +142,13 @@ def calibrate(
     )
 
 
-def retention_of(
-    reference: Reference, data: str = "", data_sha256: str = "", checkpoint_sha256: str = ""
-) -> RetentionStatistics:
-    """The retention statistics of a reference run."""
-    return RetentionStatistics.from_counts(
-        [len(sample) for sample in reference.samples],
-        torch.stack(reference.counts).numpy(),
-        data=data,
-        data_sha256=data_sha256,
-        checkpoint_sha256=checkpoint_sha256,
-    )
-
-
 def int8_gate(calibration: Calibration, compared: bool = True) -> Gate:
     """What became of INT8, for the manifest: PASSED where it is used at all, else SKIPPED; and every reason why not.
 
     compared: whether engines of both precisions were timed; where they were not, INT8 is used wherever accuracy allows.
     """
     kept, used = calibration.kept, [choice for choice in calibration.engines if choice.int8]
-    figures: dict[str, float | int | str] = {
+    figures: Figures = {
         "int8_layers": len(calibration.scheme.ranges),
         "method": ", ".join(f"{kind} {method}" for kind, method in calibration.chosen.items()),
         "calibration_texts": calibration.coverage.samples,
@@ -185,7 +170,6 @@ def int8_gate(calibration: Calibration, compared: bool = True) -> Gate:
         )
         return Gate(name="int8", status="SKIPPED", reason=reason, figures=figures)
     if compared and not used:
-        return Gate(
-            name="int8", status="SKIPPED", reason="INT8 is not used: it is faster in no bucket", figures=figures
-        )
+        reason = "INT8 is not used: it is faster in no bucket"
+        return Gate(name="int8", status="SKIPPED", reason=reason, figures=figures)
     return Gate(name="int8", status="PASSED", figures=figures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Annotated
 
 import numpy as np
@@ -81,8 +81,3 @@ def kinds(layers: Collection[str]) -> dict[str, list[str]]:
 def weight_scales(weight: torch.Tensor) -> torch.Tensor:
     """[N], in the weight's type: one scale per output channel of a weight [N, K]."""
     return weight.abs().amax(1).clamp_min(torch.finfo(weight.dtype).tiny) / LEVELS
-
-
-def clipped_share(scheme: QuantizationScheme, shares: Mapping[str, float]) -> float:
-    """Mean share of the inputs' values that lie outside the ranges, over the quantised layers."""
-    return float(np.mean([shares[layer] for layer in scheme.ranges])) if scheme.ranges else 0.0

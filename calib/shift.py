@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from calib.retention import RetentionStatistics
 from engines.tokenization import Tokens
 
 _REGROUPINGS = 99
@@ -36,21 +35,24 @@ class Divergence(BaseModel):
 def divergences(
     ours: Sequence[Tokens],
     theirs: Sequence[Tokens],
-    our_retention: RetentionStatistics,
-    their_retention: RetentionStatistics,
+    our_rows: np.ndarray,
+    their_rows: np.ndarray,
 ) -> list[Divergence]:
     """Vocabulary (Jensen-Shannon divergence, base 2, of the token counts), real length and mean keep ratio over the
-    layers (Kolmogorov-Smirnov distance of each) of two sets. Deterministic."""
+    layers (Kolmogorov-Smirnov distance of each) of two sets. Deterministic.
+
+    our_rows, their_rows: [samples, 1 + layers], the real length, then the rows behind each layer's decision.
+    """
     vocabulary, place = np.unique(np.concatenate([s.input_ids for s in (*ours, *theirs)]), return_inverse=True)
     ends = np.cumsum([len(s) for s in (*ours, *theirs)])[:-1]
     words = np.stack([np.bincount(part, minlength=len(vocabulary)) for part in np.split(place, ends)])
     words = words.astype(np.float32)  # so that regroupings are summed by one fast product each
-    lengths = np.concatenate([our_retention.counts[:, 0], their_retention.counts[:, 0]])
-    kept = np.concatenate([_keep_ratio(our_retention), _keep_ratio(their_retention)])
+    rows = np.concatenate([our_rows, their_rows])
+    lengths, kept = rows[:, 0], rows[:, 1:].mean(1) / rows[:, 0]
     return [
         _against_chance("vocabulary", words, len(ours), _jensen_shannon),
-        _against_chance("length", lengths, len(our_retention.rows), _kolmogorov_smirnov),
-        _against_chance("retention", kept, len(our_retention.rows), _kolmogorov_smirnov),
+        _against_chance("length", lengths, len(ours), _kolmogorov_smirnov),
+        _against_chance("retention", kept, len(ours), _kolmogorov_smirnov),
     ]
 
 
@@ -71,10 +73,6 @@ def _against_chance(
     generator, first = np.random.default_rng(0), np.arange(len(pooled)) < ours
     chance = max(distance(pooled, generator.permutation(first)) for _ in range(_REGROUPINGS))
     return Divergence(of=name, distance=distance(pooled, first), by_chance=chance)
-
-
-def _keep_ratio(retention: RetentionStatistics) -> np.ndarray:
-    return retention.counts[:, 1:].mean(1) / retention.counts[:, 0]
 
 
 def _jensen_shannon(counts: np.ndarray, first: np.ndarray) -> float:

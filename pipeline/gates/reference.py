@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engines.artifact import Gate
+from engines.artifact import Figures, Gate
 from engines.tokenization import Tokens
 from pipeline.graph.evaluate import NEAREST
 from pipeline.graph.stages import decision_layers
@@ -58,15 +58,19 @@ class Reference:
         lists = (self.samples, self.logits, self.alive, self.score, self.counts)
         return Reference(*(values[:count] for values in lists))  # type: ignore[arg-type]
 
+    @property
+    def rows(self) -> Tensor:
+        """[samples, 1 + layers]: the real length, then the rows that each layer's decision carries on."""
+        lengths = torch.tensor([len(item) for item in self.samples])
+        return torch.column_stack([lengths, torch.stack(self.counts)])
+
     def mean_rows(self) -> list[float]:
-        """Mean rows per sample: the real length, then what each layer's decision carries on."""
-        lengths = sum(len(item) for item in self.samples) / len(self.samples)
-        return [lengths, *torch.stack(self.counts).double().mean(0).tolist()]
+        """The mean of `rows` over the samples."""
+        return self.rows.double().mean(0).tolist()
 
     def flops_ratio(self, model: PrunedTransformer) -> float:
         """Dense FLOPs over pruned FLOPs of all samples together, padding not counted."""
-        lengths = torch.tensor([len(item) for item in self.samples])
-        return flops_ratio(model.config, torch.column_stack([lengths, torch.stack(self.counts)]))
+        return flops_ratio(model.config, self.rows)
 
     def rounding(self, layer: int) -> float:
         """How near to the threshold a score must be for its decision to be a matter of rounding in fp32: 1e-4 of the
@@ -122,7 +126,7 @@ def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], refere
         same_tokens = torch.equal(masked.alive[index], reference.alive[index])
         if not difference <= EXECUTIONS_TOLERANCE or not same_tokens:  # also NaN
             failed.append(index)
-    figures: dict[str, float | int | str] = {
+    figures: Figures = {
         "samples": len(samples),
         "largest_difference": worst,
         "within_rounding_of_threshold": undecided,

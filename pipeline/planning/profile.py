@@ -10,7 +10,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -51,7 +51,6 @@ def cost_table(
     target: BuildTarget,
     batches: Sequence[int],
     threads: int | None = None,
-    tick: Callable[[], None] = lambda: None,
     scheme: QuantizationScheme | None = None,
     export: Export = export_stage,
 ) -> CostTable:
@@ -67,7 +66,7 @@ def cost_table(
         except InputError as error:
             _log.warning("%s; the costs are measured again", error)
     with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
-        table = measure_costs(model, target, batches, threads, Path(directory), tick, scheme, export)
+        table = measure_costs(model, target, batches, threads, Path(directory), scheme, export)
     try:
         write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
     except OSError as error:
@@ -81,11 +80,10 @@ def measure_costs(
     batches: Sequence[int],
     threads: int | None,
     directory: Path,
-    tick: Callable[[], None] = lambda: None,
     scheme: QuantizationScheme | None = None,
     export: Export = export_stage,
 ) -> CostTable:
-    """Compiles and times one stage of each kind. `tick` is called after each of them, and after the timing."""
+    """Compiles and times one stage of each kind."""
     specs, sizes = profiled_stages(model), sorted({1, *batches})
     lengths = profiled_lengths(model.config.max_length)
     shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
@@ -97,7 +95,6 @@ def measure_costs(
             quantize_graph(graph, scheme, graph)
         compiled = _compile(target, graph, shapes)
         files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
-        tick()
     engines = _load(target, files, threads)
     for engine in engines.values():
         _fill(engine, model.config.encoder.vocab_size)
@@ -106,7 +103,6 @@ def measure_costs(
     boundary = dict.fromkeys(shapes, 0.0)
     if target.backend.target == "cpu":
         boundary = _boundary_times(model.config.encoder.hidden_size, target, shapes, threads, directory)
-    tick()
     return CostTable(
         processor=processor(),
         tools=tool_versions(),

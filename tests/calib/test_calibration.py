@@ -10,7 +10,6 @@ import pytest
 
 from calib.calibration import FEWEST, CalibrationSet
 from calib.data import Example, read_examples
-from calib.retention import RetentionStatistics
 from calib.shift import divergences, shift_warning
 from engines.buckets import Bucket
 from engines.errors import InputError
@@ -82,13 +81,12 @@ def test_texts_longer_than_every_bucket_are_refused() -> None:
         calibration_set([tokens(33)] * 40)
 
 
-def retention(samples: list[Tokens], ratio: float) -> RetentionStatistics:
-    """One layer that keeps about `ratio` of the rows."""
+def retention(samples: list[Tokens], ratio: float) -> np.ndarray:
+    """[samples, 2], rows of one layer that keeps about `ratio` of them."""
     generator = np.random.default_rng(7)
     lengths = [len(sample) for sample in samples]
     kept = [max(1, round(n * float(np.clip(generator.normal(ratio, 0.1), 0, 1)))) for n in lengths]
-    names = {"data": "toy", "data_sha256": "", "checkpoint_sha256": ""}
-    return RetentionStatistics.from_counts(lengths, np.array(kept)[:, None], **names)
+    return np.column_stack([lengths, kept])
 
 
 def texts(seed: int, low: int = 4, high: int = 60, shortest: int = 4, longest: int = 32) -> list[Tokens]:
