@@ -135,15 +135,13 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         runs_here = target if target.cannot_run is None else None
         calibration = scheme = None
         if calibration_texts is not None:
-            calibration = calibrated(config, subject, calibration_texts, reference, root, publisher, progress, console)
+            calibration = calibrated(config, subject, calibration_texts, reference, publisher, progress)
             scheme = None if target.backend.machine_bound else calibration.scheme
         export = ExportOnce()
-        planned = choose_plan(
-            config, subject, runs_here, buckets, reference, root, publisher, progress, console, scheme, export
-        )
+        planned = choose_plan(config, subject, runs_here, buckets, reference, publisher, progress, scheme, export)
         specs = cut_stages(subject.model, planned.cuts)
         wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
-        graphs = export_graphs(subject.model, specs, precision, root, publisher, progress, export)
+        graphs = export_graphs(subject.model, specs, precision, publisher, progress, export)
         capacities: dict[Bucket, tuple[int, ...]] = {}
         if planned.fused is not None:
             graphs["fused"] = planned.fused.graph
@@ -155,7 +153,7 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         steps = [spec.step_names for spec in specs]
 
         def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
-            return Compilation(root, target, graphs, steps, publisher, there, config.jobs, capacities)
+            return Compilation(target, graphs, steps, publisher, there, config.jobs, capacities)
 
         compilation, int8 = compilation_of(target, graphs), dict[Unit, str]()
         if calibration is not None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
@@ -71,7 +70,7 @@ class Compiled:
 
 
 class Compilation:
-    """The engines of one build in `root`.
+    """The engines of one build.
 
     graphs: graph of every unit. steps: steps of every stage, such as "attend 2".
     held:   what there is already, whose engines are taken where their key is the same.
@@ -81,18 +80,16 @@ class Compilation:
 
     def __init__(
         self,
-        root: Path,
         target: BuildTarget,
         graphs: Mapping[Unit, str],
         steps: Sequence[Sequence[str]],
         publisher: Publisher,
-        held: Held | None = None,
-        jobs: int | None = None,
-        capacities: Mapping[Bucket, tuple[int, ...]] = MappingProxyType({}),
+        held: Held,
+        jobs: int | None,
+        capacities: Mapping[Bucket, tuple[int, ...]],
     ) -> None:
-        self._root, self._target, self._graphs, self._steps = root, target, graphs, steps
-        self._capacities = capacities
-        self._publisher, self._held, self._jobs = publisher, held or Held(None, root), jobs
+        self._root, self._target, self._graphs, self._steps = publisher.path, target, graphs, steps
+        self._publisher, self._held, self._jobs, self._capacities = publisher, held, jobs, capacities
         place = "" if target.binding is None else f"/{target.binding.place}"
         self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
 

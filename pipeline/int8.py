@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 
 from calib.calibration import CalibrationSet
@@ -59,23 +58,21 @@ def calibrated(
     subject: Subject,
     texts: CalibrationSet,
     reference: Reference,
-    root: Path,
     publisher: Publisher,
     progress: Progress,
-    console: Console,
 ) -> Calibration:
     """Calibrates, unless the build that is resumed has; warns of texts that are not like those of the gates."""
     task = progress.add_task("calibration (INT8)", total=5)
     if not publisher.done(FILE):
         dense = None if config.dense_checkpoint is None else load_checkpoint(config.dense_checkpoint)
         found = calibrate(subject.model, texts, reference, config.max_drop, dense, tick=lambda: progress.advance(task))
-        write_calibration(root, found)
+        write_calibration(publisher.path, found)
         publisher.mark(FILE)
-    found = read_calibration(root)
+    found = read_calibration(publisher.path)
     progress.update(task, completed=5)
     warning = shift_warning(found.shift, found.coverage.data, subject.data)
     if warning is not None:
-        console.print(f"WARNING: {warning}", style="yellow", highlight=False)
+        progress.console.print(f"WARNING: {warning}", style="yellow", highlight=False)
     return found
 
 

@@ -56,12 +56,12 @@ def export_graphs(
     model: PrunedTransformer,
     specs: Sequence[StageSpec],
     precision: Precision,
-    root: Path,
     publisher: Publisher,
     progress: Progress,
     export: Export,
 ) -> dict[Unit, str]:
     """Writes the stage graphs that are not there yet; unit to path in the artifact."""
+    root = publisher.path
     (root / "stages").mkdir(exist_ok=True)
     stages = _stages(model, specs)
     graphs = {unit: graph_file(unit) for unit in stages}

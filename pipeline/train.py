@@ -26,9 +26,10 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.model.task import refuse_other_task
     from pipeline.training.batches import TokenisedSet
     from pipeline.training.config import TrainConfig
+    from pipeline.training.evaluation import evaluate, reaches_ratio
     from pipeline.training.resume import RunState, writing
     from pipeline.training.setup import Trainee, make_trainee
-    from pipeline.training.trainer import Trainer, evaluate, make_progress, reaches_ratio
+    from pipeline.training.trainer import Trainer, make_progress
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
@@ -16,7 +15,7 @@ from engines.files import write_whole
 from pipeline.cli import fused_table
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference
-from pipeline.graph.export import Export, export_stage
+from pipeline.graph.export import Export
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
 from pipeline.planning.fused import given_fused, why_staged, with_fused
@@ -37,12 +36,10 @@ def choose_plan(
     target: BuildTarget | None,
     buckets: Sequence[Bucket],
     reference: Reference,
-    root: Path,
     publisher: Publisher,
     progress: Progress,
-    console: Console,
-    scheme: QuantizationScheme | None = None,
-    export: Export = export_stage,
+    scheme: QuantizationScheme | None,
+    export: Export,
 ) -> StagedPlan:
     """The plan of a build.
 
@@ -53,7 +50,7 @@ def choose_plan(
     scheme: what INT8 engines quantise, where every bucket takes the faster of them and those in fp32.
     export: writes the graphs that costs are measured on.
     """
-    path, model = root / FILE, subject.model
+    path, model, console = publisher.path / FILE, subject.model, progress.console
     if publisher.done(FILE):
         return StagedPlan.model_validate_json(path.read_bytes())
     planner: Planner | None = None

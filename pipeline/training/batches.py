@@ -12,6 +12,7 @@ from torch import Tensor
 from calib.data import Example, is_number
 from engines.errors import InputError
 from engines.tokenization import TextEncoder, Tokens
+from pipeline.model.retention import padded
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TokenisedSet:
         pad_token_id: int,
     ) -> None:
         """`labels` are the class names; None means regression, with the label text read as a number."""
-        self.tokens: list[Tokens] = encoder([e.text if e.text_b is None else (e.text, e.text_b) for e in examples])
+        self.tokens: list[Tokens] = encoder([example.content for example in examples])
         self.pad_token_id = pad_token_id
         self.targets = torch.tensor(_targets([e.label for e in examples], labels))
 
@@ -56,19 +57,9 @@ class TokenisedSet:
 
     def collate(self, chosen: Sequence[int]) -> Batch:
         """The examples of these indices, padded on the right to the longest."""
-        tokens = [self.tokens[index] for index in chosen]
-        length = max(len(item) for item in tokens)
-
-        def padded(rows: list[list[int]], fill: int) -> Tensor:
-            return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
-
-        return Batch(
-            padded([item.input_ids for item in tokens], self.pad_token_id),
-            padded([[1] * len(item) for item in tokens], 0),
-            padded([item.token_type_ids for item in tokens], 0),
-            self.targets[list(chosen)],
-            torch.tensor(list(chosen)),
-        )
+        index = torch.tensor(list(chosen))
+        batch = padded([self.tokens[place] for place in chosen], self.pad_token_id)
+        return Batch(*batch, target=self.targets[index], index=index)
 
     def grouped(self, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
         """The indices of every batch, as `batches` makes them."""

@@ -19,6 +19,8 @@ _PHASES: dict[Method, list[PhaseName]] = {
 """What each method goes through once the dense model is fine-tuned. Transkimmer's last phase is ours: the predictors'
 decisions are taken for good, and the encoder gets used to them."""
 
+_STEERED = ("soft", "straight_through")
+
 
 class Phase(BaseModel):
     """A stretch of a run with one kind of decision. `temperature` is the relaxation's; `steer` presses the FLOPs."""
@@ -27,8 +29,8 @@ class Phase(BaseModel):
 
     name: PhaseName
     epochs: float = Field(gt=0)
-    temperature: float = 1.0
-    steer: bool = False
+    temperature: float
+    steer: bool
 
 
 class TrainConfig(BaseModel):
@@ -90,13 +92,7 @@ class TrainConfig(BaseModel):
         """The phases in order; the last of `epochs` is that of all further phases."""
         names = self._phase_names()
         epochs = self.epochs + [self.epochs[-1]] * (len(names) - len(self.epochs))
-        temperature = {"soft": 0.1, "straight_through": 1.0}
         return [
-            Phase(
-                name=name,
-                epochs=share,
-                temperature=temperature.get(name, 1.0),
-                steer=name in ("soft", "straight_through"),
-            )
+            Phase(name=name, epochs=share, temperature=0.1 if name == "soft" else 1.0, steer=name in _STEERED)
             for name, share in zip(names, epochs, strict=True)
         ]

@@ -1,8 +1,9 @@
-"""The training loop: phases, distillation, the FLOPs budget, evaluation, early stop, and resuming."""
+"""The training loop: phases, distillation, the FLOPs budget, early stop, and resuming."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,25 +21,14 @@ from pipeline.training.batches import Batch, TokenisedSet
 from pipeline.training.budget import FlopsBudget
 from pipeline.training.calibrate import reach_ratio
 from pipeline.training.config import Phase, TrainConfig
+from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
 
 _DISTIL_TEMPERATURE = 2.0
 _CALIBRATION_EXAMPLES = 256
-_REACHED = 0.97
-"""Share of the wanted FLOPs ratio from which a state counts as having reached it."""
-_LEARN_THEIR_RATIO = ("ltp", "transkimmer")
 _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
-
-
-@dataclass
-class Evaluation:
-    """On a whole set: the metric (accuracy, or minus the mean squared error), FLOPs ratio, rows carried per layer."""
-
-    metric: float
-    flops_ratio: float
-    keep: list[float]
 
 
 @dataclass
@@ -47,35 +37,6 @@ class Result:
 
     history: list[dict] = field(default_factory=list)
     best: Evaluation | None = None
-
-
-@torch.no_grad()
-def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16: bool = False) -> Evaluation:
-    """Runs the compacted reference over a set, in eval mode."""
-    was_training = model.training
-    model.eval()
-    right = squared = ours = dense = 0.0
-    rows, lengths = torch.zeros(model.config.encoder.layers, dtype=torch.float64), 0
-    for batch in data.batches(max_tokens):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out = model(batch.input_ids, batch.mask, batch.token_type_ids, execution="compacted")
-        real = batch.mask.sum(-1)
-        ours += float(count_flops(model.config, real, out.counts).total.sum())
-        dense += float(dense_flops(model.config, real).total.sum())
-        rows += out.counts.sum(1)
-        lengths += int(real.sum())
-        if model.config.head.kind == "regression":
-            squared += float((out.logits[:, 0].float() - batch.target).square().sum())
-        else:
-            right += float((out.logits.argmax(-1) == batch.target).sum())
-    model.train(was_training)
-    metric = -squared / len(data) if model.config.head.kind == "regression" else right / len(data)
-    return Evaluation(metric, dense / ours, [round(float(r) / lengths, 4) for r in rows])
-
-
-def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:
-    """Whether a model has the FLOPs ratio that was asked for; always, where the method does not learn its ratio."""
-    return config.method not in _LEARN_THEIR_RATIO or evaluation.flops_ratio >= _REACHED * config.flops_ratio
 
 
 class Trainer:
@@ -198,7 +159,7 @@ class Trainer:
         Of a method that learns its ratio, a state that computes too much is no candidate, however accurate: those
         are ordered by how near they come. The dense fine-tuning before it is where such a run starts, not its result.
         """
-        if phase.name == "fine_tune" and self.config.method in _LEARN_THEIR_RATIO:
+        if phase.name == "fine_tune" and self.config.method in LEARN_THEIR_RATIO:
             return _DENSE, evaluation.metric
         if not reaches_ratio(self.config, evaluation):
             return _TOO_COSTLY, evaluation.flops_ratio
@@ -216,9 +177,10 @@ class Trainer:
         """The indices of every batch of the phase; the same for the same seed, so that a resumed run goes on."""
         generator = torch.Generator().manual_seed(self.config.seed)
         plan: list[list[int]] = []
-        for _ in range(-int(-phase.epochs // 1)):
+        whole = math.ceil(phase.epochs)
+        for _ in range(whole):
             plan += self.train_set.grouped(self.config.batch_tokens, generator)
-        return plan[: max(1, round(len(plan) * phase.epochs / -int(-phase.epochs // 1)))]
+        return plan[: max(1, round(len(plan) * phase.epochs / whole))]
 
     def _step(
         self,
@@ -232,9 +194,7 @@ class Trainer:
         relaxation.start(batch.mask)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
-            steps = (
-                self.model.steps if phase.name != "fine_tune" else [s for s in self.model.steps if s.kind != "decide"]
-            )
+            steps = [step for step in self.model.steps if step.kind != "decide" or phase.name != "fine_tune"]
             logits = self.model.head(self.model.walk(state, steps, relaxation).hidden).float()
         loss = self._task_loss(logits, batch)
         if phase.steer:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.training.calibrate import reach_ratio
-from pipeline.training.trainer import evaluate
+from pipeline.training.evaluation import evaluate
 from tests.training.runs import make_config, make_trainer
 
 

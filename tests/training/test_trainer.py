@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from engines.errors import InputError
 from pipeline.model import load_checkpoint
 from pipeline.training import resume
-from pipeline.training.trainer import Evaluation, Trainer, evaluate
+from pipeline.training.evaluation import Evaluation, evaluate
+from pipeline.training.trainer import Trainer
 from tests.conftest import METHODS
 from tests.training.runs import BACKBONE_PHASES, make_config, make_trainer
 

@@ -1,0 +1,55 @@
+"""What a model is worth on a set: its metric, what it costs, and whether that is little enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.transformer import PrunedTransformer
+from pipeline.training.batches import TokenisedSet
+from pipeline.training.config import TrainConfig
+
+LEARN_THEIR_RATIO = ("ltp", "transkimmer")
+"""Methods whose FLOPs ratio is an outcome of training."""
+_REACHED = 0.97
+"""Share of the wanted FLOPs ratio from which a state counts as having reached it."""
+
+
+@dataclass
+class Evaluation:
+    """On a whole set: the metric (accuracy, or minus the mean squared error), FLOPs ratio, rows carried per layer."""
+
+    metric: float
+    flops_ratio: float
+    keep: list[float]
+
+
+@torch.no_grad()
+def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16: bool = False) -> Evaluation:
+    """Runs the compacted reference over a set, in eval mode."""
+    was_training = model.training
+    model.eval()
+    right = squared = ours = dense = 0.0
+    rows, lengths = torch.zeros(model.config.encoder.layers, dtype=torch.float64), 0
+    for batch in data.batches(max_tokens):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = model(batch.input_ids, batch.mask, batch.token_type_ids, execution="compacted")
+        real = batch.mask.sum(-1)
+        ours += float(count_flops(model.config, real, out.counts).total.sum())
+        dense += float(dense_flops(model.config, real).total.sum())
+        rows += out.counts.sum(1)
+        lengths += int(real.sum())
+        if model.config.head.kind == "regression":
+            squared += float((out.logits[:, 0].float() - batch.target).square().sum())
+        else:
+            right += float((out.logits.argmax(-1) == batch.target).sum())
+    model.train(was_training)
+    metric = -squared / len(data) if model.config.head.kind == "regression" else right / len(data)
+    return Evaluation(metric, dense / ours, [round(float(r) / lengths, 4) for r in rows])
+
+
+def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:
+    """Whether a model has the FLOPs ratio that was asked for; always, where the method does not learn its ratio."""
+    return config.method not in LEARN_THEIR_RATIO or evaluation.flops_ratio >= _REACHED * config.flops_ratio
