@@ -58,5 +58,6 @@ def check(toy: Toy, samples: Sequence[Tokens], results: Sequence[SampleResult]) 
         logits, survivors = toy.reference(tokens)
         np.testing.assert_allclose(result.logits, logits, atol=1e-5)
         assert [positions.tolist() for positions in result.survivors] == survivors
+        assert result.length == len(tokens)
         for alive, carried in zip(survivors[:-1], result.carried, strict=True):
             assert carried == len(alive) + (0 not in alive)

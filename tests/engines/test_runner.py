@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from engines import Runner
 from engines.errors import InputError, SkimError
 from engines.tokenization import Tokens
+from tests.engines.driving import check as check_results
 from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WORDS, Toy, random_tokens, tokens_of
 
 MODELS = {
@@ -33,15 +34,7 @@ MODELS = {
 
 
 def check(runner: Runner, toy: Toy, samples: list[Tokens]) -> None:
-    results = runner.run_tokens(samples)
-    assert len(results) == len(samples)
-    for tokens, result in zip(samples, results, strict=True):
-        logits, survivors = toy.reference(tokens)
-        np.testing.assert_allclose(result.logits, logits, atol=1e-5)
-        assert [positions.tolist() for positions in result.survivors] == survivors
-        assert result.length == len(tokens)
-        for alive, carried in zip(survivors[:-1], result.carried, strict=True):
-            assert carried == len(alive) + (0 not in alive)
+    check_results(toy, samples, runner.run_tokens(samples))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -184,20 +177,9 @@ def test_nan_is_an_error_that_names_stage_and_sample(toy_artifact, provider: str
 
 def test_threads_share_a_runner(toy_artifact, provider: str) -> None:
     """Fault 30: concurrent calls on one set of engines."""
-    runner, failures = Runner(toy_artifact(Toy()), provider=provider), []
-
-    def work(seed: int) -> None:
-        try:
-            check(runner, Toy(), random_tokens(seed, 25))
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    runner = Runner(toy_artifact(Toy()), provider=provider)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda seed: check(runner, Toy(), random_tokens(seed, 25)), range(6)))
 
 
 def test_an_interrupted_stream_leaves_the_runner_usable(toy_artifact) -> None:

@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from calib.data import examples_digest
-from pipeline.cli import main_of
+from pipeline import train
 from pipeline.model import load_checkpoint
-from pipeline.train import parser, run
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import make_trainee
 from pipeline.training.trainer import Trainer
+from tests.gates.builds import run_verb
 from tests.training.runs import LABELS, make_config, make_examples
 
 
@@ -30,14 +30,6 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The exit code of the verb."""
-    monkeypatch.setattr("sys.argv", ["train.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as done:
-        main_of(parser, run)
-    return done.value.code
-
-
 def flags(data: Path, backbone: Path, *more: object) -> list[object]:
     return [
         *("--method", "ltp", "--data", data / "train.jsonl", "--dev-data", data / "dev.jsonl"),
@@ -47,10 +39,10 @@ def flags(data: Path, backbone: Path, *more: object) -> list[object]:
 
 
 def test_it_writes_a_checkpoint_and_the_record_of_the_run(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture
 ) -> None:
     given = flags(data, tiny_backbone, "--epochs", 1, 2, "--seed", 3, "--limit", 16)
-    assert call(monkeypatch, *given) == 0
+    assert run_verb(train, *given) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     record = json.loads((data / "out" / "run.json").read_text("utf-8"))
     assert record["command"] == "python -m pipeline.train " + " ".join(map(str, given))
@@ -63,38 +55,34 @@ def test_it_writes_a_checkpoint_and_the_record_of_the_run(
     assert 0 <= record["dev"]["metric"] <= 1
     assert load_checkpoint(data / "out").config.head.labels == ["bad", "good"]
 
-    assert call(monkeypatch, *given) == 2  # a finished run is not trained over
+    assert run_verb(train, *given) == 2  # a finished run is not trained over
     assert "already holds a finished run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("ratio", "warned"), [(1.0, False), (50.0, True)])
 def test_a_ratio_that_was_not_reached_is_said(
-    ratio: float, warned: bool, data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    ratio: float, warned: bool, data: Path, tiny_backbone: Path, capsys
 ) -> None:
     given = flags(data, tiny_backbone, "--phases", "fine_tune", "soft", "--flops-ratio", ratio)
-    assert call(monkeypatch, *given) == 0
+    assert run_verb(train, *given) == 0
     assert (f"{ratio} was asked for; go on" in capsys.readouterr().err) is warned
 
 
-def test_numbers_with_a_fraction_make_a_regression(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_with_a_fraction_make_a_regression(data: Path, tiny_backbone: Path) -> None:
     rows = "".join(f"{i / 4}\tw{4 + i} w9\tw10\n" for i in range(12))
     for name in ("train", "dev"):
         (data / f"{name}.tsv").write_text(rows, "utf-8")
     given = [str(value).replace(".jsonl", ".tsv") for value in flags(data, tiny_backbone)]
-    assert call(monkeypatch, *given) == 0
+    assert run_verb(train, *given) == 0
     head = load_checkpoint(data / "out").config.head
     assert (head.kind, head.labels) == ("regression", ["value"])
     metric = json.loads((data / "out" / "run.json").read_text("utf-8"))["dev"]["metric"]
     assert metric < 0  # minus the mean squared error
 
 
-def test_every_bad_setting_is_reported_at_once(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_every_bad_setting_is_reported_at_once(data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture) -> None:
     bad = ["--lr", -1, "--epochs", 1, 0, "--warm-up", 1.5, "--keep-rate", 0, "--flops-ratio", 0.5]
-    assert call(monkeypatch, *flags(data, tiny_backbone, *bad)) == 2
+    assert run_verb(train, *flags(data, tiny_backbone, *bad)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: arguments: 5 problem(s)")
     for line in ("lr: ", "epochs.1: ", "warm_up: ", "keep_rate: ", "flops_ratio: "):
@@ -116,31 +104,31 @@ def test_every_bad_setting_is_reported_at_once(
     ],
 )
 def test_what_cannot_be_used_is_refused(
-    data: Path, tiny_backbone: Path, monkeypatch, capsys: pytest.CaptureFixture, change: list, message: str
+    data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture, change: list, message: str
 ) -> None:
-    assert call(monkeypatch, *flags(data, tiny_backbone), *change) == 2
+    assert run_verb(train, *flags(data, tiny_backbone), *change) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_local_file_needs_a_dev_set_and_its_labels_must_be_known(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture
 ) -> None:
     given = flags(data, tiny_backbone)
-    assert call(monkeypatch, *given[:4], *given[6:]) == 2
+    assert run_verb(train, *given[:4], *given[6:]) == 2
     assert "--dev-data is needed" in capsys.readouterr().err
     (data / "dev.jsonl").write_text('{"text": "w4", "label": "superb"}\n', "utf-8")
-    assert call(monkeypatch, *given) == 2
+    assert run_verb(train, *given) == 2
     assert "expected only bad, good, found also superb" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--method", "magic"], ["--lr", "fast"], ["--no-such-flag"]])
-def test_the_command_line_itself_is_checked(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    assert call(monkeypatch, *arguments) == 2
+def test_the_command_line_itself_is_checked(arguments: list[str]) -> None:
+    assert run_verb(train, *arguments) == 2
 
 
 def test_help_names_every_setting_with_its_default(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as done:
-        parser().parse_args(["--help"])
+        train.parser().parse_args(["--help"])
     assert done.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for name, field in TrainConfig.model_fields.items():
@@ -157,16 +145,16 @@ def test_an_interruption_has_its_own_exit_code(
 
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.training.trainer.Trainer._step", stop)
-        assert call(patched, *flags(data, tiny_backbone)) == 130
+        assert run_verb(train, *flags(data, tiny_backbone)) == 130
     assert "interrupted" in capsys.readouterr().err
-    assert call(monkeypatch, *flags(data, tiny_backbone)) == 0
+    assert run_verb(train, *flags(data, tiny_backbone)) == 0
 
 
 def test_an_output_that_cannot_be_written_is_named(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = data / "train.jsonl" / "out"
-    assert call(monkeypatch, *flags(data, tiny_backbone, "--out", out)) == 2
+    assert run_verb(train, *flags(data, tiny_backbone, "--out", out)) == 2
     assert f"error: --out {out}: cannot be written: Not a directory; " in capsys.readouterr().err
 
 
@@ -183,9 +171,9 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_space(
 
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.model.weights.save_file", save)
-        assert call(patched, *flags(data, tiny_backbone)) == 2
+        assert run_verb(train, *flags(data, tiny_backbone)) == 2
     assert f"error: --out {data / 'out'}: cannot be written: No space left on device; " in capsys.readouterr().err
-    assert call(monkeypatch, *flags(data, tiny_backbone)) == 0
+    assert run_verb(train, *flags(data, tiny_backbone)) == 0
     assert load_checkpoint(data / "out").config.head.labels == LABELS
 
 
@@ -197,10 +185,10 @@ def save_dense(out: Path, backbone: Path, labels: list[str] | None, seed: int = 
 
 @pytest.mark.parametrize("labels", [LABELS[::-1], [*LABELS, "so-so"], ["yes", "no"], None])
 def test_a_teacher_of_another_task_is_refused(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, labels
+    data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture, labels
 ) -> None:
     teacher = save_dense(data / "teacher", tiny_backbone, labels)
-    assert call(monkeypatch, *flags(data, tiny_backbone, "--teacher", teacher)) == 2
+    assert run_verb(train, *flags(data, tiny_backbone, "--teacher", teacher)) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: --teacher {teacher}, which has another task")
     found = f"classification of {len(labels)} in the order {', '.join(labels)}" if labels else "regression"
@@ -208,14 +196,12 @@ def test_a_teacher_of_another_task_is_refused(
     assert not list((data / "out").iterdir())
 
 
-def test_a_teacher_of_the_same_task_is_taken(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_teacher_of_the_same_task_is_taken(data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture) -> None:
     teacher = save_dense(data / "teacher", tiny_backbone, LABELS)
-    assert call(monkeypatch, *flags(data, tiny_backbone, "--teacher", teacher)) == 0
+    assert run_verb(train, *flags(data, tiny_backbone, "--teacher", teacher)) == 0
     shutil.rmtree(data / "out")
     (teacher / "tokenizer.json").write_text((teacher / "tokenizer.json").read_text("utf-8") + " ", "utf-8")
-    assert call(monkeypatch, *flags(data, tiny_backbone, "--teacher", teacher)) == 2
+    assert run_verb(train, *flags(data, tiny_backbone, "--teacher", teacher)) == 2
     assert "tokenizer.json: expected SHA-256 " in capsys.readouterr().err
 
 
@@ -242,13 +228,13 @@ def test_an_interrupted_run_goes_on_with_the_same_inputs_only(
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_calibrate", interrupt)
-        assert call(patched, *given) == 130
+        assert run_verb(train, *given) == 130
     if changed.endswith(".jsonl"):
         with (data / changed).open("a", encoding="utf-8") as file:
             file.write('{"text": "w7", "label": "bad"}\n')
     else:
         save_dense(data / changed, tiny_backbone, LABELS, seed=1)
-    assert call(monkeypatch, *given) == 2
+    assert run_verb(train, *given) == 2
     assert f"interrupted run with another {named} use the same settings and files" in capsys.readouterr().err
 
 
@@ -258,10 +244,10 @@ def test_one_label_more_is_another_run(
     given = flags(data, tiny_backbone)
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.train.evaluate", interrupted)
-        assert call(patched, *given) == 130
+        assert run_verb(train, *given) == 130
     with (data / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"text": "w7", "label": "third"}\n')
-    assert call(monkeypatch, *given) == 2
+    assert run_verb(train, *given) == 2
     assert "another content of the training texts" in capsys.readouterr().err
 
 
@@ -277,12 +263,12 @@ def test_a_run_that_is_interrupted_before_its_record_is_written_is_not_trained_a
     out = data / "out"
     with monkeypatch.context() as patched:
         patched.setattr(f"pipeline.train.{where}", interrupted)
-        assert call(patched, *flags(data, tiny_backbone)) == 130
+        assert run_verb(train, *flags(data, tiny_backbone)) == 130
     weights = (out / "model.safetensors").read_bytes()
     assert not (out / "run.json").exists()
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_step", interrupted)
-        assert call(patched, *flags(data, tiny_backbone)) == 0
+        assert run_verb(train, *flags(data, tiny_backbone)) == 0
     assert (out / "model.safetensors").read_bytes() == weights
     history = json.loads((out / "run.json").read_text("utf-8"))["history"]
     assert [entry["phase"] for entry in history] == ["fine_tune", "soft", "hard"]
@@ -290,12 +276,10 @@ def test_a_run_that_is_interrupted_before_its_record_is_written_is_not_trained_a
     assert [path.name for path in out.glob("*.safetensors")] == ["model.safetensors"]
 
 
-def test_a_pruner_that_goes_on_takes_the_flags_that_were_given(
-    data: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pruner_that_goes_on_takes_the_flags_that_were_given(data: Path, tiny_backbone: Path) -> None:
     def trained(name: str, *more: object):
         given = ["--method", "topk", *flags(data, tiny_backbone)[2:6], *flags(data, tiny_backbone)[10:], *more]
-        assert call(monkeypatch, *given, "--out", data / name) == 0
+        assert run_verb(train, *given, "--out", data / name) == 0
         return load_checkpoint(data / name).config.pruner
 
     first = trained("first", "--backbone", tiny_backbone, "--keep-rate", 0.5, "--no-protect-first")
