@@ -31,13 +31,14 @@ from engines.errors import SkimError, TargetError
 from engines.runner import Runner
 from engines.tokenization import Text
 from pipeline import __version__
-from pipeline.builder import Subject, build
+from pipeline.builder import build
 from pipeline.cli import main_of, print_gates
 from pipeline.config import DEMO, BuildConfig
 from pipeline.gpu_results import BATCHES, DEFAULT, Case, GpuResults, Machine, Regroup, Timing, markdown_table
 from pipeline.measure import alternate, processor
 from pipeline.model.flops import flops_ratio
 from pipeline.model.retention import carried_rows
+from pipeline.subject import Subject
 from pipeline.versions import tool_versions
 
 METHODS = ("dense", "ltp", "transkimmer")

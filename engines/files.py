@@ -1,10 +1,11 @@
-"""Files by digest: hashing one, hashing a tree, and which relative paths stay inside a directory."""
+"""Digests of files, trees and values, whole writes, and which relative paths stay inside a directory."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -25,6 +26,11 @@ def sha256(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_of(values: Mapping[str, object]) -> str:
+    """Hex digest of values that JSON can hold, in whatever order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def digest_tree(directory: Path, leave_out: Sequence[str] = ()) -> dict[str, str]:

@@ -15,7 +15,7 @@ with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
 
     from engines.artifact import Artifact
-    from engines.binding import Compatibility
+    from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
     from pipeline.baseline import build_against_dense
     from pipeline.cli import main_of, print_gates
     from pipeline.config import DEMO, BuildConfig, read_build_config, require_demo
@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
         help="dense checkpoint of the same task and tokenizer, to compare accuracy and speed with; where engines run "
         "here it is built too, as OUT-dense",
     )
-    p.add_argument("--target", choices=["cpu", "tensorrt", "tensorrt-rtx"], help="what runs the engines (default cpu)")
-    p.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"], help="number format (default fp32)")
+    p.add_argument("--target", choices=_choices("target"), help="what runs the engines (default cpu)")
+    p.add_argument("--precision", choices=_choices("precision"), help="number format (default fp32)")
     p.add_argument(
         "--buckets",
         help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths as the planner finds best; "
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--plan",
-        choices=["auto", "staged", "fused"],
+        choices=_choices("plan"),
         help="staged: an engine for every stage; fused: also engines of all stages at once, with a fixed room behind "
         "every cut, and texts that do not fit run through the stages; auto: fused where it is expected to be faster",
     )
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--frontend",
-        choices=["onnx", "torch-tensorrt"],
+        choices=_choices("frontend"),
         help="tensorrt: the way from PyTorch to an engine (default onnx; the other one always uses the plugin)",
     )
     group.add_argument(
@@ -106,13 +106,14 @@ def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--compute-capability",
-        help="tensorrt-rtx: the GPUs to compile for, such as 8.6,8.9 (default 8.0,8.6,8.9,12.0)",
+        help="tensorrt-rtx: the GPUs to compile for, such as 8.6,8.9 "
+        f"(default {','.join(DEFAULT_COMPUTE_CAPABILITIES)})",
     )
     group.add_argument("--optimization-level", type=int, help="tensorrt: 0 (built soonest) to 5 (searched longest)")
     group.add_argument("--workspace", type=int, metavar="MIB", help="tensorrt: scratch memory of a layer at most")
     group.add_argument(
         "--compatibility",
-        choices=get_args(Compatibility),
+        choices=_choices("compatibility"),
         help="tensorrt: GPUs that the engines must run on beside this one (default none)",
     )
     group.add_argument(
@@ -126,6 +127,11 @@ def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
         const=True,
         help="write graphs, plugin, golden data and scripts for a machine with a GPU, and compile nothing",
     )
+
+
+def _choices(field: str) -> tuple[str, ...]:
+    """What a field of BuildConfig can be."""
+    return get_args(BuildConfig.model_fields[field].annotation)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 
 from calib.data import examples_digest
 from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import InputError
-from engines.files import sha256
+from engines.files import digest_of, sha256
 from pipeline import __version__
 from pipeline.config import BuildConfig
 from pipeline.int8 import read_calibration_set
@@ -44,7 +42,7 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         inputs["calibration"] = read_calibration_set(config, subject, buckets).coverage.data_sha256
         inputs["max_drop"] = config.max_drop
         inputs["dense"] = None if config.dense_checkpoint is None else checkpoint_digest(config.dense_checkpoint)
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return digest_of(inputs)
 
 
 def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket]:

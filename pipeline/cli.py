@@ -61,9 +61,13 @@ def _discard_output() -> None:
 def print_gates(gates: Sequence[Gate], console: Console) -> None:
     """One line per gate: status, name, and the reason or the figures."""
     for gate in gates:
-        figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
-        line = f"{gate.status:<10} {gate.name}: {gate.reason or figures}"
+        line = f"{gate.status:<10} {gate.name}: {gate.reason or figures_line(gate)}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def figures_line(gate: Gate) -> str:
+    """What a gate has measured."""
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
 
 
 def plain_table(title: str, *columns: str) -> Table:

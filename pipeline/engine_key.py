@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 
 from engines.artifact import SCHEMA_VERSION
 from engines.backends.base import EngineOptions
 from engines.buckets import Bucket
+from engines.files import digest_of
 from pipeline import __version__
 from pipeline.target import BuildTarget
 from pipeline.versions import tool_versions
@@ -34,4 +33,4 @@ def engine_key(graph_sha256: str, bucket: Bucket, target: BuildTarget, options: 
         "schema": SCHEMA_VERSION,
         "tools": tool_versions(),
     }
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    return digest_of(depends)

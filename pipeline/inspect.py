@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 
 from pipeline.importing import importing
@@ -16,7 +15,7 @@ with importing(__name__, "skimrt"):
 
     from engines.artifact import Artifact, Manifest
     from engines.buckets import format_buckets
-    from pipeline.cli import fused_table, main_of, plain_table, standard_output
+    from pipeline.cli import figures_line, fused_table, main_of, plain_table, standard_output
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,15 +93,13 @@ def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
     table = plain_table("\nengines", "target", "precision", "for", "engines", "size", "buckets (batch x length)")
     if not manifest.engines:
         table.add_row("none: it was exported for another machine to finish", *[""] * 5)
-    for (target, precision, place), count in Counter(
-        (e.target, e.precision, e.place) for e in manifest.engines
-    ).items():
-        key = (target, precision, place)
+    for key in dict.fromkeys((e.target, e.precision, e.place) for e in manifest.engines):
         held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
         folders = {Path(e.file).parent for e in held}
         size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
         buckets = format_buckets({e.bucket for e in held if e.stage != "fused"})
-        table.add_row(target, precision, place or "any machine", str(count), _megabytes(size), buckets)
+        target, precision, place = key
+        table.add_row(target, precision, place or "any machine", str(len(held)), _megabytes(size), buckets)
     return table
 
 
@@ -110,8 +107,7 @@ def _gates(manifest: Manifest) -> Table:
     table = plain_table("\ngates", "gate", "status", "figures", "reason")
     colours = {"PASSED": "green", "FAILED": "red", "SKIPPED": "yellow"}
     for gate in manifest.gates:
-        figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
-        table.add_row(gate.name, Text(gate.status, colours[gate.status]), figures, gate.reason)
+        table.add_row(gate.name, Text(gate.status, colours[gate.status]), figures_line(gate), gate.reason)
     return table
 
 

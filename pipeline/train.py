@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from pipeline.importing import importing
 
@@ -22,6 +23,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.cli import main_of
     from pipeline.model import load_checkpoint
     from pipeline.model.checkpoint import checkpoint_digest
+    from pipeline.model.config import Method
     from pipeline.model.huggingface import locate_backbone
     from pipeline.model.task import refuse_other_task
     from pipeline.training.batches import TokenisedSet
@@ -47,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         shown = default[name.replace("-", "_")]
         p.add_argument(f"--{name}", help=text if shown is None else f"{text} (default {shown})", **more)
 
-    p.add_argument("--method", required=True, choices=["dense", "ltp", "transkimmer", "topk", "threshold"])
+    p.add_argument("--method", required=True, choices=get_args(Method))
     p.add_argument("--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file")
     p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import random
@@ -22,7 +20,7 @@ from calib.scheme import QuantizationScheme
 from engines.backends import Engine
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import write_whole
+from engines.files import digest_of, write_whole
 from engines.loading import on_all_cores
 from pipeline.graph.export import Export, export_stage
 from pipeline.graph.fused import chain_compactions
@@ -253,4 +251,4 @@ def _key(
     }
     if scheme is not None:
         inputs["int8"] = [sorted(scheme.ranges), sorted(scheme.shifts)]
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return digest_of(inputs)[:32]

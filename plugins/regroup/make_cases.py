@@ -1,12 +1,10 @@
 """Writes the golden cases of Regroup, cases.txt, with an oracle that moves row numbers instead of rows.
 
-python -m plugins.regroup.make_cases           writes the file
-python -m plugins.regroup.make_cases --check   exit 1 if the file is not what would be written
+python -m plugins.regroup.make_cases
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,15 +72,6 @@ def text() -> str:
     return HEADER + "\n" + "\n".join(line for case in cases() for line in case.lines())
 
 
-def main() -> int:
-    if sys.argv[1:] == ["--check"]:
-        current = PATH.read_text(encoding="utf-8") == text()
-        print(f"{PATH.name} is {'up to date' if current else 'stale: run this script without --check'}")
-        return 0 if current else 1
+if __name__ == "__main__":
     PATH.write_text(text(), encoding="utf-8")
     print(f"{PATH.name}: {len(cases())} cases")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
 """Writes the golden cases of TokenCompact, cases.txt; the oracle is a plain transcription of the contract.
 
-python -m plugins.token_compact.make_cases           writes the file
-python -m plugins.token_compact.make_cases --check   exit 1 if the file is not what would be written
+python -m plugins.token_compact.make_cases
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import math
 import random
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,15 +143,6 @@ def text() -> str:
     return HEADER + "\n" + "\n".join(line for case in cases() for line in case.lines())
 
 
-def main() -> int:
-    if sys.argv[1:] == ["--check"]:
-        current = PATH.read_text(encoding="utf-8") == text()
-        print(f"{PATH.name} is {'up to date' if current else 'stale: run this script without --check'}")
-        return 0 if current else 1
+if __name__ == "__main__":
     PATH.write_text(text(), encoding="utf-8")
     print(f"{PATH.name}: {len(cases())} cases")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
