@@ -188,8 +188,9 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         def advance() -> None:
             progress.advance(gated)
 
-        checks = (config, subject, specs, reference, root, manifest, target.backend, target.cannot_run, advance)
-        found += engine_gates(*checks)
+        found += engine_gates(
+            config, subject, specs, reference, root, manifest, target.backend, target.cannot_run, advance
+        )
         if calibration is not None:
             found.append(int8_gate(calibration, compared=not target.backend.machine_bound))
         found += planned_gates(compilation, compiled.records)

@@ -85,7 +85,7 @@ class Planner:
 
     def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> StagedPlan:
         """A plan with these cuts, and its expected time; without `lengths`, the best ones."""
-        starts = (0, *(self.points.index(layer) + 1 for layer in cuts))
+        starts = self._starts(cuts)
         if lengths is None:
             ends = [*starts[1:], len(self.points) + 1]
             per_stage = max(1, self.engines // len(self.batches) // len(starts))
@@ -97,7 +97,7 @@ class Planner:
 
     def shapes(self, cuts: Sequence[int]) -> list[StageShape]:
         """Of the stages with these cuts, what their costs depend on."""
-        ends = [0, *(self.points.index(layer) + 1 for layer in cuts), len(self.points) + 1]
+        ends = [*self._starts(cuts), len(self.points) + 1]
         specs = cut_stages(self.model, cuts)
         pairs = zip(ends, ends[1:], specs, strict=False)
         return [StageShape(self._kind(first, last), attentions(spec)) for first, last, spec in pairs]
@@ -112,9 +112,12 @@ class Planner:
 
     def times(self, plan: StagedPlan, batch: int) -> np.ndarray:
         """[samples], expected seconds of each through the stages of a plan."""
-        starts = (0, *(self.points.index(layer) + 1 for layer in plan.cuts))
         lengths = [sorted({bucket.length for bucket in held}) for held in plan.buckets]
-        return sample_times(self._problem([batch]), starts, lengths)
+        return sample_times(self._problem([batch]), self._starts(plan.cuts), lengths)
+
+    def _starts(self, cuts: Sequence[int]) -> tuple[int, ...]:
+        """The points where the stages with these cuts begin."""
+        return (0, *(self.points.index(layer) + 1 for layer in cuts))
 
     def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> StagedPlan:
         buckets = tuple(
