@@ -1,4 +1,7 @@
-"""Retention statistics: how many rows each sample carries behind every layer, with quantiles by length, as JSON."""
+"""Retention statistics: how many rows each sample carries behind every layer, with quantiles by length, as JSON.
+
+A build writes them into its artifact, and the artifact's report draws them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 
 from engines.errors import InputError, validation_problems
 
+FILE = "retention.json"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 """The quantiles that the JSON file shows; 1.0 is the largest count seen."""
 
@@ -52,17 +56,6 @@ class RetentionStatistics(BaseModel):
     rows: list[Row] = Field(min_length=1)
 
     @classmethod
-    def from_counts(
-        cls, lengths: Sequence[int], counts: np.ndarray, *, data: str, data_sha256: str, checkpoint_sha256: str
-    ) -> RetentionStatistics:
-        """From real lengths [samples] and rows carried on [samples, layers]; InputError for impossible counts."""
-        rows = np.column_stack([np.asarray(lengths), np.asarray(counts)]).tolist()
-        try:
-            return cls(data=data, data_sha256=data_sha256, checkpoint_sha256=checkpoint_sha256, rows=rows)
-        except ValidationError as error:
-            raise InputError.listing(f"retention of {data}", validation_problems(error)) from None
-
-    @classmethod
     def read(cls, path: Path) -> RetentionStatistics:
         """What `write` wrote. Raises InputError for anything else."""
         try:
@@ -95,15 +88,6 @@ class RetentionStatistics(BaseModel):
         counts = np.asarray(self.rows, np.int64)
         counts.flags.writeable = False
         return counts
-
-    @property
-    def layers(self) -> int:
-        """Layers of the model."""
-        return self.counts.shape[1] - 1
-
-    def mean_rows(self) -> list[float]:
-        """[layers + 1], mean rows per sample."""
-        return self.counts.mean(0).tolist()
 
     def quantile(self, share: float) -> np.ndarray:
         """[layers + 1] int: the smallest counts that at least `share` of the samples do not exceed."""
@@ -144,6 +128,6 @@ class RetentionStatistics(BaseModel):
             shortest=int(lengths.min()),
             longest=int(lengths.max()),
             samples=len(lengths),
-            mean=[round(value, 3) for value in self.mean_rows()],
+            mean=self.counts.mean(0).round(3).tolist(),
             quantiles={f"{share:g}": self.quantile(share).tolist() for share in QUANTILES},
         )

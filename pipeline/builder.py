@@ -11,8 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from calib.calibration import CalibrationSet
-from calib.data import read_examples
+from calib.data import examples_digest, read_examples
 from calib.int8 import int8_gate
+from calib.retention import FILE as RETENTION_FILE
+from calib.retention import RetentionStatistics
 from engines import artifact as layout
 from engines.artifact import Artifact, EngineRecord, Gate, Unit
 from engines.buckets import Bucket, parse_buckets
@@ -27,7 +29,7 @@ from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference
 from pipeline.gpu_kit import write_gpu_kit
 from pipeline.graph.fused import fuse_graphs
-from pipeline.graph.stages import cut_stages
+from pipeline.graph.stages import cut_stages, decision_layers
 from pipeline.held import Held
 from pipeline.int8 import FILE as CALIBRATION_FILE
 from pipeline.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
@@ -177,6 +179,13 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         plan = plan_of(planned, specs, graphs, precision, compiled.failed)
         manifest = manifest_of(config, start.key, subject, plan, [*others, *compiled.records], root)
         layout.write_manifest(root, manifest)
+        if decision_layers(subject.model):
+            RetentionStatistics(
+                data=config.data,
+                data_sha256=examples_digest(subject.examples[: config.samples]),
+                checkpoint_sha256=manifest.checkpoint.sha256,
+                rows=reference.rows.tolist(),
+            ).write(root / RETENTION_FILE)
         if target.options.plugin:
             _copy_plugins(root / "plugins", target)
         if config.export_only or target.backend.needs_device_to_build:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from calib.data import read_examples
+from calib.retention import RetentionStatistics
 from engines import Runner
 from engines.artifact import Artifact, EngineRecord
 from engines.backends import Backend, Engine
@@ -24,6 +25,7 @@ from pipeline import run as run_module
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import run_batch
 from pipeline.graph.stages import Stage
+from pipeline.subject import Subject
 from pipeline.target import BuildTarget
 from tests.conftest import LABELS
 from tests.gates.builds import BUCKETS, Built, classifier, model_of, run_verb, tagger
@@ -84,6 +86,17 @@ def test_every_gate_was_made_and_is_written_down_twice(built: Built) -> None:
     assert gates[-1].figures["dense_metric"] == 1 and gates[-1].figures["examples"] == 24
     written = json.loads((built.artifact / "parity.json").read_text("utf-8"))
     assert written == [gate.model_dump() for gate in gates]
+
+
+def test_rows_of_every_text_of_the_gates_are_written_down(built: Built) -> None:
+    written = RetentionStatistics.read(built.artifact / "retention.json")
+    manifest = Artifact.open(built.artifact).manifest
+    assert (written.data, written.checkpoint_sha256) == (str(built.data), manifest.checkpoint.sha256)
+    samples = Subject.load(built.checkpoint, str(built.data), len(written.rows)).samples
+    results = Runner(built.artifact).run_tokens(samples)
+    ends = [[len(sample), *result.carried] for sample, result in zip(samples, results, strict=True)]
+    assert [[row[0], row[-1]] for row in written.rows] == ends, "the one cut is behind the last decision"
+    assert not (built.artifact.with_name("artifact-dense") / "retention.json").exists(), "a dense model keeps all"
 
 
 def test_the_dense_model_is_built_and_timed_beside_it(built: Built) -> None:

@@ -1,4 +1,4 @@
-"""The report of an artifact: its checks, what could not be checked, stages, buckets, timings and provenance."""
+"""The report of an artifact: its checks, what could not be checked, stages, retention, buckets, timings, provenance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from calib.retention import FILE as RETENTION_FILE
+from calib.retention import RetentionStatistics
 from engines.artifact import Artifact, Manifest
 from engines.errors import InputError, validation_problems
 from engines.plan import Plan
 from pipeline.measure import Timing, speedups
+from pipeline.report.charts import retention_chart
 from pipeline.report.page import write_page
 
 _BENCH_NAME = "bench.json"
@@ -51,6 +54,8 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
         engines=Counter((engine.target, engine.precision) for engine in manifest.engines),
         graph_sizes=_graph_sizes(opened, manifest),
         buckets=_buckets(manifest.plan),
+        retention=_retention(opened),
+        retention_chart=retention_chart,
         bench=bench,
         times_dense=_times_dense(bench.timings) if bench else {},
     )
@@ -73,6 +78,13 @@ def _buckets(plan: Plan) -> list[tuple[str, int, list[str]]]:
 def _graph_sizes(artifact: Artifact, manifest: Manifest) -> dict[str, int]:
     """Bytes of every graph of the plan."""
     return {graph: artifact.file(graph).stat().st_size for graph in manifest.plan.graphs.values()}
+
+
+def _retention(artifact: Artifact) -> RetentionStatistics | None:
+    """What the build counted, if the model decides anything. Raises InputError when it is not of this form."""
+    if RETENTION_FILE not in artifact.manifest.files:
+        return None
+    return RetentionStatistics.read(artifact.file(RETENTION_FILE))
 
 
 def _bench(artifact: Artifact) -> Bench | None:

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from calib.retention import RetentionBin
+
 _WIDTH = 420
 _COLOURS = 4
 
@@ -94,6 +96,35 @@ def ratio_chart(groups: Mapping[str, Sequence[Bar]]) -> Markup:
     one = left + scale
     _add(svg, "line", class_="one", x1=one, x2=one, y1=heading - 6, y2=y + 4)
     _add(svg, "text", "dense = 1", class_="axis mid", x=one, y=y + 19)
+    return _markup(svg)
+
+
+def retention_chart(part: RetentionBin) -> Markup:
+    """Rows behind the decision of every layer, of texts of similar length: the median, and what 50 % and 90 % have."""
+    left, right, top, bottom = 34, 404, 12, 152
+    layers = len(part.mean) - 1
+    step = (right - left) / layers
+
+    def path_of(share: str) -> list[str]:
+        rows = part.quantiles[share]
+        return [
+            f"{left + step * place:.1f} {bottom - (bottom - top) * count / part.longest:.1f}"
+            for place, count in enumerate(rows)
+        ]
+
+    svg = _svg(192, f"Rows behind the decision of each layer, texts of {part.shortest} to {part.longest} tokens")
+    for share in (0, 0.5, 1):
+        y = bottom - (bottom - top) * share
+        _add(svg, "line", class_="grid", x1=left, x2=right, y1=y, y2=y)
+        _add(svg, "text", f"{share * part.longest:.0f}", class_="axis end", x=left - 6, y=y + 4)
+    for low, high, kind in (("0.05", "0.95", "most"), ("0.25", "0.75", "half")):
+        outline = "L".join([*path_of(high), *reversed(path_of(low))])
+        _add(svg, "path", class_=f"band {kind} s1", d=f"M{outline}Z")
+    _add(svg, "path", class_="line s1", d="M" + "L".join(path_of("0.5")))
+    for place in range(0, layers + 1, -(-(layers + 1) // 12)):
+        label = "in" if place == 0 else str(place - 1)
+        _add(svg, "text", label, class_="axis mid", x=left + step * place, y=bottom + 17)
+    _add(svg, "text", "layer", class_="axis mid", x=(left + right) / 2, y=bottom + 34)
     return _markup(svg)
 
 

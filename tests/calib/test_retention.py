@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 
 from calib.retention import QUANTILES, RetentionStatistics
 from engines.errors import InputError
-from pipeline.gates.reference import Reference
-from tests.graph.small import random_samples, small_model
 
 NAMES = {"data": "toy", "data_sha256": "a" * 64, "checkpoint_sha256": "b" * 64}
 
@@ -28,21 +26,9 @@ FOUR = statistics([10, 10, 4], [16, 12, 2], [17, 9, 1], [100, 60, 30])
 
 def test_counts_are_the_samples_own() -> None:
     assert FOUR.counts.tolist() == FOUR.rows and FOUR.counts.dtype == np.int64
-    assert FOUR.layers == 2
-    assert FOUR.mean_rows() == [35.75, 22.75, 9.25]
+    assert FOUR.bins[0].mean == [35.75, 22.75, 9.25]
     with pytest.raises(ValueError, match="read-only"):
         FOUR.counts[0, 0] = 1
-
-
-def test_they_are_the_references_counts() -> None:
-    model, samples = small_model("ltp", layers=2), random_samples(6)
-    reference = Reference.of(model, samples)
-    lengths = [len(sample) for sample in samples]
-    found = RetentionStatistics.from_counts(lengths, np.stack(reference.counts), **NAMES)
-    assert found.counts[:, 0].tolist() == lengths
-    for index, alive in enumerate(reference.alive):
-        assert found.counts[index, 1:].tolist() == alive.sum(-1).tolist()  # the first token is protected, so alive
-    assert found.mean_rows() == pytest.approx(reference.mean_rows())
 
 
 counts = st.integers(1, 3).flatmap(
@@ -115,10 +101,3 @@ def test_files_that_are_no_statistics_are_refused(tmp_path: Path, content: str |
     with pytest.raises(InputError, match=problem) as error:
         RetentionStatistics.read(path)
     assert str(path) in str(error.value)
-
-
-def test_counts_of_another_number_of_samples_are_an_error() -> None:
-    with pytest.raises(ValueError, match="must match"):
-        RetentionStatistics.from_counts([4, 5], np.array([[3]]), **NAMES)
-    with pytest.raises(InputError, match="retention of toy"):
-        RetentionStatistics.from_counts([4], np.array([[5]]), **NAMES)

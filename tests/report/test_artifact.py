@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from calib.retention import RetentionStatistics
 from engines import artifact as layout
 from engines.artifact import Checkpoint, Encoder, EngineRecord, Gate, Head, Manifest
 from engines.buckets import Bucket
@@ -38,7 +39,7 @@ BENCH = {
 def make_artifact(tmp_path: Path) -> Callable[..., Path]:
     """Writes an artifact of two stages and two buckets, whose engines are no engines: nothing loads them."""
 
-    def make(gates: list[Gate] = GATES, bench: object = None, label: str = "good") -> Path:
+    def make(gates: list[Gate] = GATES, bench: object = None, label: str = "good", retention: str = "") -> Path:
         root = tmp_path / "artifact"
         buckets = [Bucket(batch=1, length=16), Bucket(batch=8, length=32)]
         records = [
@@ -57,6 +58,8 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
             (root / name).write_bytes(b"x" * 200_000)
         if bench is not None:
             (root / "bench.json").write_text(json.dumps(bench), "utf-8")
+        if retention:
+            (root / "retention.json").write_text(retention, "utf-8")
         layout.write_manifest(
             root,
             Manifest(
@@ -113,6 +116,17 @@ def test_the_artifact_report_shows_the_manifest(make_artifact: Callable[..., Pat
     ]
     expected += ["samples 1,280 · largest difference 1.43e-06", "openvino 2026.4.1", "2026-01-02T03:04:05"]
     assert [piece for piece in expected if piece not in page.text] == []
+
+
+def test_retention_is_drawn_for_all_texts_and_by_length(make_artifact: Callable[..., Path]) -> None:
+    rows = [[10, 5], [100, 50], [110, 60]]
+    statistics = RetentionStatistics(data=HOSTILE, data_sha256="", checkpoint_sha256="", rows=rows)
+    page = Page(write_artifact_report(make_artifact(retention=statistics.model_dump_json())))
+    assert_self_contained(page)
+    for caption in ("All texts: 10 to 110 tokens, 3 texts", "10 to 10 tokens, 1 text", "100 to 110 tokens, 2 texts"):
+        assert caption in page.text
+    with pytest.raises(InputError, match="rows"):
+        write_artifact_report(make_artifact(retention="{}"))
 
 
 def test_skipped_is_apart_from_passed_and_says_why(make_artifact: Callable[..., Path]) -> None:

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.report.charts import Bar, keep_ratio_chart, ratio_chart
+from calib.retention import RetentionStatistics
+from pipeline.report.charts import Bar, keep_ratio_chart, ratio_chart, retention_chart
 
 
 def numbers(svg: str, tag: str, name: str) -> list[float]:
@@ -33,3 +34,25 @@ def test_the_keep_ratio_falls_on_the_axis_and_labels_never_overlap() -> None:
     assert levels[1] == [ticks[4], ticks[2], ticks[1]]
     names = sorted(float(y) for y in re.findall(r'class="name [^>]* y="([\d.]+)"', svg))
     assert len(names) == 3 and min(b - a for a, b in pairwise(names)) >= 15
+
+
+def test_the_median_of_rows_falls_from_the_length_to_what_is_left_within_its_bands() -> None:
+    rows = [[100, 50, 25], [100, 60, 30], [100, 40, 20]]
+    statistics = RetentionStatistics(data="toy", data_sha256="", checkpoint_sha256="", rows=rows)
+    svg = retention_chart(statistics.bins[0])
+    bottom, half, top = numbers(svg, "line", "y1")
+    paths = {
+        kind: [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", d)]
+        for kind, d in re.findall(r'<path class="([^"]+)" d="([^"]+)"', svg)
+    }
+    assert paths["line s1"] == [top, half, (half + bottom) / 2]
+    assert paths["band most s1"][:3] == [
+        top,
+        pytest.approx(bottom - 0.6 * (bottom - top)),
+        pytest.approx(bottom - 0.3 * (bottom - top)),
+    ]
+    assert paths["band most s1"][3:] == [
+        pytest.approx(bottom - 0.2 * (bottom - top)),
+        pytest.approx(bottom - 0.4 * (bottom - top)),
+        top,
+    ]
