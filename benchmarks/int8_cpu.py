@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-length", type=int, help="longest input, in tokens (default: what the checkpoints say)")
     p.add_argument("--buckets", help="shapes to compile (default: those of a build)")
     p.add_argument(
-        "--reviews", type=int, default=1000, help="held-out reviews for accuracy and decisions (default 1000)"
+        "--reviews", type=int, default=1000, help="held-out reviews for accuracy, also of the gates (default 1000)"
     )
     p.add_argument("--timed", type=int, default=256, help="of these, reviews that are timed (default 256)")
     p.add_argument("--rounds", type=int, default=3, help="times that every chunk is timed (default 3)")
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 precision=precision,
                 buckets=args.buckets,
                 samples=64,
+                metric_samples=args.reviews,
                 max_drop=args.max_drop,
                 threads=args.threads,
                 out=out,
