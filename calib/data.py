@@ -214,6 +214,8 @@ def _validated(rows: Iterator[_Row], path: Path) -> list[Example]:
             problems.append(f"row {number}: expected a label and a text, found {str(row)[:80]}")
         elif not isinstance(second, str | None):
             problems.append(f"row {number}: expected a second text or none in text_b, found {str(second)[:80]}")
+        elif not (text + (second or "")).strip():  # the runner takes none either, and would tell it late in a build
+            problems.append(f"row {number}: expected at least one word, found an empty text")
         else:
             examples.append(Example(text, str(label), second or None))
     if len(problems) > _SHOWN:

@@ -166,6 +166,11 @@ def test_windows_line_ends_and_texts_with_line_breaks_are_read(tmp_path: Path) -
             '{"text": "a", "label": 1, "text_b": 0}\n{"text": "a", "label": 1, "text_b": null}\n' + "[" * 100_000,
             [*(f"row {n}: expected a second text or none in text_b" for n in (1, 2, 3)), "line 5 is not JSON ("],
         ),
+        (
+            "data.csv",
+            "label,text,text_b\npos,good,\nneg,,\nneg, \t,\nneg,,only the second\n",
+            [f"row {n}: expected at least one word, found an empty text" for n in (2, 3)],
+        ),
         ("data.tsv", "", ["expected at least one row, found none"]),
         ("data.jsonl", "", ["expected at least one row, found none"]),
     ],
