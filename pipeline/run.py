@@ -100,6 +100,8 @@ def _texts(args: argparse.Namespace) -> Iterator[Iterable[Text]]:
             f"--input {args.input}: expected {', '.join(_FORMATS)} or --format, found {suffix or 'no ending'}"
         )
     name = "standard input" if args.input == "-" else args.input
+    if args.input == "-" and sys.stdin is None:
+        raise InputError("standard input: expected it to be open, found it closed; pipe texts into it or name a file")
     try:
         # Bytes, decoded line by line: an error can then name its line.
         file = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115

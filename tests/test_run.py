@@ -207,3 +207,10 @@ def test_answers_in_a_file_need_no_standard_output(artifact: Path, tmp_path: Pat
     done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out").read_text())["tokens"] == 3
+
+
+def test_a_standard_input_that_is_closed_is_an_error(artifact: Path) -> None:
+    command = f"{sys.executable} -m pipeline.run {artifact} --input - --format text <&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "error: standard input: expected it to be open" in done.stderr
+    assert "Traceback" not in done.stderr
