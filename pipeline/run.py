@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Answers and returns 0."""
     if args.text_b is not None and args.text is None:
         raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
+    if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
+        raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
     runner = Runner(args.artifact, args.target, args.provider, args.threads, args.batch, args.window, args.truncate)
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts):
@@ -86,6 +88,11 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _same_file(one: str, other: Path) -> bool:
+    """Whether two names are of one file with a content, which writing to it would replace."""
+    return os.path.isfile(one) and os.path.isfile(other) and os.path.samefile(one, other)
 
 
 @contextmanager

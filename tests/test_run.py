@@ -134,6 +134,16 @@ def test_an_output_file_holds_every_answer_or_stays_as_it_was(answer, tmp_path: 
         answer("--text", "w7", "--output", tmp_path / "none" / "out.jsonl")
 
 
+def test_answers_do_not_replace_the_texts(answer, tmp_path: Path) -> None:
+    texts, link = tmp_path / "texts.txt", tmp_path / "link"
+    texts.write_text("\n".join(WORDS))
+    link.symlink_to(texts)
+    for output in (texts, link):
+        with pytest.raises(InputError, match="it is the --input, whose texts are kept; name another file"):
+            answer("--input", texts, "--output", output)
+    assert texts.read_text().splitlines() == WORDS
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
