@@ -134,7 +134,8 @@ class Trainer:
                 }
             )
             if progress is not None:
-                progress.console.print(json.dumps(self.result.history[-1]))
+                line = json.dumps(self.result.history[-1])  # a line whatever the terminal's width: programs read it
+                progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
             losses.clear()
             rank = self._rank(phase, evaluation)
             if rank > self.best:

@@ -43,13 +43,15 @@ def test_it_writes_a_checkpoint_and_the_record_of_the_run(
 ) -> None:
     given = flags(data, tiny_backbone, "--epochs", 1, 2, "--seed", 3, "--limit", 16)
     assert run_verb(train, *given) == 0
-    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    *evaluations, printed = map(json.loads, lines)
     record = json.loads((data / "out" / "run.json").read_text("utf-8"))
     assert record["command"] == "python -m pipeline.train " + " ".join(map(str, given))
     assert TrainConfig(**record["config"]).seed == 3
     assert record["data"]["train"] == [16, examples_digest(make_examples(24, 1)[:16])]
     assert record["data"]["dev"] == [24, examples_digest(make_examples(24, 2))]
     assert [entry["phase"] for entry in record["history"]] == ["fine_tune", "soft", "hard"]
+    assert evaluations == record["history"]
     assert set(record["machine"]) == {"python", "torch", "processor"}
     assert printed == {"checkpoint": str(data / "out"), **record["dev"]}
     assert 0 <= record["dev"]["metric"] <= 1
