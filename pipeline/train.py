@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     final = evaluate(load_checkpoint(out), dev_set, config.batch_tokens * 2)
     reached = {"metric": final.metric, "flops_ratio": final.flops_ratio, "keep": final.keep}
     record = {
-        "command": "python -m pipeline.train " + " ".join(sys.argv[1:]),
+        "command": "python -m pipeline.train " + shlex.join(sys.argv[1:]),
         "config": config.model_dump(),
         "data": {"train": [len(train), examples_digest(train)], "dev": [len(dev), examples_digest(dev)]},
         "machine": {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()},

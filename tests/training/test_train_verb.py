@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -68,6 +69,13 @@ def test_a_ratio_that_was_not_reached_is_said(
     given = flags(data, tiny_backbone, "--phases", "fine_tune", "soft", "--flops-ratio", ratio)
     assert run_verb(train, *given) == 0
     assert (f"{ratio} was asked for; go on" in capsys.readouterr().err) is warned
+
+
+def test_the_recorded_command_can_be_given_again(data: Path, tiny_backbone: Path) -> None:
+    given = flags(data, tiny_backbone, "--out", data / "my run", "--phases", "fine_tune")
+    assert run_verb(train, *given) == 0
+    command = json.loads((data / "my run" / "run.json").read_text("utf-8"))["command"]
+    assert shlex.split(command)[3:] == list(map(str, given))
 
 
 def test_numbers_with_a_fraction_make_a_regression(data: Path, tiny_backbone: Path) -> None:
