@@ -11,7 +11,7 @@ from pipeline.importing import importing
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
 
-    from engines.artifact import Artifact, Gate
+    from engines.artifact import Artifact, Gate, Manifest
     from engines.backends import choose_backend
     from engines.errors import InputError
     from pipeline import gates
@@ -57,13 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> list[Gate]:
     """All gates of an artifact. A changed file fails the first one, and then nothing of the artifact is loaded."""
-    asked = {
-        "dense": args.dense,
-        "max_drop": args.max_drop,
-        "samples": args.samples,
-        "metric_samples": args.samples,
-        "threads": args.threads,
-    }
+    asked = {"dense": args.dense, "max_drop": args.max_drop, "samples": args.samples, "threads": args.threads}
     config = read_build_config(None, asked)
     try:
         artifact = Artifact.open(args.artifact)
@@ -77,20 +71,11 @@ def check(args: argparse.Namespace) -> list[Gate]:
             *(Gate(name=name, status="SKIPPED", reason=reason) for name in names),
         ]
     manifest = artifact.manifest
-    checkpoint = args.checkpoint or Path(manifest.checkpoint.path)
-    if not checkpoint.is_dir():
-        raise InputError(
-            f"checkpoint {checkpoint}: the artifact was built from it, but it is not there; pass --checkpoint"
-        )
-    if checkpoint_digest(checkpoint) != manifest.checkpoint.sha256:
-        raise InputError(
-            f"checkpoint {checkpoint}: expected digest {manifest.checkpoint.sha256[:12]}…, from which the artifact was "
-            f"built, found {checkpoint_digest(checkpoint)[:12]}…; build again or pass --checkpoint"
-        )
+    checkpoint = _checkpoint(args.checkpoint, manifest)
     # The artifact was published within its own budget; another one is the user's to name.
     budgets = [float(gate.figures["budget_points"]) for gate in manifest.gates if "budget_points" in gate.figures]
     budget = budgets[0] if budgets and args.max_drop is None else config.max_drop
-    config = config.model_copy(update={"checkpoint": checkpoint, "max_drop": budget})
+    config = config.model_copy(update={"checkpoint": checkpoint, "max_drop": budget, "metric_samples": args.samples})
     data = args.data or (manifest.data.name if manifest.data else config.data)
     subject = Subject.load(checkpoint, data, config.samples)
     specs = specs_of(subject.model, manifest)
@@ -99,6 +84,23 @@ def check(args: argparse.Namespace) -> list[Gate]:
     found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
     found.append(gates.reference_parity(subject.model, subject.samples, reference))
     return found + engine_gates(config, subject, specs, reference, artifact.path, manifest, backend)
+
+
+def _checkpoint(given: Path | None, manifest: Manifest) -> Path:
+    """The model that the artifact was built from: the one that is given, or where it was. Raises InputError."""
+    path, digest = given or Path(manifest.checkpoint.path), manifest.checkpoint.sha256
+    name, remedy = ("checkpoint", "pass --checkpoint") if given is None else ("--checkpoint", "name another one")
+    if not path.is_dir():
+        if given is not None:
+            raise InputError(f"--checkpoint {given}: expected the directory of the model, found none")
+        base = "" if path.is_absolute() else " (a path from where the build ran)"
+        raise InputError(f"checkpoint {path}: the artifact was built from it{base}, but it is not there; {remedy}")
+    if (found := checkpoint_digest(path)) != digest:
+        raise InputError(
+            f"{name} {path}: expected digest {digest[:12]}…, from which the artifact was built, found {found[:12]}…; "
+            f"build again or {remedy}"
+        )
+    return path
 
 
 if __name__ == "__main__":

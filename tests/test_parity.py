@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from engines.artifact import Gate
+from engines.artifact import Artifact, Gate, write_manifest
 from pipeline import parity
 from tests.gates.builds import Built, classifier, reseal, reversed_labels, run_verb, set_attribute
 from tests.graph.small import small_model
@@ -128,7 +128,20 @@ def test_without_the_checkpoint_of_the_build_nothing_can_be_compared(
         config.write_text(config.read_text("utf-8").replace('"max_length": 32', '"max_length": 31'), "utf-8")
     assert run_verb(parity, artifact, "--checkpoint", other) == 2
     error = capsys.readouterr().err
-    assert str(other) in error and ("expected digest" if kind == "changed" else "pass --checkpoint") in error
+    assert f"error: --checkpoint {other}: expected " in error and "pass --checkpoint" not in error
+    assert ("expected digest" if kind == "changed" else "expected the directory of the model, found none") in error
+
+
+def test_a_checkpoint_that_was_named_from_elsewhere_is_asked_for(
+    capsys: pytest.CaptureFixture[str], artifact: Path
+) -> None:
+    manifest = Artifact.open(artifact).manifest
+    for path, said in (("runs/ltp", "runs/ltp: the artifact was built from it (a path"), ("/gone", "from it, but")):
+        checkpoint = manifest.checkpoint.model_copy(update={"path": path})
+        write_manifest(artifact, manifest.model_copy(update={"checkpoint": checkpoint}))
+        assert run_verb(parity, artifact) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.endswith("but it is not there; pass --checkpoint\n")
 
 
 def test_stages_that_are_not_the_models_are_refused(capsys: pytest.CaptureFixture[str], artifact: Path) -> None:
@@ -146,7 +159,9 @@ def test_arguments_out_of_range_are_refused(
     capsys: pytest.CaptureFixture[str], built: Built, arguments: tuple[str, object]
 ) -> None:
     assert run_verb(parity, built.artifact, *arguments) == 2
-    assert arguments[0].removeprefix("--").replace("-", "_") in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert arguments[0].removeprefix("--").replace("-", "_") in error
+    assert "metric_samples" not in error, "no flag of this verb"
 
 
 def test_what_is_no_artifact_is_refused(capsys: pytest.CaptureFixture[str], artifact: Path, tmp_path: Path) -> None:
