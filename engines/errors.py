@@ -49,10 +49,11 @@ def validation_problems(error: ValidationError) -> list[str]:
     """One readable line per wrong field of a pydantic error: where, what was expected, what was found."""
     lines = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "file"
+        where = ".".join(str(part) for part in item["loc"])
+        # Errors that are ours are said in our words, without what pydantic puts in front of them.
+        message = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"]
         found = item.get("input")
-        shown = (
-            "" if isinstance(found, dict) or (isinstance(found, float) and math.isnan(found)) else f", found {found!r}"
-        )
-        lines.append(f"{where}: {item['msg']}{shown if len(shown) < 120 else ''}")
+        told = isinstance(found, dict) or (isinstance(found, float) and math.isnan(found)) or ", found " in message
+        shown = "" if told else f", found {found!r}"
+        lines.append((f"{where}: " if where else "") + message + (shown if len(shown) < 120 else ""))
     return lines

@@ -49,6 +49,14 @@ def test_every_error_is_listed_at_once_with_what_was_meant(file: Path) -> None:
     assert message.count("did you mean") == 1
 
 
+def test_what_was_found_is_told_once(file: Path) -> None:
+    file.write_text('device = "abacus"\n', "utf-8")
+    with pytest.raises(InputError) as caught:
+        read_build_config(file, {})
+    (line,) = str(caught.value).splitlines()[1:]
+    assert line.startswith("  - device: expected one of A100, ") and line.count("abacus") == 1
+
+
 @pytest.mark.parametrize("content", [b"stages = ", b"\xff\xfe", b"a = 1\na = 2\n"])
 def test_a_file_that_is_not_toml_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
