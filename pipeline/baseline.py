@@ -12,7 +12,7 @@ from engines.errors import InputError
 from pipeline.build_key import build_key, chosen_buckets
 from pipeline.builder import build, refuse
 from pipeline.config import BuildConfig
-from pipeline.model.checkpoint import read_config
+from pipeline.model.checkpoint import checkpoint_digest, read_config
 from pipeline.subject import Subject
 from pipeline.target import BuildTarget
 
@@ -57,7 +57,10 @@ def _refuse_strangers(out: Path, config: BuildConfig) -> None:
         manifest = Artifact.open(out, verify=False).manifest
     except InputError:
         return  # nothing, or what no build replaces
-    if manifest.checkpoint.path != str(config.dense_checkpoint):
+    held, dense = manifest.checkpoint, config.dense_checkpoint
+    assert dense is not None
+    # The same model may be named otherwise than by the last build, or have been trained anew in its place.
+    if Path(held.path).resolve() != dense.resolve() and held.sha256 != checkpoint_digest(dense):
         raise InputError(
             f"--out {config.out}: the dense model to compare with is built as {out}, where there is an artifact of "
             f"{manifest.checkpoint.path}; choose another --out, or remove that one"

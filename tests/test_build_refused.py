@@ -135,6 +135,20 @@ def test_another_artifact_in_the_place_of_the_dense_one_stays(
     assert (copy / "manifest.json").read_bytes() == before
 
 
+def test_the_dense_artifact_is_known_by_any_name_of_its_model(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert built.dense is not None
+    dense_built = built.artifact.with_name("artifact-dense")
+    link, copy = tmp_path / "link", shutil.copytree(built.dense, tmp_path / "copy")
+    link.symlink_to(built.dense)
+    monkeypatch.setattr(baseline, "build", lambda *_: None)
+    monkeypatch.setattr(baseline, "_is_current", lambda _: False)  # as with other settings
+    for other in (link, copy):
+        config = BuildConfig(checkpoint=built.checkpoint, dense=other, out=built.artifact)
+        assert baseline.dense_artifact(config, Console()) == dense_built
+
+
 def test_the_planner_needs_an_engine_for_every_batch_size(
     built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
