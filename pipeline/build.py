@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})")
     p.add_argument("--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})")
     p.add_argument("--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})")
-    p.add_argument("--calibration", help="texts for INT8 ranges: a named set or a file")
+    p.add_argument(
+        "--calibration",
+        help="texts for the plan and for INT8 ranges, like those that will come: a named set or a file (default: the "
+        "dev split of --data; a file has no splits, so all of it)",
+    )
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     _add_gpu_flags(p.add_argument_group("GPU targets"))
     p.add_argument("--jobs", type=int, help="engines compiled at a time (default: as many as memory and cores allow)")

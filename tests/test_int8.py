@@ -24,6 +24,7 @@ from engines.errors import TargetError
 from engines.plan import Plan
 from engines.runner import Runner
 from pipeline import build, int8, parity
+from pipeline.config import BuildConfig
 from pipeline.gates import Reference
 from pipeline.graph.export import export_stage
 from pipeline.graph.stages import Stage, cut_stages
@@ -194,6 +195,17 @@ def test_an_unusable_calibration_set_is_refused_before_anything_is_built(
     assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact", "--calibration", few) == 2
     assert "expected at least 32 texts, found 1" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"few.tsv", "calibration.tsv"}
+
+
+def test_calibrating_on_the_texts_of_the_gates_is_warned_of(
+    tiny_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A named set has splits; a file is one, which is read for both unless another one is named."""
+    assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact", "--data", texts(tmp_path)) == 0
+    assert "the gates read the same texts" in " ".join(capsys.readouterr().out.split())
+    for data, calibration in (("movie-reviews", None), ("a.tsv", "b.tsv"), ("a.tsv", "movie-reviews")):
+        assert int8._same_texts_warning(BuildConfig(data=data, calibration=calibration)) is None
+    assert int8._same_texts_warning(BuildConfig(data="a.tsv")) is not None
 
 
 def test_an_artifact_with_a_damaged_calibration_file_is_refused(everywhere: Path, tmp_path: Path) -> None:
