@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from engines.errors import GateError
+from engines.errors import GateError, InputError
 from engines.stages import DOMAIN, OPERATOR
 from pipeline.graph.evaluate import GraphSession, near_threshold, run_module
 from pipeline.graph.function import OPSET, VERSION, token_compact_function
@@ -43,7 +43,8 @@ def export_stage(stage: Stage | HeadStage, config: CheckpointConfig, path: Path,
     """Writes the graph of a stage (given in float32) in a precision, and checks it.
 
     `hidden` and `packed` are in the precision, score and logits float32, everything else int32. Raises GateError when
-    the graph has baked in a constant of the trace, InputError for a precision that cannot hold the weights.
+    the graph has baked in a constant of the trace, InputError for weights that are not finite or that the precision
+    cannot hold.
     """
     narrow = reference_in(stage, precision)
     example = tuple(
@@ -96,6 +97,7 @@ def check_symbolic(
 ) -> None:
     """Runs the graph of `narrow` at several shapes against PyTorch; GateError names the first difference.
 
+    InputError where PyTorch's own values are not finite, with which nothing can be compared.
     Where rounding may decide otherwise than PyTorch, only shapes are compared.
     """
     session = GraphSession(path)
@@ -112,6 +114,11 @@ def check_symbolic(
         except Exception as error:  # ONNX Runtime raises its own kinds, which name the node
             raise GateError(f"{path.name}: the graph does not run at batch {batch}, length {length}: {error}") from None
         for name, theirs in expected.items():
+            if not np.isfinite(theirs).all():
+                raise InputError(
+                    f"{path.name}: output {name!r} of PyTorch itself: expected finite values, found NaN or infinity; "
+                    "build from a checkpoint whose weights are finite"
+                )
             problem = _difference(actual[name], theirs, decided, tolerance)
             if problem is not None:
                 raise GateError(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.errors import GateError
+from engines.errors import GateError, InputError
 from pipeline.graph.export import example_inputs, export_stage
 from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
 from tests.conftest import METHODS
@@ -144,3 +144,12 @@ def test_a_graph_that_holds_for_the_traced_shape_only_is_refused(tmp_path: Path,
     stage.mistake = mistake
     with pytest.raises(GateError, match=message):
         export_stage(stage, model.config, tmp_path / "stage_7.onnx")
+
+
+def test_weights_that_are_not_finite_are_no_fault_of_the_graph(tmp_path: Path) -> None:
+    model = small_model("ltp")
+    with torch.no_grad():
+        model.head.classifier.weight[0, 0] = torch.nan
+    (*_, last) = cut_stages(model, decision_layers(model))
+    with pytest.raises(InputError, match="'logits' of PyTorch itself: expected finite values, found NaN or infinity"):
+        export_stage(Stage(model, last), model.config, tmp_path / "stage.onnx")
