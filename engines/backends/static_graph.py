@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -114,6 +115,8 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxscript.ir import serde
 
     graph = serde.deserialize_model(model)
+    # It warns of each small table that it would fold and that is in the weights file; it is left as it is, and right.
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
     optimizer.fold_constants(graph, onnx_shape_inference=True)
     optimizer.remove_unused_nodes(graph)
     return serde.serialize_model(graph)

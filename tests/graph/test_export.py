@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.backends.static_graph import write_static_graph
+from engines.buckets import Bucket
 from engines.errors import GateError, InputError
 from pipeline.graph.export import example_inputs, export_stage
 from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
@@ -153,3 +156,14 @@ def test_weights_that_are_not_finite_are_no_fault_of_the_graph(tmp_path: Path) -
     (*_, last) = cut_stages(model, decision_layers(model))
     with pytest.raises(InputError, match="'logits' of PyTorch itself: expected finite values, found NaN or infinity"):
         export_stage(Stage(model, last), model.config, tmp_path / "stage.onnx")
+
+
+def test_a_small_model_is_made_static_without_warnings(
+    exported, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its table of positions is small enough to be folded, but lies in the weights file by then."""
+    (_, path), *_ = exported("dense")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        write_static_graph(path, Bucket(batch=1, length=16), tmp_path / "static.onnx")
+    assert not caplog.records
