@@ -211,7 +211,7 @@ def _validated(rows: Iterator[_Row], path: Path) -> list[Example]:
             continue
         label, text, second = row.get("label"), row.get("text"), row.get("text_b")
         if label in (None, "") or not isinstance(text, str):
-            problems.append(f"row {number}: expected a label and a text, found {str(row)[:80]}")
+            problems.append(f"row {number}: expected a label and a text, named label and text, found {str(row)[:80]}")
         elif not isinstance(second, str | None):
             problems.append(f"row {number}: expected a second text or none in text_b, found {str(second)[:80]}")
         elif not (text + (second or "")).strip():  # the runner takes none either, and would tell it late in a build

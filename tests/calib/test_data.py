@@ -149,7 +149,7 @@ def test_windows_line_ends_and_texts_with_line_breaks_are_read(tmp_path: Path) -
             ["row 2: ", "row 3: ", "found 4 columns", "row 4: "],
         ),
         ("data.csv", "text,label\ngood,1\nno label,\nshort\n", ["row 2: ", "row 3: "]),
-        ("data.csv", "review,stars\ngood,1\n", ["row 1: expected a label and a text"]),
+        ("data.csv", "review,stars\ngood,1\n", ["row 1: expected a label and a text, named label and text, found"]),
         (
             "data.csv",
             "label,text\npos,Great, really great film\nneg,bad\n",
