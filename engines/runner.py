@@ -58,7 +58,7 @@ class Runner:
         cuda_graphs: bool = True,
         fused: bool = True,
     ) -> None:
-        limits = {"threads": threads, "max_batch": max_batch, "window": window, "streams": streams}
+        limits = {"threads": threads, "max_batch (--batch)": max_batch, "window": window, "streams": streams}
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise InputError(f"{name}: expected at least 1, found {value}")
@@ -98,7 +98,10 @@ class Runner:
     def _usable(self, buckets: Sequence[Bucket], max_batch: int | None) -> list[Bucket]:
         usable = [bucket for bucket in buckets if max_batch is None or bucket.batch <= max_batch]
         if max((bucket.length for bucket in usable), default=0) < self.manifest.max_length:
-            raise InputError(f"max_batch {max_batch}: the artifact's buckets are {format_buckets(buckets)}")
+            raise InputError(
+                f"max_batch {max_batch} (--batch): expected at least the smallest batch that is built for texts of any "
+                f"length, found the buckets {format_buckets(buckets)}"
+            )
         return usable
 
     def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
@@ -157,7 +160,7 @@ class Runner:
                 f"expected ids and as many segment ids, found {len(tokens)} and {len(tokens.token_type_ids)}"
             )
         elif tokens.full_length > limit and not self._truncate:
-            problems.append(f"{tokens.full_length} tokens, the model takes {limit}; shorten it or ask for truncation")
+            problems.append(f"{tokens.full_length} tokens, the model takes {limit}; shorten or cut it (--truncate)")
         elif len(tokens) > limit:
             problems.append(f"{len(tokens)} tokens, the model takes {limit}")
         else:

@@ -119,6 +119,14 @@ def test_unusable_arguments(answer, arguments) -> None:
         answer(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("flag", "arguments"), [("--batch", ("--text", "w7", "--batch", "0")), ("--truncate", ("--text", "w8 " * 40))]
+)
+def test_an_error_of_the_runner_names_the_flag(answer, flag: str, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=flag):
+        answer(*arguments)
+
+
 def test_an_output_file_holds_every_answer_or_stays_as_it_was(answer, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     (tmp_path / "good.txt").write_text("\n".join(WORDS))

@@ -247,7 +247,7 @@ def test_impossible_options_are_input_errors(toy_artifact, option) -> None:
 def test_max_batch_below_the_smallest_bucket(tmp_path: Path, tiny_tokenizer: Path) -> None:
     """Fault 12: the error lists the buckets that there are."""
     Toy(thresholds=()).write(tmp_path / "a", tiny_tokenizer, [b for b in BUCKETS if b.batch == 3])
-    with pytest.raises(InputError, match="3x24"):
+    with pytest.raises(InputError, match=r"--batch.*: expected at least .*, found the buckets .*3x24"):
         Runner(tmp_path / "a", max_batch=2)
     check(Runner(tmp_path / "a"), Toy(thresholds=()), random_tokens(0, 7))
 
