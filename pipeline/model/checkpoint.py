@@ -122,7 +122,9 @@ def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) ->
         if name in expected and value.shape != expected[name].shape
     ]
     if problems:
-        raise InputError.listing(str(source), problems)
+        headless = "head.classifier.weight" not in weights
+        remedy = f", which has no head; pipeline.train --backbone {source} trains one" if headless else ""
+        raise InputError.listing(f"{source}{remedy}", problems)
     model.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
 
 

@@ -194,8 +194,9 @@ def test_fault_03_a_dense_model_given_as_a_pruned_one_is_refused(tiny_checkpoint
 
 
 def test_fault_03_a_bare_backbone_is_no_checkpoint(tiny_backbone: Path) -> None:
-    with pytest.raises(InputError, match=r"head\.classifier\.weight: missing"):
+    with pytest.raises(InputError, match=r"head\.classifier\.weight: missing") as caught:
         load_checkpoint(tiny_backbone)
+    assert f"which has no head; pipeline.train --backbone {tiny_backbone} trains one" in str(caught.value)
 
 
 def test_fault_05_unusual_values_are_named_and_run_in_fp32(
