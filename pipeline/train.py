@@ -130,7 +130,8 @@ def run(args: argparse.Namespace) -> int:
     trainee = make_trainee(config, labels)
     encoder = trainee.model.config.encoder
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
-    train_set, dev_set = (TokenisedSet(part, tokens, labels, encoder.pad_token_id) for part in (train, dev))
+    train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id)
+    dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id)
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = None
     if taught_by and config.distil > 0:
@@ -169,6 +170,16 @@ def _examples(config: TrainConfig) -> tuple[list, list]:
         raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
     dev = read_examples(config.dev_data or config.data, "dev")
     return train[: config.limit], dev[: config.dev_limit]
+
+
+def _tokenised(
+    name: str, examples: Sequence[Example], tokens: TextEncoder, labels: Sequence[str] | None, pad_token_id: int
+) -> TokenisedSet:
+    """The set of the examples of `name`. Raises InputError, which names it, for texts and labels that do not fit."""
+    try:
+        return TokenisedSet(examples, tokens, labels, pad_token_id)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def _content(config: TrainConfig, trainee: Trainee, train: Sequence[Example], dev: Sequence[Example]) -> dict[str, str]:

@@ -128,7 +128,8 @@ def test_a_local_file_needs_a_dev_set_and_its_labels_must_be_known(
     assert "--dev-data is needed" in capsys.readouterr().err
     (data / "dev.jsonl").write_text('{"text": "w4", "label": "superb"}\n', "utf-8")
     assert run_verb(train, *given) == 2
-    assert "expected only bad, good, found also superb" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error == f"error: {data / 'dev.jsonl'}: labels: expected only bad, good, found also superb\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--method", "magic"], ["--lr", "fast"], ["--no-such-flag"]])
