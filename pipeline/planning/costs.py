@@ -47,7 +47,7 @@ class CostTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     processor: str
     tools: dict[str, str]
     lengths: list[int]

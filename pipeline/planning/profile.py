@@ -37,9 +37,11 @@ Key = TypeVar("Key")
 
 _LENGTHS = 7
 _SHORTEST = 4
-_ROUNDS, _REPEATS = 5, 2
+_ROUNDS = 5
 _LONG_CALL = 0.05
 """Seconds of a call beside which it does not matter whether the engine's weights were in the cache."""
+_REPEATS, _REPEATED = (2, 16), 0.01
+"""Fewest and most calls that are timed in a row, and their seconds in all: short ones become faster over the first."""
 _COMPACTIONS = 4
 """TokenCompacts of the longer of the two chains that tell what a call costs beside them."""
 
@@ -152,11 +154,17 @@ def _times(engines: dict[tuple[Kind, int, int], Engine]) -> tuple[dict, dict]:
     for _ in range(3):
         for key, engine in engines.items():
             first = _seconds(engine)
-            repeated[key] += [first] if first > _LONG_CALL else [_seconds(engine) for _ in range(_REPEATS)]
+            repeated[key] += [first] if first > _LONG_CALL else [_seconds(engine) for _ in range(_repeats(first))]
     return (
         {(kind, length): statistics.median(scattered[kind, _, length]) for kind, _, length in order},
         {key: statistics.median(times) for key, times in repeated.items()},
     )
+
+
+def _repeats(seconds: float) -> int:
+    """How many calls of so many seconds to time in a row."""
+    fewest, most = _REPEATS
+    return min(most, max(fewest, round(_REPEATED / seconds)))
 
 
 def _boundary_times(
