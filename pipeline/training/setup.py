@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from engines.errors import InputError, TargetError, validation_problems
-from engines.files import sha256
 from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, read_config, save_checkpoint, tokenizer_path
 from pipeline.model.config import (
     AdapterConfig,
@@ -21,7 +20,7 @@ from pipeline.model.config import (
     HeadConfig,
     PrunerConfig,
 )
-from pipeline.model.huggingface import locate_backbone, read_huggingface
+from pipeline.model.huggingface import encoder_directory, locate_backbone, read_huggingface, weights_digest
 from pipeline.model.pruners import LTP_FLOOR, LtpPruner, TranskimmerPruner
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, read_weights
@@ -108,7 +107,7 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         encoder, tokenizer = read_huggingface(home, backbone=True)[0].encoder, home / "tokenizer.json"
         head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
         adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
-        backbone = BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
+        backbone = BackboneReference(name=config.backbone, sha256=weights_digest(encoder_directory(home))) if adapter else None
     try:
         described = CheckpointConfig(
             encoder=encoder,
