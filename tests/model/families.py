@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -82,31 +81,48 @@ def make_original(variant: str, kind: str = "ForSequenceClassification", seed: i
 @cache
 def load_dense(variant: str, seed: int = 0, kind: str = "ForSequenceClassification") -> tuple[Any, PrunedTransformer]:
     """transformers' model, and SkimRT's of the directory that it was saved to. Do not change them."""
-    original, directory = make_original(variant, kind, seed), Path(mkdtemp(prefix="family"))
-    original.save_pretrained(directory)
-    return original, load_checkpoint(directory)
+    labels = {"num_labels": 2} if kind == "ForQuestionAnswering" else {}
+    original = make_original(variant, kind, seed, **labels)
+    with TemporaryDirectory() as directory:
+        original.save_pretrained(directory)
+        return original, load_checkpoint(directory)
 
 
 def load_pruned(variant: str, method: str, seed: int = 0) -> PrunedTransformer:
-    """The dense model with decisions that drop about half of the tokens, in all layers that can decide."""
+    """The dense model with decisions in every layer that can decide, each of which drops about a quarter."""
     dense = load_dense(variant, seed)[1]
-    layers = [layer for layer in range(LAYERS) if layer not in dense.config.encoder.local_layers]
-    pruner = {
-        "ltp": {
-            "thresholds": [0.8 / LONGEST if layer in layers else 0.0 for layer in range(LAYERS)],
-            "reference_length": LONGEST,
-        },
-        "transkimmer": {"predictor_hidden": 8},
-    }[method]
-    described = {**dense.config.model_dump(exclude={"pruner"}), "pruner": PrunerConfig(method=method, **pruner)}
-    torch.manual_seed(seed)
-    model = PrunedTransformer(CheckpointConfig(**described))
-    for name, value in model.pruner.named_parameters():
-        torch.nn.init.normal_(value, std=0.5 if value.dim() == 2 else 0.2)
-        if name.endswith("4.bias"):
-            value.data += torch.tensor([-0.4, 0.4])
+    if method == "transkimmer":
+        model = _with_pruner(dense, PrunerConfig(method="transkimmer", predictor_hidden=8))
+        for layer in range(LAYERS):
+            predictor, generator = model.pruner.predictors[str(layer)], torch.Generator().manual_seed(seed)
+            for linear in (predictor[1], predictor[4]):
+                torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5, generator=generator)
+            with torch.no_grad():
+                predictor[4].bias[1] -= _typical_score(model, layer, seed)
+        return model
+    thresholds = [0.0] * LAYERS
+    for layer in (layer for layer in range(LAYERS) if layer not in dense.config.encoder.local_layers):
+        thresholds[layer] = 1e-5
+        pruner = PrunerConfig(method="ltp", thresholds=thresholds, reference_length=LONGEST)
+        thresholds[layer] = _typical_score(_with_pruner(dense, pruner), layer, seed)
+    return _with_pruner(dense, PrunerConfig(method="ltp", thresholds=thresholds, reference_length=LONGEST))
+
+
+def _with_pruner(dense: PrunedTransformer, pruner: PrunerConfig) -> PrunedTransformer:
+    model = PrunedTransformer(CheckpointConfig(**dense.config.model_dump(exclude={"pruner"}), pruner=pruner))
     model.load_state_dict({**model.state_dict(), **dense.state_dict()})
     return model.eval()
+
+
+def _typical_score(model: PrunedTransformer, layer: int, seed: int) -> float:
+    """What about a quarter of the alive tokens of random texts score less than, and none nearly."""
+    inputs = random_text([LONGEST - 2] * 4, model.config.encoder.type_vocab_size, seed)
+    with torch.no_grad():
+        score = model(*inputs).score[layer]
+    values = score[score.isfinite()].unique()  # sorted; tokens without positions may score the same
+    values = values[len(values) // 5 : len(values) // 3]
+    widest = int(values.diff().argmax())
+    return float(values[widest : widest + 2].mean())
 
 
 def random_text(lengths: list[int], segments: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
