@@ -22,11 +22,12 @@ from pipeline.model.huggingface import (
     weights_digest,
 )
 from pipeline.model.huggingface.layout import described_modules, is_model
+from pipeline.model.huggingface.tokenizer import TOKENIZER_NAME, tokenizer_file
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, read_weights, unusual_values, write_weights
 
 log = logging.getLogger(__name__)
-CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "checkpoint.json", "model.safetensors", "tokenizer.json"
+CONFIG_NAME, WEIGHTS_NAME = "checkpoint.json", "model.safetensors"
 
 
 def load_checkpoint(path: str | Path) -> PrunedTransformer:
@@ -83,16 +84,17 @@ def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: 
 
 
 def tokenizer_path(path: str | Path) -> Path:
-    """The tokenizer.json of a checkpoint: its own, or its backbone's. Raises InputError."""
+    """The tokenizer.json of a checkpoint or a Hugging Face directory: its own, or its backbone's. Raises InputError."""
     directory = Path(path)
-    candidates = [directory / TOKENIZER_NAME]
+    if (directory / TOKENIZER_NAME).is_file():
+        return directory / TOKENIZER_NAME
+    home = directory
     if (directory / CONFIG_NAME).is_file():
         config = read_config(directory)
-        if config.backbone is not None:
-            candidates.append(locate_backbone(config.backbone.name) / TOKENIZER_NAME)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+        home = locate_backbone(config.backbone.name) if config.backbone is not None else directory
+    found = tokenizer_file(home)
+    if found is not None:
+        return found
     raise InputError(f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save")
 
 

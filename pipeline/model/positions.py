@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.model.config import EncoderConfig
 from pipeline.model.parts import Disentangled, RelativeBias
@@ -99,17 +100,17 @@ class Geometry:
     @cached_property
     def rows(self) -> Tensor:
         """The row of `table` for each query and key, [B, S, S] int64."""
-        return self._of_distance(self.parts.buckets)
+        return self._of_distance(self.parts.buckets[:, None]).squeeze(-1)
 
     def _of_distance(self, table: Tensor) -> Tensor:
-        """table [2 * longest - 1, ...] by distance from query to key: [B, S, S, ...]."""
+        """table [2 * longest - 1, K] by distance from query to key: [B, S, S, K]."""
         distance = self.position[:, :, None] - self.position[:, None, :]
-        return table[distance + (self.parts.longest - 1)]
+        return F.embedding(distance + (self.parts.longest - 1), table)  # one Gather in a graph, as indexing is not
 
     @cached_property
     def _bias(self) -> Tensor:
         assert self.parts.bias is not None
-        by_distance = self.parts.bias.weight[self.parts.buckets]  # [2 * longest - 1, H]
+        by_distance = self.parts.bias(self.parts.buckets)  # [2 * longest - 1, H]
         return self._of_distance(by_distance).permute(0, 3, 1, 2)
 
     @cached_property
