@@ -1,6 +1,6 @@
 """Fused against staged, in one artifact: equal answers, texts that overflow, and time, on the CPU.
 
-python benchmarks/fused.py --json fused-cpu.json
+python -m benchmarks.fused --json fused-cpu.json
 
 Builds an artifact with fused engines at every batch size, and a copy of it whose capacities are the median, so that
 most texts overflow somewhere and run again through the stages.
@@ -21,25 +21,26 @@ from calib.data import examples_digest, read_examples
 from engines.artifact import Artifact, digest_files, write_manifest
 from engines.backends import choose_backend
 from engines.backends.base import EngineOptions
+from engines.machine import machine_record
 from engines.plan import FusedBucket, FusedPlan
 from engines.prediction import SampleResult
 from engines.runner import Runner
 from engines.tokenization import Text
-from pipeline.builder import build
+from pipeline.builder.config import DEMO, BuildConfig
+from pipeline.builder.measure import alternate
+from pipeline.builder.steps import build
+from pipeline.builder.subject import Subject, tokens_of
+from pipeline.builder.typical import TypicalTexts
 from pipeline.cli import fused_table, main_of
-from pipeline.config import DEMO, BuildConfig
-from pipeline.measure import alternate, machine_record
 from pipeline.model import load_checkpoint
 from pipeline.planning.fused import room_for
-from pipeline.planning.typical import TypicalTexts
-from pipeline.subject import Subject, tokens_of
 
 BATCHES = (1, 8)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python benchmarks/fused.py", description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m benchmarks.fused", description=(__doc__ or "").splitlines()[0])
     p.add_argument(
         "--checkpoint",
         type=Path,

@@ -1,6 +1,6 @@
 """Builds the shipped models for this machine's GPU, checks and times them, and writes one results file.
 
-    python benchmarks/gpu_run.py [--out benchmarks/results/gpu.json]
+    python -m benchmarks.gpu_run [--out benchmarks/results/gpu.json]
 
 `make test-gpu` runs it behind the tests that need a GPU. Exit codes: 0 everything passed, 3 something failed, such as a
 gate of a build (the rest is measured all the same), 4 this machine cannot run any GPU target; it says what is missing.
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from benchmarks.gpu_results import BATCHES, DEFAULT, Case, GpuResults, Machine, Regroup, Timing, markdown_table
 from calib.data import read_examples
 from engines.artifact import Artifact
 from engines.backends import BACKENDS, Backend
@@ -28,18 +29,17 @@ from engines.backends.gpu import find_gpu
 from engines.buckets import Bucket
 from engines.device_rows import Place, Rows
 from engines.errors import SkimError, TargetError
+from engines.machine import processor, tool_versions
 from engines.runner import Runner
 from engines.tokenization import Text
-from pipeline import __version__
-from pipeline.builder import build
+from engines.version import __version__
+from pipeline.builder.config import DEMO, BuildConfig
+from pipeline.builder.measure import alternate
+from pipeline.builder.steps import build
+from pipeline.builder.subject import Subject
 from pipeline.cli import main_of, print_gates
-from pipeline.config import DEMO, BuildConfig
-from pipeline.gpu_results import BATCHES, DEFAULT, Case, GpuResults, Machine, Regroup, Timing, markdown_table
-from pipeline.measure import alternate, processor
 from pipeline.model.flops import flops_ratio
 from pipeline.model.retention import carried_rows
-from pipeline.subject import Subject
-from pipeline.versions import tool_versions
 
 METHODS = ("dense", "ltp", "transkimmer")
 DATA, BUDGET = "movie-reviews", 3.0

@@ -1,6 +1,6 @@
 """INT8 on the CPU: dense and pruned, fp32 and INT8, all built in the same way: time, accuracy, decisions.
 
-python benchmarks/int8_cpu.py --checkpoint demo/checkpoints/ltp --dense demo/checkpoints/dense --json int8-ltp.json
+python -m benchmarks.int8_cpu --checkpoint demo/checkpoints/ltp --dense demo/checkpoints/dense --json int8-ltp.json
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from pathlib import Path
 from rich.console import Console
 
 from calib.data import examples_digest
+from calib.int8.calibrate import read_calibration
+from calib.metric import accuracy
 from engines.artifact import Artifact, Manifest
 from engines.errors import InputError
 from engines.prediction import SampleResult
 from engines.runner import Runner
-from pipeline.builder import build
-from pipeline.cli import main_of, progress_bars
-from pipeline.config import DEMO, BuildConfig
+from pipeline.builder.config import DEMO, BuildConfig
+from pipeline.builder.measure import as_record, measure, speedups
+from pipeline.builder.progress import progress_bars
+from pipeline.builder.steps import build
+from pipeline.builder.subject import Subject
+from pipeline.cli import main_of
 from pipeline.gates import Reference
-from pipeline.gates.metric import accuracy
-from pipeline.int8 import read_calibration
-from pipeline.measure import as_record, measure, speedups
-from pipeline.subject import Subject
 
 BASELINE, PRUNED = "dense fp32", "pruned int8"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python benchmarks/int8_cpu.py", description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m benchmarks.int8_cpu", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--checkpoint", type=Path, default=DEMO / "ltp", help="the pruned model (default: the LTP demo)")
     p.add_argument("--dense", type=Path, default=DEMO / "dense", help="the dense model (default: the demo's)")
     p.add_argument("--max-length", type=int, help="longest input, in tokens (default: what the checkpoints say)")

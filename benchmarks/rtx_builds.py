@@ -1,7 +1,7 @@
 """What TensorRT-RTX takes to compile the shipped checkpoints ahead of time, in every default bucket.
 
-python benchmarks/rtx_builds.py [--only ltp-fp16-plugin] [--buckets 1x64,8x256] [--out FILE]
-python benchmarks/rtx_builds.py --table    # prints the table of docs/gpu.md
+python -m benchmarks.rtx_builds [--only ltp-fp16-plugin] [--buckets 1x64,8x256] [--out FILE]
+python -m benchmarks.rtx_builds --table    # prints the table of docs/gpu.md
 
 Every engine is compiled for 8.0, 8.6, 8.9 and 12.0. Seconds are wall clock of one engine's own process, start included;
 memory is that process's peak. What other versions of the tools measured does not stay in the results file.
@@ -21,10 +21,10 @@ from time import perf_counter
 from rich.console import Console
 
 from engines.artifact import Artifact
-from pipeline.builder import build
-from pipeline.compilation import EngineReport
-from pipeline.config import DEMO, BuildConfig
-from pipeline.versions import tool_versions
+from engines.machine import tool_versions
+from pipeline.builder.compilation import EngineReport
+from pipeline.builder.config import DEMO, BuildConfig
+from pipeline.builder.steps import build
 
 METHODS = ("ltp", "transkimmer")
 VARIANTS = {"fp32": ("fp32", False), "fp16": ("fp16", False), "fp16-plugin": ("fp16", True), "int8": ("int8", False)}

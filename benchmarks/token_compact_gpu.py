@@ -1,6 +1,6 @@
 """TokenCompact on this machine's GPU: bytes that must move, time, and how close that comes to a plain copy.
 
-    python benchmarks/token_compact_gpu.py [--json FILE]
+    python -m benchmarks.token_compact_gpu [--json FILE]
 
 Needs a CUDA device and the build (cmake --build build). The ratio is the kernel's bandwidth over that of a
 copy of the same rows, both cold in the level-2 cache; 1.0 would be a compaction that costs no more than

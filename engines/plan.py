@@ -34,6 +34,11 @@ def graph_file(unit: Unit) -> str:
     return f"stages/{unit_name(unit)}.onnx"
 
 
+def int8_graph_file(graph: str) -> str:
+    """The quantised graph beside a stage's own: stages/stage_0-int8.onnx."""
+    return graph.replace(".onnx", "-int8.onnx")
+
+
 def engine_stem(unit: Unit, bucket: Bucket) -> str:
     """Name of an engine's file without its suffix: stage_0_b8_s128."""
     return f"{unit_name(unit)}_b{bucket.batch}_s{bucket.length}"

@@ -20,7 +20,7 @@ from engines.fused import FusedRunner
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
 from engines.scheduler import Scheduler, cost_in
-from engines.stage_runner import Call, open_stages
+from engines.stage_runner import Call, StageRunner
 from engines.tokenization import Text, TextEncoder, Tokens, text_problem
 
 TOKENISE_TOGETHER = 32
@@ -190,3 +190,19 @@ def _problem(text: Text) -> str | None:
     if problem is None and not "".join(text).strip():
         problem = "expected at least one word, found an empty text"
     return problem
+
+
+def open_stages(
+    artifact: Artifact, backend: Backend, threads: int | None, streams: int = 2, cuda_graphs: bool = True
+) -> StageRunner:
+    """The stage runner of a backend: over buffers of its device if it has one, else over host arrays.
+
+    streams:     calls that a device works on at a time; without one there is one.
+    cuda_graphs: a call on a device is one CUDA graph; otherwise its copies and kernels are queued one by one.
+    """
+    device = backend.device()
+    if device is None:
+        return StageRunner(artifact, backend, threads)
+    from engines.device_stages import DeviceStageRunner  # which a deployment on a CPU never needs
+
+    return DeviceStageRunner(artifact, backend, threads, device, streams, cuda_graphs)

@@ -16,12 +16,12 @@ with importing(__name__, "skimrt[cpu]"):
 
     from engines.artifact import Artifact
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
-    from pipeline.baseline import build_against_dense
+    from pipeline.builder.baseline import build_against_dense
+    from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
+    from pipeline.builder.measure import Timing, speedups
+    from pipeline.builder.target import BuildTarget
     from pipeline.cli import main_of, print_gates
-    from pipeline.config import DEMO, BuildConfig, read_build_config, require_demo
-    from pipeline.measure import Timing, speedups
     from pipeline.planning.costs import DEVICES
-    from pipeline.target import BuildTarget
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from engines.artifact import Gate
@@ -88,9 +87,3 @@ def fused_table(fused: FusedPlan) -> Table:
         expected = f"{fused.expected[batch]:.2f} expected" if batch in fused.expected else "unknown"
         table.add_row(str(batch), overflow, expected, lengths)
     return table
-
-
-def progress_bars(console: Console) -> Progress:
-    """The live bars of a verb: a step per line, its count and its time."""
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)

@@ -18,15 +18,16 @@ with importing(__name__, "skimrt[cpu]"):
     from engines.artifact import Artifact
     from engines.errors import InputError
     from engines.tokenization import Tokens
-    from pipeline.builder import build
-    from pipeline.cli import main_of, progress_bars
-    from pipeline.config import DEMO, BuildConfig, require_demo
-    from pipeline.measure import as_record, measure, speedups
+    from pipeline.builder.config import DEMO, BuildConfig, require_demo
+    from pipeline.builder.measure import as_record, measure, speedups
+    from pipeline.builder.progress import progress_bars
+    from pipeline.builder.steps import build
+    from pipeline.builder.subject import Subject
+    from pipeline.cli import main_of
     from pipeline.model import PrunedTransformer, load_checkpoint
     from pipeline.model.flops import flops_ratio
     from pipeline.model.retention import carried_rows
     from pipeline.report.demo import write_demo_report
-    from pipeline.subject import Subject
 
 METHODS = ("dense", "ltp", "transkimmer")
 

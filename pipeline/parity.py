@@ -15,13 +15,13 @@ with importing(__name__, "skimrt[cpu]"):
     from engines.backends import choose_backend
     from engines.errors import InputError
     from pipeline import gates
-    from pipeline.checks import engine_gates
+    from pipeline.builder.checks import engine_gates
+    from pipeline.builder.config import read_build_config
+    from pipeline.builder.graphs import specs_of
+    from pipeline.builder.subject import Subject
     from pipeline.cli import main_of, print_gates
-    from pipeline.config import read_build_config
-    from pipeline.gates.reference import Reference
     from pipeline.model.checkpoint import checkpoint_digest
-    from pipeline.stage_graphs import specs_of
-    from pipeline.subject import Subject
+    from pipeline.model.reference import Reference
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,13 +20,15 @@ from engines.backends import Backend, Engine
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from engines.buckets import format_buckets
-from pipeline import baseline, build, inspect, stage_graphs
+from pipeline import build, inspect
 from pipeline import run as run_module
-from pipeline.config import BuildConfig
-from pipeline.gates.reference import run_batch
+from pipeline.builder import baseline
+from pipeline.builder import graphs as stage_graphs
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.subject import Subject
+from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import Stage
-from pipeline.subject import Subject
-from pipeline.target import BuildTarget
+from pipeline.model.reference import run_batch
 from tests.conftest import LABELS
 from tests.gates.builds import BUCKETS, Built, classifier, model_of, run_verb, tagger
 from tests.graph.small import small_model
@@ -162,9 +164,10 @@ def test_a_token_level_head_is_an_engine_of_its_own(tiny_tokenizer: Path) -> Non
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from pipeline import build, stage_graphs
+from pipeline import build
+from pipeline.builder import graphs as stage_graphs
 from pipeline.cli import main_of
-from pipeline.publish import Publisher
+from pipeline.builder.publish import Publisher
 graphs = Path(sys.argv.pop(1))
 stage_graphs.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
 mark, marked = Publisher.mark, []

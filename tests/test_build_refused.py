@@ -12,8 +12,10 @@ from engines.artifact import Artifact
 from engines.backends import tensorrt
 from engines.errors import InputError
 from engines.files import digest_tree
-from pipeline import baseline, build, builder, stage_graphs
-from pipeline.config import BuildConfig
+from pipeline import build
+from pipeline.builder import baseline, steps
+from pipeline.builder import graphs as stage_graphs
+from pipeline.builder.config import BuildConfig
 from tests.gates.builds import Built, classifier, model_of, reversed_labels, run_verb
 
 
@@ -57,7 +59,7 @@ def test_a_dense_model_of_another_task_is_refused_before_anything_is_built(
     assert "expected a classification of 3 in the order no, maybe, yes, found " in error
     config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), precision=precision, out=out)
     with pytest.raises(InputError, match="which has another task"):
-        builder.build(config, Console())
+        steps.build(config, Console())
     assert not out.parent.exists()
 
 

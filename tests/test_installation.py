@@ -14,7 +14,8 @@ import pytest
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
 from engines.errors import TargetError
-from pipeline import build, config, demo
+from pipeline import build, demo
+from pipeline.builder import config
 from pipeline.importing import importing
 from pipeline.training.setup import make_trainee
 from tests.gates.builds import classifier, run_verb

@@ -5,7 +5,8 @@ from pipeline.gates.fused import fused_decisions, fused_parity
 from pipeline.gates.metric import task_metric
 from pipeline.gates.numeric import numeric_parity
 from pipeline.gates.planned import attention_gate, int8_products_gate
-from pipeline.gates.reference import Reference, reference_parity
+from pipeline.gates.reference import reference_parity
+from pipeline.model.reference import Reference
 
 __all__ = [
     "Reference",

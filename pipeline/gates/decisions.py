@@ -8,8 +8,8 @@ import torch
 
 from engines.artifact import Figures, Gate
 from engines.prediction import SampleResult
-from pipeline.gates.reference import Reference
 from pipeline.graph.stages import StageSpec, decision_layers
+from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 
 _TIE = 1e-3

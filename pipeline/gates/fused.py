@@ -19,11 +19,12 @@ from engines.samples import Sample
 from engines.stage_runner import fill
 from pipeline.gates.decisions import decision_parity
 from pipeline.gates.numeric import load_engine
-from pipeline.gates.reference import NOTHING_DECIDED, Reference, near_threshold
+from pipeline.gates.reference import NOTHING_DECIDED, near_threshold
 from pipeline.gates.states import chosen_for
 from pipeline.gates.tolerance import FP32_TOLERANCE
 from pipeline.gates.verdict import verdict
 from pipeline.graph.stages import StageSpec
+from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 
 _WIDTH = 0.1

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
-from engines.artifact import EngineRecord, Figures, Gate
+from calib.int8.calibrate import read_calibration
+from calib.int8.simulation import simulate
+from engines.artifact import EngineRecord, Figures, Gate, Manifest
+from engines.backends import Backend, Engine
+from engines.plan import int8_graph_file
 from engines.tokenization import Tokens
+from pipeline.gates.numeric import load_engine
 from pipeline.gates.states import cut, fed_to, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
 from pipeline.gates.verdict import verdict
-from pipeline.graph.evaluate import Arrays, near_tokens, run_scored
+from pipeline.graph.evaluate import Arrays, GraphSession, near_tokens, run_scored
+from pipeline.graph.precision import Precision, reference_in
 from pipeline.graph.stages import Stage, StageSpec
+from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 
 
@@ -134,3 +143,43 @@ def _by_row(outputs: Arrays, name: str, rows: Sequence[int]) -> np.ndarray:
     position = outputs["packed_position" if "packed_position" in outputs else "final_position"]
     order = [np.argsort(sample[:n]) for sample, n in zip(position, rows, strict=False)]
     return np.concatenate([outputs[name][place, index] for place, index in enumerate(order)])
+
+
+def int8_parity(
+    model: PrunedTransformer,
+    specs: Sequence[StageSpec],
+    reference: Reference,
+    root: Path,
+    manifest: Manifest,
+    backend: Backend,
+    threads: int | None,
+    cannot_run: str | None,
+) -> list[Gate]:
+    """Gate 2 of the INT8 engines or, where this machine cannot run them, of their graphs in ONNX Runtime."""
+    records = [record for record in manifest.engines if record.precision == "int8" and record.target == backend.target]
+    if not records:
+        return []
+    simulated = simulated_model(model, root, manifest.plan.precision)
+    if cannot_run is None:
+
+        def load(record: EngineRecord) -> Engine:
+            return load_engine(backend, root, threads, record)
+
+        return [quantized_parity(model, simulated, specs, reference.samples, records, load)]
+
+    @cache
+    def session(graph: str) -> GraphSession:
+        return GraphSession(root / graph)
+
+    def graph_of(record: EngineRecord) -> GraphSession:
+        graph = manifest.plan.graphs[record.stage]
+        return session(int8_graph_file(graph) if (root / int8_graph_file(graph)).is_file() else graph)
+
+    name = "numeric: INT8 graphs"
+    skipped = Gate(name=f"numeric: INT8 engines ({backend.target})", status="SKIPPED", reason=cannot_run)
+    return [quantized_parity(model, simulated, specs, reference.samples, records, graph_of, name), skipped]
+
+
+def simulated_model(model: PrunedTransformer, root: Path, precision: Precision) -> PrunedTransformer:
+    """What PyTorch computes with the ranges of an artifact whose stage graphs are in `precision`."""
+    return simulate(reference_in(model, precision), read_calibration(root).scheme)

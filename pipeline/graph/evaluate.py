@@ -15,10 +15,9 @@ from torch import Tensor
 from engines.backends.onnxruntime import session_options
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage
+from pipeline.model.reference import NEAREST
 
 Arrays = dict[str, np.ndarray]
-NEAREST = 16
-"""Tokens by which the rounding of scores near a threshold is judged; scores far above it move by more."""
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.errors import InputError, validation_problems
+from engines.head import Head as HeadConfig
 
 SCHEMA_VERSION = 1
 Method = Literal["dense", "ltp", "transkimmer", "topk", "threshold"]
@@ -50,18 +51,6 @@ class EncoderConfig(_Strict):
     def longest_input(self) -> int:
         """Most tokens that the position table has rows for."""
         return self.max_positions - self.position_offset
-
-
-class HeadConfig(_Strict):
-    """What the model predicts. `labels` are the names by index; regression has exactly one."""
-
-    kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
-    labels: list[str] = Field(min_length=1)
-
-    @property
-    def token_level(self) -> bool:
-        """Whether the head reads every token's state, not only the first one's."""
-        return self.kind in ("question_answering", "tagging")
 
 
 class PrunerConfig(_Strict):

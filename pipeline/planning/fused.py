@@ -16,7 +16,7 @@ import numpy as np
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.plan import FusedBucket, FusedPlan, graph_file
-from pipeline.config import BuildConfig
+from pipeline.builder.config import BuildConfig
 from pipeline.model.config import CheckpointConfig
 from pipeline.planning.costs import StageShape
 from pipeline.planning.plan import FINEST, Planner, StagedPlan

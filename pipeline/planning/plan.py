@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from engines.buckets import Bucket
 from engines.plan import FusedPlan
-from pipeline.graph.stages import cut_stages, decision_layers
+from pipeline.graph.stages import attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostModel, Kind, StageShape
-from pipeline.planning.profile import attentions
 from pipeline.planning.search import Problem, expected_time, sample_times, solve
 
 FINEST = 8

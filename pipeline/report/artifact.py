@@ -12,7 +12,7 @@ from calib.retention import RetentionStatistics
 from engines.artifact import Artifact, Manifest
 from engines.errors import InputError, validation_problems
 from engines.plan import Plan
-from pipeline.measure import Timing, speedups
+from pipeline.builder.measure import Timing, speedups
 from pipeline.report.charts import retention_chart
 from pipeline.report.page import write_page
 

@@ -19,9 +19,9 @@ from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import Batch, TokenisedSet
 from pipeline.training.budget import FlopsBudget
-from pipeline.training.calibrate import reach_ratio
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
+from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee

@@ -10,19 +10,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from engines.artifact import (
-    TOKENIZER_NAME,
-    Checkpoint,
-    Encoder,
-    EngineRecord,
-    Head,
-    Manifest,
-    digest_files,
-    write_manifest,
-)
+from engines.artifact import TOKENIZER_NAME, Checkpoint, Encoder, EngineRecord, Manifest, digest_files, write_manifest
 from engines.backends import BACKENDS
 from engines.backends.base import EngineOptions
 from engines.buckets import Bucket, parse_buckets
+from engines.head import Head
 from engines.plan import FusedBucket, FusedPlan, Plan, StagePlan, graph_file
 from engines.tokenization import Tokens
 from pipeline.graph.function import OPSET, token_compact_function

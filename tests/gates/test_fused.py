@@ -17,10 +17,10 @@ from engines.buckets import format_buckets
 from engines.tokenization import Tokens
 from pipeline import inspect, parity
 from pipeline import run as run_module
+from pipeline.builder.graphs import specs_of
 from pipeline.gates import Reference, fused_parity
 from pipeline.model import load_checkpoint
 from pipeline.report.artifact import write_artifact_report
-from pipeline.stage_graphs import specs_of
 from tests.gates.builds import BUCKETS, Built, classifier, fused, reseal, run_verb, set_attribute
 
 

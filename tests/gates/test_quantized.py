@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib.equalise import equalised
-from calib.qdq import quantize_graphs
-from calib.ranges import choose_ranges, collect_histograms
-from calib.scheme import QuantizationScheme, groups
-from calib.simulation import simulate
+from calib.int8.equalise import equalised
+from calib.int8.qdq import quantize_graphs
+from calib.int8.ranges import choose_ranges, collect_histograms
+from calib.int8.scheme import QuantizationScheme, groups
+from calib.int8.simulation import simulate
 from engines.artifact import EngineRecord, Gate
 from engines.backends import Engine, choose_backend
 from engines.backends.base import Arrays

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.gates import Reference, reference_parity
-from pipeline.gates.reference import run_batch
-from pipeline.graph.operator import surviving
 from pipeline.model import PrunedTransformer
+from pipeline.model.compaction import surviving
+from pipeline.model.reference import run_batch
 from pipeline.model.transformer import State
 from tests.conftest import METHODS
 from tests.graph.small import random_samples, small_model

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from engines.buckets import Bucket, parse_buckets
 from engines.errors import InputError
-from pipeline.config import BuildConfig
+from pipeline.builder.config import BuildConfig
 from pipeline.planning.fused import QUANTILES, FusedPlanner, given_fused, refuse_fused, room_for, with_fused
 from pipeline.planning.plan import Planner, StagedPlan
 from tests.conftest import LONGEST, TinyModel

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib.qdq import quantized_products
-from calib.scheme import QuantizationScheme, quantizable_layers
+from calib.int8.qdq import quantized_products
+from calib.int8.scheme import QuantizationScheme, quantizable_layers
 from engines.backends import choose_backend
 from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
+from pipeline.builder.profile import _key, cost_table, profiled_stages
+from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, StageShape
 from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
-from pipeline.planning.profile import _key, cost_table, profiled_stages
-from pipeline.target import BuildTarget
 from tests.conftest import METHODS, TinyModel
 
 
@@ -132,7 +132,7 @@ def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, m
     assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
     assert all(set(by) == {1, 2} for by in table.together_seconds.values())
     assert set(table.boundary_seconds) == {1, 2} and len(table.boundary_seconds[2]) == len(table.lengths)
-    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: pytest.fail("measured again"))
     assert cost_table(model, target, (2,), threads=1) == table
     (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
     assert CostTable.read(file) == table
@@ -197,7 +197,7 @@ def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: Tin
         replace(target, options=PLAIN),
         replace(target, binding=binding.model_copy(update={"gpu": "NVIDIA T4"})),
     ]
-    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: table)
+    monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: table)
     for other in others:
         cost_table(model, other, (1,), threads=1)
     assert len(list((tmp_path / "skimrt" / "profiles").iterdir())) == 1 + len(others)
@@ -223,7 +223,7 @@ def test_a_cache_of_costs_may_be_missing_or_damaged(
     table = cost_table(tiny_model("dense"), target, (1,), threads=1)
     (file,) = (tmp_path / "cache").rglob("*.json")
     file.write_text("damaged")
-    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: table)
+    monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: table)
     assert cost_table(tiny_model("dense"), target, (1,), threads=1) == table
     assert "measured again" in caplog.text and CostTable.read(file) == table
     (tmp_path / "file").write_text("")

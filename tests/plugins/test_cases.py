@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.graph.operator  # noqa: F401 (registers torch.ops.skimrt)
+import pipeline.model.compaction  # noqa: F401 (registers torch.ops.skimrt)
 from plugins.regroup import make_cases as regroup_cases
 from plugins.token_compact import make_cases as token_compact_cases
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from engines.stages import DOMAIN, OPERATOR
-from pipeline.graph.operator import token_compact
+from pipeline.model.compaction import token_compact
 from plugins import library
 from plugins.regroup import binding
 from plugins.token_compact.make_cases import cases

@@ -1,0 +1,49 @@
+"""What a plan's expected time has beside its engines: tokenising, measured on the texts that are planned for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engines.runner import TOKENISE_TOGETHER
+from pipeline.builder import typical
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.subject import Subject
+from pipeline.builder.typical import TypicalTexts
+from pipeline.planning.plan import Planner
+from tests.conftest import TinyModel
+from tests.planning.test_plan import RowCost, falling
+
+
+def test_tokenising_is_measured_as_the_runner_does_it(tiny_checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks: list[int] = []
+
+    def counted(*_: object):
+        return lambda texts: chunks.append(len(texts))
+
+    monkeypatch.setattr(typical, "encoder_of", counted)
+    subject = Subject.load(tiny_checkpoint("ltp"), "movie-reviews", 4)
+    texts = TypicalTexts(["w4 w5"] * (TOKENISE_TOGETHER + 3), np.ones((1, 5), int))
+    seconds = texts.tokenising(subject, (1, 8))
+    assert set(seconds) == {1, 8} and min(seconds.values()) > 0
+    one_by_one = [1] * (1 + len(texts.texts))  # the first chunk is a warm-up
+    assert chunks == [*one_by_one, TOKENISE_TOGETHER, TOKENISE_TOGETHER, 3]
+
+
+@pytest.mark.parametrize("method", ["dense", "transkimmer"])
+def test_rows_are_what_the_reference_retains(tiny_checkpoint, method: str) -> None:
+    subject = Subject.load(tiny_checkpoint(method), "movie-reviews", 4)
+    found = TypicalTexts.of(BuildConfig(checkpoint=subject.checkpoint), subject)
+    assert found.rows.shape == (len(found.texts), 1 + subject.model.config.encoder.layers)
+    assert (np.diff(found.rows, axis=1) <= 0).all() and (found.rows >= 1).all()
+    assert (found.rows[:, -1] < found.rows[:, 0]).any() == (method != "dense")
+
+
+def test_every_plan_pays_for_tokenising_alike(tiny_model: TinyModel) -> None:
+    planner = Planner(tiny_model("ltp"), falling(tiny_model("ltp"), 0.5), RowCost(3), (1, 8), 64)
+    paying = replace(planner, tokenising={1: 7.0, 8: 2.0})
+    for plain, paid in ((planner.best(), paying.best()), (planner.given([]), paying.given([]))):
+        assert paid.cuts == plain.cuts and paid.buckets == plain.buckets
+        assert paid.expected == {1: plain.expected[1] + 7, 8: plain.expected[8] + 2}
