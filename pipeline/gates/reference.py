@@ -8,8 +8,10 @@ import torch
 
 from engines.artifact import Figures, Gate
 from engines.tokenization import Tokens
+from pipeline.gates.verdict import verdict
 from pipeline.graph.stages import decision_layers
 from pipeline.model.reference import Reference
+from pipeline.model.rounding import EXECUTIONS
 from pipeline.model.transformer import PrunedTransformer
 
 EXECUTIONS_TOLERANCE = 1e-5
@@ -25,7 +27,7 @@ def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], refere
     masked = Reference.of(model, samples, "masked")
     worst, undecided, failed = 0.0, 0, []
     for index in range(len(samples)):
-        if near_threshold(model, reference, index):
+        if _undecided(model, reference, index):
             undecided += 1
             continue
         difference = float((masked.logits[index] - reference.logits[index]).abs().max())
@@ -38,18 +40,18 @@ def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], refere
         "largest_difference": worst,
         "within_rounding_of_threshold": undecided,
     }
-    if failed:
-        reason = f"masked and compacted execution disagree for sample {failed[0]} and {len(failed) - 1} more"
-        return Gate(name="reference", status="FAILED", reason=reason, figures=figures)
-    if undecided == len(samples):
-        return Gate(name="reference", status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
-    return Gate(name="reference", status="PASSED", figures=figures)
+    failures = [f"masked and compacted execution disagree for sample {failed[0]} and {len(failed) - 1} more"]
+    return verdict(
+        "reference", figures, failures if failed else [], NOTHING_DECIDED if undecided == len(samples) else None
+    )
 
 
-def near_threshold(model: PrunedTransformer, reference: Reference, index: int, width: float = 1e-2) -> bool:
-    """Whether any score of a sample is so near its threshold (`width` roundings) that the two runs may differ there."""
-    for layer in decision_layers(model):
-        distance = (reference.score[index][layer] - model.pruner.threshold(layer)).abs()
-        if bool((distance <= width * reference.rounding(layer)).any()):
-            return True
-    return False
+def _undecided(model: PrunedTransformer, reference: Reference, index: int) -> bool:
+    """Whether any score of a sample is so near its threshold that the two executions may differ there."""
+    return any(
+        bool(
+            (reference.score[index][layer] - model.pruner.threshold(layer)).abs().nan_to_num(torch.inf).min()
+            <= EXECUTIONS * reference.score_scale(layer)
+        )
+        for layer in decision_layers(model)
+    )
