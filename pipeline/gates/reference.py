@@ -18,6 +18,8 @@ from pipeline.model.retention import by_length, padded
 from pipeline.model.transformer import Execution, Output, PrunedTransformer
 
 EXECUTIONS_TOLERANCE = 1e-5
+_WIDTH = 1e-2
+"""Roundings from a threshold within which the two executions may decide differently."""
 NOTHING_DECIDED = "every sample has a score within rounding of its threshold, so none could be compared"
 """Why a gate that excused all samples is SKIPPED and not PASSED."""
 
@@ -139,10 +141,10 @@ def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], refere
     return Gate(name="reference", status="PASSED", figures=figures)
 
 
-def near_threshold(model: PrunedTransformer, reference: Reference, index: int, width: float = 1e-2) -> bool:
-    """Whether any score of a sample is so near its threshold (`width` roundings) that the two runs may differ there."""
+def near_threshold(model: PrunedTransformer, reference: Reference, index: int) -> bool:
+    """Whether any score of a sample is so near its threshold that the two runs may differ there."""
     for layer in decision_layers(model):
         distance = (reference.score[index][layer] - model.pruner.threshold(layer)).abs()
-        if bool((distance <= width * reference.rounding(layer)).any()):
+        if bool((distance <= _WIDTH * reference.rounding(layer)).any()):
             return True
     return False
