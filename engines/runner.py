@@ -16,7 +16,6 @@ from engines.artifact import TOKENIZER_NAME, Artifact
 from engines.backends import Backend, choose_backend
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError
-from engines.fused import FusedRunner
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
 from engines.scheduler import Scheduler, cost_in
@@ -39,7 +38,6 @@ class Runner:
     truncate:  cuts texts that are longer than the model takes, which are an error otherwise.
     streams:   on a GPU, calls that it works on at a time.
     cuda_graphs: on a GPU, every call is one CUDA graph.
-    fused:     uses the fused engines of a fused plan; False runs every sample through the stages.
 
     Raises InputError for an invalid artifact or argument, TargetError when nothing here can run its engines.
     """
@@ -56,7 +54,6 @@ class Runner:
         verify: bool = True,
         streams: int = 2,
         cuda_graphs: bool = True,
-        fused: bool = True,
     ) -> None:
         limits = {"threads": threads, "max_batch (--batch)": max_batch, "window": window, "streams": streams}
         for name, value in limits.items():
@@ -65,13 +62,9 @@ class Runner:
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
         self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
-        units = [unit for unit in manifest.plan.units if unit != "fused"]
-        self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
+        self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))
-        self.fused = None
-        if fused and manifest.plan.fused is not None:
-            self.fused = FusedRunner(self.artifact, self.backend, threads, max_batch)
         self._encode = TextEncoder(
             self.artifact.file(TOKENIZER_NAME), manifest.max_length, manifest.encoder.type_vocab_size
         )
@@ -92,8 +85,6 @@ class Runner:
     def warm_up(self) -> None:
         """Loads every engine now instead of at its first use, and runs it once."""
         self._stages.load_all(self._buckets)
-        if self.fused is not None:
-            self.fused.load_all()
 
     def _usable(self, buckets: Sequence[Bucket], max_batch: int | None) -> list[Bucket]:
         usable = [bucket for bucket in buckets if max_batch is None or bucket.batch <= max_batch]
@@ -120,11 +111,8 @@ class Runner:
 
     def _run(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult]:
         for window in self._windows(inputs):
-            if self.fused is not None:
-                self.fused.run(window)
-            left = [sample for sample in window if sample.logits is None]
             for unit in range(self._stages.units):
-                self._run_unit(unit, left)
+                self._run_unit(unit, window)
             yield from (sample.result() for sample in window)
 
     def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:

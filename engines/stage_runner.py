@@ -42,7 +42,6 @@ class StageRunner:
         self._records = {
             (self._stages if record.stage == "head" else record.stage, record.bucket): record
             for record in records_for(artifact.manifest, backend)
-            if record.stage != "fused"
         }
         self._engines: dict[tuple[int, Bucket], Engine] = {}
         # Held from filling an engine's buffers to reading its outputs: it has one set of buffers.

@@ -55,12 +55,6 @@ def parser() -> argparse.ArgumentParser:
         help="auto (the planner's choice, or with --buckets where enough tokens die), a number of stages, or the "
         "layers to cut at, such as 1,3 (default auto)",
     )
-    p.add_argument(
-        "--plan",
-        choices=_choices("plan"),
-        help="staged: an engine for every stage; fused: also engines of all stages at once, with a fixed room behind "
-        "every cut, and texts that do not fit run through the stages; auto: fused where it is expected to be faster",
-    )
     p.add_argument("--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})")
     p.add_argument(
         "--token-budget",

@@ -114,7 +114,7 @@ def test_the_dense_model_is_built_and_timed_beside_it(built: Built) -> None:
 def test_the_dense_model_of_another_machine_is_not_compared_with(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the same build, but has no engine that runs here; building it again adds them."""
     assert built.dense is not None
-    settings = {"data": str(built.data), "stages": "auto", "plan": "auto", "buckets": BUCKETS, "samples": 12}
+    settings = {"data": str(built.data), "stages": "auto", "buckets": BUCKETS, "samples": 12}
     config = BuildConfig(checkpoint=built.dense, out=built.artifact.with_name("artifact-dense"), **settings)
     assert baseline._is_current(config)
     here = Binding(library="tensorrt", version="11.4", compute_capabilities=("9.0",), gpu="NVIDIA H100")

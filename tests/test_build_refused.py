@@ -84,8 +84,6 @@ def test_an_artifact_is_not_replaced_unasked(capsys: pytest.CaptureFixture[str],
         (("--optimization-level", "6"), 2, "optimization_level: "),
         (("--buckets", "1x16"), 2, "the longest is 16, the model takes 32"),
         (("--buckets", "1x16,ax"), 2, "expected batch x length"),
-        (("--plan", "fused", "--precision", "int8"), 2, "plan 'fused': INT8 engines are chosen stage by stage"),
-        (("--plan", "fused", "--stages", "1"), 2, "plan 'fused': the model is not cut"),
         (("--stages", "7"), 2, "2 decision points, so 1 to 3 stages"),
         (("--stages", "1,5"), 2, "decides at layers [0, 1]"),
         (("--data", "no-such-set"), 2, "expected a named set"),
@@ -116,7 +114,6 @@ def test_nothing_is_built_in_front_of_an_error_that_can_be_known(
     for arguments, message in (
         (("--out", built.artifact), "it already holds an artifact; --force replaces it"),
         (("--stages", "9", "--out", tmp_path / "a"), "stages 9: this ltp model has 2 decision points"),
-        (("--plan", "fused", "--token-budget", "64", "--out", tmp_path / "a"), "plan 'fused': with --token-budget"),
         (("--dense", tmp_path / "none", "--out", tmp_path / "a"), str(tmp_path / "none")),
     ):
         assert run_verb(build, *model_of(built), *arguments) == 2

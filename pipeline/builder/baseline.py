@@ -39,7 +39,6 @@ def dense_artifact(config: BuildConfig, console: Console) -> Path:
             "dense": None,
             "stages": "auto",
             "buckets": buckets,
-            "plan": "auto",
             "out": out,
             "force": True,
         }

@@ -26,7 +26,6 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),
-        "plan": config.plan,
         "max_engines": config.max_engines,
         "token_budget": config.token_budget,
         "device": config.device,

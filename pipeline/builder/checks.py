@@ -66,20 +66,13 @@ def engine_gates(
         advance()
         return found + [Gate(name=name, status="SKIPPED", reason=cannot_run) for name in ("decisions", "task metric")]
 
-    def runner_of(max_batch: int | None = None, fused: bool = True) -> Runner:
-        return Runner(root, backend, None, config.threads, max_batch, verify=False, fused=fused)
-
-    runner = runner_of(fused=False)
+    runner = Runner(root, backend, threads=config.threads, verify=False)
     results = runner.run_tokens(reference.samples)
     if any(record.precision == "int8" for record in manifest.engines):
         found.append(_int8_decisions(subject.model, specs, reference, results, root, manifest))
     else:
         rounded = None if narrow is None else Reference.of(narrow, reference.samples)
         found.append(gates.decision_parity(subject.model, specs, reference, results, rounded))
-    if manifest.plan.fused is not None:
-        found += gates.fused_parity(subject.model, specs, reference, root, manifest, backend, config.threads)
-        found += gates.fused_decisions(subject.model, specs, reference, manifest, runner_of)
-        runner = runner_of()
     advance()
     found.append(metric_gate(config, subject, runner))
     advance()

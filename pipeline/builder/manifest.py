@@ -43,13 +43,11 @@ def plan_of(
         for spec, buckets in zip(specs, held, strict=True)
     ]
     return Plan(
-        kind="staged" if planned.fused is None else "fused",
         precision=precision,
         stages=stages,
         head_graph=graphs.get("head"),
         buckets=everything,
         expected={batch: round(1e3 * seconds, 4) for batch, seconds in planned.expected.items()},
-        fused=planned.fused,
     )
 
 

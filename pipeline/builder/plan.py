@@ -18,12 +18,10 @@ from pipeline.builder.publish import Publisher
 from pipeline.builder.subject import Subject
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.typical import TypicalTexts
-from pipeline.cli import fused_table
 from pipeline.graph.export import Export
 from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
-from pipeline.planning.fused import given_fused, why_staged, with_fused
 from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
 from pipeline.planning.simple import choose_cuts
 
@@ -44,8 +42,7 @@ def choose_plan(
     """The plan of a build.
 
     The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
-    measured on `target` (None: its engines do not run here), or estimated for --device. Raises InputError where
-    fused engines are asked for and nothing is cut.
+    measured on `target` (None: its engines do not run here), or estimated for --device.
 
     scheme: what INT8 engines quantise, where every bucket takes the faster of them and those in fp32.
     export: writes the graphs that costs are measured on.
@@ -61,10 +58,6 @@ def choose_plan(
             console.print(f"note: nothing is planned here, so {flags} change nothing", highlight=False)
         cuts = choose_cuts(model, config.stages, reference.mean_rows())
         plan = StagedPlan(cuts=tuple(cuts), buckets=(tuple(buckets),) * (len(cuts) + 1))
-        if config.plan == "fused":
-            if not cuts:
-                raise InputError("plan 'fused': the model is not cut, so one stage is all of it; cut it with --stages")
-            plan = plan.model_copy(update={"fused": given_fused(TypicalTexts.of(config, subject).rows, cuts, buckets)})
     else:
         typical, batches = TypicalTexts.of(config, subject), sorted({bucket.batch for bucket in buckets})
         costs = _costs(config, model, target, batches, scheme, progress, export)
@@ -79,8 +72,6 @@ def choose_plan(
         finest = finest_for(config.target)
         planner = Planner(model, typical.rows, costs, batches, engines, tokenising=tokenising, finest=finest)
         plan = planner.best()
-        if config.plan != "staged" and why_staged(config, model.config) is None:
-            plan = with_fused(planner, plan, config.plan)
         if config.explain:
             explain(planner, plan, console)
     if config.token_budget is not None:
@@ -109,12 +100,7 @@ def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:
         milliseconds = [f"{1e3 * other.expected[batch]:.2f}" for batch in planner.batches]
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
         compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
-    if (fused := plan.fused) is not None:
-        milliseconds = [f"{fused.expected[batch]:.2f}" if batch in fused.expected else "" for batch in planner.batches]
-        compared.add_row("fused", *milliseconds, "", str(len(fused.buckets)))
     console.print(compared)
-    if fused is not None:
-        console.print(fused_table(fused))
 
 
 def _costs(

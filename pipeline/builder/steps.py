@@ -37,13 +37,11 @@ from pipeline.builder.publish import Publisher
 from pipeline.builder.reuse import Held
 from pipeline.builder.subject import Subject, refuse_other_dense
 from pipeline.builder.target import BuildTarget
-from pipeline.graph.fused import fuse_graphs
 from pipeline.graph.stages import cut_stages, decision_layers
 from pipeline.kit.scripts import write_gpu_kit
 from pipeline.model.checkpoint import read_config, tokenizer_path
 from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.planning.fused import refuse_fused
 from pipeline.planning.simple import choose_cuts
 from plugins.library import copy_plugins, library_path
 
@@ -71,7 +69,6 @@ class _Start:
         target = BuildTarget.of(config)
         subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
         refuse_other_dense(config)
-        refuse_fused(config, subject.model.config)
         buckets = chosen_buckets(config, subject.model)
         if config.stages != "auto":
             cut_stages(subject.model, choose_cuts(subject.model, config.stages, []))
@@ -144,18 +141,12 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
         specs = cut_stages(subject.model, planned.cuts)
         wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
         graphs = export_graphs(subject.model, specs, precision, publisher, progress, export)
-        capacities: dict[Bucket, tuple[int, ...]] = {}
-        if planned.fused is not None:
-            graphs["fused"] = planned.fused.graph
-            fuse_graphs([root / graphs[spec.index] for spec in specs], root / planned.fused.graph)
-            capacities = {fused.bucket: tuple(fused.capacities) for fused in planned.fused.buckets}
-            wanted["fused"] = list(capacities)
         if config.frontend == "torch-tensorrt":
             target = traced(target, subject.model, specs)
         steps = [spec.step_names for spec in specs]
 
         def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
-            return Compilation(target, graphs, steps, publisher, there, config.jobs, capacities)
+            return Compilation(target, graphs, steps, publisher, there, config.jobs)
 
         compilation, int8 = compilation_of(target, graphs), dict[Unit, str]()
         if calibration is not None:

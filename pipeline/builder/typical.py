@@ -16,8 +16,7 @@ from pipeline.builder.subject import Subject, encoder_of, tokens_of
 from pipeline.model.retention import carried_rows
 
 _TEXTS = 1024
-"""Texts whose retention is planned for. They are not those of the gates where the data has splits. A third of them is
-enough for the stages, but not to know how many texts overflow fused engines."""
+"""Texts whose retention is planned for. They are not those of the gates where the data has splits."""
 _TOKENISED = 256
 
 

@@ -9,13 +9,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from engines.buckets import Bucket
-from engines.plan import FusedPlan
 from pipeline.graph.stages import attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostModel, Kind, StageShape
-from pipeline.planning.search import Problem, expected_time, sample_times, solve
+from pipeline.planning.search import Problem, expected_time, solve
 
-FINEST = 8
+_FINEST = 8
 """Lengths worth compiling are multiples of this where matrix products run in tiles, as on tensor cores."""
 _FINEST_CPU = 4
 """On a CPU products have no such tiles, and padding costs more than the engines that avoid it."""
@@ -27,14 +26,13 @@ _EARNS = 5e-4
 
 def finest_for(target: str) -> int:
     """What a bucket's length is a multiple of on a target."""
-    return _FINEST_CPU if target == "cpu" else FINEST
+    return _FINEST_CPU if target == "cpu" else _FINEST
 
 
 class StagedPlan(BaseModel):
     """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch.
 
     seconds: of a call of every bucket of every stage, or () where no costs are known.
-    fused: the engines of all stages at once beside them, at the batch sizes where these are expected to be faster.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,7 +41,6 @@ class StagedPlan(BaseModel):
     buckets: tuple[tuple[Bucket, ...], ...]
     expected: dict[int, float] = {}
     seconds: tuple[tuple[float, ...], ...] = ()
-    fused: FusedPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Planner:
     engines: int
     lengths: Sequence[int] | None = None
     tokenising: Mapping[int, float] = field(default_factory=dict)
-    finest: int = FINEST
+    finest: int = _FINEST
 
     @property
     def points(self) -> list[int]:
@@ -108,11 +105,6 @@ class Planner:
             for shape, held in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
         )
         return plan.model_copy(update={"seconds": seconds})
-
-    def times(self, plan: StagedPlan, batch: int) -> np.ndarray:
-        """[samples], expected seconds of each through the stages of a plan."""
-        lengths = [sorted({bucket.length for bucket in held}) for held in plan.buckets]
-        return sample_times(self._problem([batch]), self._starts(plan.cuts), lengths)
 
     def _starts(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """The points where the stages with these cuts begin."""

@@ -61,17 +61,15 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
     )
 
 
-def _buckets(plan: Plan) -> list[tuple[str, int, list[str]]]:
-    """By unit and batch size the lengths, those of fused engines with the rows that there is room for at every cut."""
-    rooms = {} if plan.fused is None else {fused.bucket: fused.capacities for fused in plan.fused.buckets}
+def _buckets(plan: Plan) -> list[tuple[str, int, list[int]]]:
+    """By unit and batch size the lengths, ascending."""
     found = []
     for unit in plan.units:
-        shapes: dict[int, list[str]] = defaultdict(list)
+        lengths: dict[int, list[int]] = defaultdict(list)
         for bucket in sorted(plan.buckets_of(unit)):
-            room = f" ({' '.join(map(str, rooms[bucket]))})" if unit == "fused" else ""
-            shapes[bucket.batch].append(f"{bucket.length}{room}")
+            lengths[bucket.batch].append(bucket.length)
         name = unit.capitalize() if isinstance(unit, str) else f"Stage {unit}"
-        found += [(name, batch, held) for batch, held in shapes.items()]
+        found += [(name, batch, held) for batch, held in lengths.items()]
     return found
 
 

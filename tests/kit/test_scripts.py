@@ -93,7 +93,7 @@ def manifest_of(model: PrunedTransformer, steps: list[list[str]], precision: str
     """The manifest of a build that only exported."""
     head, encoder = model.config.head, model.config.encoder
     stages = [StagePlan(graph=f"stages/stage_{i}.onnx", steps=s) for i, s in enumerate(steps)]
-    plan = {"kind": "staged", "precision": precision, "stages": stages, "buckets": BUCKETS}
+    plan = {"precision": precision, "stages": stages, "buckets": BUCKETS}
     graphs = [stage.graph for stage in stages] + (["stages/head.onnx"] if head.token_level else [])
     return Manifest(
         skimrt_version="0",

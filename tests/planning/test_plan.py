@@ -38,9 +38,6 @@ class RowCost:
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         return self.call + self.row * stage.layers * length * batch
 
-    def boundary(self, batch: int, length: int) -> float:
-        return self.call
-
 
 def falling(model, share: float, samples: int = 20) -> np.ndarray:
     """Rows that fall by a share at every layer, for inputs of all lengths."""
@@ -131,7 +128,6 @@ def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, m
     assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 4
     assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
     assert all(set(by) == {1, 2} for by in table.together_seconds.values())
-    assert set(table.boundary_seconds) == {1, 2} and len(table.boundary_seconds[2]) == len(table.lengths)
     monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: pytest.fail("measured again"))
     assert cost_table(model, target, (2,), threads=1) == table
     (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
@@ -191,7 +187,6 @@ def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: Tin
     target = BuildTarget(backend, options, "fp16", binding, None)
     table = cost_table(model, target, (1,), threads=1)
     assert backend.asked and set(backend.asked) == {options}
-    assert set(table.boundary_seconds[1]) == {0.0}, "only fused plans ask for it, which are of the target cpu"
     others = [
         replace(target, precision="fp32"),
         replace(target, options=PLAIN),
