@@ -51,10 +51,12 @@ class _Strict(BaseModel):
 class StagePlan(_Strict):
     """One stage: its graph, its steps such as "attend 2", and its buckets where they are not those of the plan.
 
+    int8_graph:   the quantised graph, where the stage has any layer in INT8.
     milliseconds: of a call of each of its buckets, as the planner saw it; empty where it did not choose the plan.
     """
 
     graph: RelativePath
+    int8_graph: RelativePath | None = None
     steps: list[str]
     buckets: list[Bucket] | None = Field(None, min_length=1)
     milliseconds: list[Annotated[float, Field(gt=0)]] = []

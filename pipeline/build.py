@@ -14,7 +14,7 @@ from pipeline.importing import importing
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
 
-    from engines.artifact import Artifact
+    from engines.artifact import BENCH_NAME, Artifact
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
     from pipeline.builder.baseline import build_against_dense
     from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
@@ -173,7 +173,7 @@ def _next_command(config: BuildConfig) -> str:
 
 
 def _bench(artifact: Artifact) -> dict | None:
-    path = artifact.path / "bench.json"
+    path = artifact.path / BENCH_NAME
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 

@@ -20,7 +20,7 @@ from engines.errors import BuildError
 from engines.files import sha256
 from pipeline.builder.engine_key import engine_key
 from pipeline.builder.publish import Publisher
-from pipeline.builder.reuse import Held
+from pipeline.builder.reuse import Previous
 from pipeline.builder.target import BuildTarget
 
 _SHOWN = 3
@@ -81,7 +81,7 @@ class Compilation:
         graphs: Mapping[Unit, str],
         steps: Sequence[Sequence[str]],
         publisher: Publisher,
-        held: Held,
+        held: Previous,
         jobs: int | None,
     ) -> None:
         self._root, self._target, self._graphs, self._steps = publisher.path, target, graphs, steps

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 _PLUGINS = "plugins/"
 
 
-class Held:
+class Previous:
     """What there is already, seen from a build in `root`.
 
     artifact: None where there is none.

@@ -12,7 +12,6 @@ import numpy as np
 from calib.int8.calibrate import read_calibration
 from calib.int8.simulation import simulate
 from engines.artifact import EngineRecord, Figures, Gate
-from engines.plan import int8_graph_file
 from pipeline.gates.expected import Expected
 from pipeline.gates.states import cut, fed_to, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
@@ -156,9 +155,8 @@ def int8_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:
     session = cache(GraphSession)
 
     def graph_of(record: EngineRecord) -> GraphSession:
-        plain = engines.manifest.plan.graphs[record.stage]
-        quantised = engines.folder / int8_graph_file(plain)
-        return session(quantised if quantised.is_file() else engines.folder / plain)
+        quantised = None if record.stage == "head" else engines.manifest.plan.stages[record.stage].int8_graph
+        return session(engines.graph(record.stage) if quantised is None else engines.folder / quantised)
 
     gate = quantized_parity(expected, simulated, records, graph_of, "numeric: INT8 graphs")
     return [gate, *engines.skipped(f"numeric: INT8 engines ({engines.backend.target})")]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from engines.artifact import Figures, Gate
-from engines.tokenization import Tokens
 from pipeline.gates.verdict import verdict
 from pipeline.graph.stages import decision_layers
 from pipeline.model.reference import Reference
@@ -19,11 +16,12 @@ NOTHING_DECIDED = "every sample has a score within rounding of its threshold, so
 """Why a gate that excused all samples is SKIPPED and not PASSED."""
 
 
-def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], reference: Reference) -> Gate:
+def reference_parity(model: PrunedTransformer, reference: Reference) -> Gate:
     """Gate 1. `reference` is the compacted run; the masked one must agree to 1e-5 in fp32 and keep the same tokens.
 
     A sample with a score within rounding of its threshold may decide either way and is counted apart.
     """
+    samples = reference.samples
     masked = Reference.of(model, samples, "masked")
     worst, undecided, failed = 0.0, 0, []
     for index in range(len(samples)):

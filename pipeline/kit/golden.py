@@ -64,12 +64,12 @@ def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Gol
         floats = [name for name, value in runs[0][2].items() if value.dtype == np.float32] if runs else []
         tolerances = {name: allowed if name in floats else 0.0 for name in stage.output_names}
         types = _input_types(root / manifest.plan.graphs[unit])
-        for bucket, inputs, expected in runs:
+        for bucket, inputs, outputs in runs:
             stem = f"{FOLDER}/{engine_stem(unit, bucket)}"
             golden = Golden(unit, bucket, f"{stem}.inputs.json", f"{stem}.outputs.json", tolerances)
             typed = {name: value.astype(types[name]) for name, value in inputs.items()}
             (root / golden.inputs).write_text(json.dumps([_encoded(typed)]), "utf-8")
-            (root / golden.outputs).write_text(json.dumps(_results(expected)), "utf-8")
+            (root / golden.outputs).write_text(json.dumps(_results(outputs)), "utf-8")
             written.append(golden)
     return written
 

@@ -29,7 +29,7 @@ def finest_for(target: str) -> int:
     return _FINEST_CPU if target == "cpu" else _FINEST
 
 
-class StagedPlan(BaseModel):
+class ChosenPlan(BaseModel):
     """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch.
 
     seconds: of a call of every bucket of every stage, or () where no costs are known.
@@ -69,7 +69,7 @@ class Planner:
         """The layers that decide."""
         return decision_layers(self.model)
 
-    def best(self) -> StagedPlan:
+    def best(self) -> ChosenPlan:
         """The plan of least expected time; not cutting at all is one of them."""
         problem = self._problem(self.batches)
         solution = solve(problem)
@@ -79,7 +79,7 @@ class Planner:
         # Fewer engines are worth some time, but not more than cutting saves.
         return uncut if sum(uncut.expected.values()) < sum(plan.expected.values()) else plan
 
-    def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> StagedPlan:
+    def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> ChosenPlan:
         """A plan with these cuts, and its expected time; without `lengths`, the best ones."""
         starts = self._starts(cuts)
         if lengths is None:
@@ -98,7 +98,7 @@ class Planner:
         pairs = zip(ends, ends[1:], specs, strict=False)
         return [StageShape(self._kind(first, last), attentions(spec)) for first, last, spec in pairs]
 
-    def timed(self, plan: StagedPlan) -> StagedPlan:
+    def timed(self, plan: ChosenPlan) -> ChosenPlan:
         """A plan with the seconds of a call of every bucket, where calls of one engine follow each other."""
         seconds = tuple(
             tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in held)
@@ -110,7 +110,7 @@ class Planner:
         """The points where the stages with these cuts begin."""
         return (0, *(self.points.index(layer) + 1 for layer in cuts))
 
-    def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> StagedPlan:
+    def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> ChosenPlan:
         buckets = tuple(
             tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
             for held in lengths
@@ -120,7 +120,7 @@ class Planner:
             for batch in self.batches
         }
         cuts = tuple(self.points[start - 1] for start in starts[1:])
-        return StagedPlan(cuts=cuts, buckets=buckets, expected=expected)
+        return ChosenPlan(cuts=cuts, buckets=buckets, expected=expected)
 
     def _problem(
         self, batches: Sequence[int], only: tuple[int, int] | None = None, engines: int | None = None
@@ -161,7 +161,7 @@ class Planner:
         return [*range(step, longest, step), longest]
 
 
-def describe(plan: StagedPlan, model: PrunedTransformer, rows: np.ndarray) -> list[tuple[str, ...]]:
+def describe(plan: ChosenPlan, model: PrunedTransformer, rows: np.ndarray) -> list[tuple[str, ...]]:
     """For `--explain`: of every stage its steps, the mean rows that enter it, and its lengths."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     specs = cut_stages(model, plan.cuts)
@@ -176,7 +176,7 @@ def describe(plan: StagedPlan, model: PrunedTransformer, rows: np.ndarray) -> li
     ]
 
 
-def padding(plan: StagedPlan, rows: np.ndarray) -> float:
+def padding(plan: ChosenPlan, rows: np.ndarray) -> float:
     """Rows computed over rows needed, minus 1: what the plan's buckets waste."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     needed = computed = 0.0

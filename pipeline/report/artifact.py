@@ -9,14 +9,13 @@ from pydantic import BaseModel, ValidationError
 
 from calib.retention import FILE as RETENTION_FILE
 from calib.retention import RetentionStatistics
-from engines.artifact import Artifact, Manifest
+from engines.artifact import BENCH_NAME, Artifact, Manifest
 from engines.errors import InputError, validation_problems
 from engines.plan import Plan
 from pipeline.builder.measure import Timing, speedups
 from pipeline.report.charts import retention_chart
 from pipeline.report.page import write_page
 
-_BENCH_NAME = "bench.json"
 _STATUSES = ("PASSED", "FAILED", "SKIPPED")
 
 
@@ -87,9 +86,9 @@ def _retention(artifact: Artifact) -> RetentionStatistics | None:
 
 def _bench(artifact: Artifact) -> Bench | None:
     """The timings that the build made, if it made any. Raises InputError when they are not of this form."""
-    if _BENCH_NAME not in artifact.manifest.files:
+    if BENCH_NAME not in artifact.manifest.files:
         return None
-    path = artifact.file(_BENCH_NAME)
+    path = artifact.file(BENCH_NAME)
     try:
         return Bench.model_validate_json(path.read_bytes())
     except ValidationError as error:

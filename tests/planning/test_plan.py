@@ -22,7 +22,7 @@ from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, StageShape
-from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
+from pipeline.planning.plan import ChosenPlan, Planner, describe, finest_for, padding
 from tests.conftest import METHODS, TinyModel
 
 
@@ -74,7 +74,7 @@ def test_never_worse_than_no_cut_and_within_the_limit(
 def test_an_engine_has_to_earn_its_place(tiny_model: TinyModel, monkeypatch) -> None:
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, 0.9, samples=200), RowCost(0), (1,), 500, finest=1)
-    found: list[StagedPlan] = []
+    found: list[ChosenPlan] = []
     for share in (0.0, 0.01, 1.0):
         monkeypatch.setattr("pipeline.planning.plan._EARNS", share)
         found.append(planner.best())
