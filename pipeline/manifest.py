@@ -18,13 +18,13 @@ from pipeline.config import BuildConfig
 from pipeline.graph.precision import Precision
 from pipeline.graph.stages import StageSpec
 from pipeline.model.checkpoint import checkpoint_digest
-from pipeline.planning.plan import StagedPlan
+from pipeline.planning.plan import ChosenPlan
 from pipeline.subject import Subject
 from pipeline.versions import tool_versions
 
 
 def plan_of(
-    planned: StagedPlan,
+    planned: ChosenPlan,
     specs: Sequence[StageSpec],
     graphs: Mapping[Unit, str],
     precision: Precision,
@@ -47,15 +47,15 @@ def plan_of(
         stages=stages,
         head_graph=graphs.get("head"),
         buckets=everything,
-        expected={batch: round(1e3 * seconds, 4) for batch, seconds in planned.expected.items()},
+        expected_ms={batch: round(1e3 * seconds, 4) for batch, seconds in planned.expected_seconds.items()},
     )
 
 
-def _milliseconds(planned: StagedPlan, stage: int, buckets: Sequence[Bucket]) -> list[float]:
+def _milliseconds(planned: ChosenPlan, stage: int, buckets: Sequence[Bucket]) -> list[float]:
     """Of a call of each of these buckets of a stage, if the plan knows."""
-    if not planned.seconds:
+    if not planned.call_seconds:
         return []
-    seconds = dict(zip(planned.buckets[stage], planned.seconds[stage], strict=True))
+    seconds = dict(zip(planned.buckets[stage], planned.call_seconds[stage], strict=True))
     return [round(1e3 * seconds[bucket], 4) for bucket in buckets]
 
 

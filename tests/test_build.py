@@ -212,7 +212,7 @@ def test_without_stages_and_buckets_the_planner_chooses(
     printed = capsys.readouterr().out
     assert "no cut" in printed and "every cut" in printed
     manifest = Artifact.open(out).manifest
-    assert set(manifest.plan.expected) == {1, 8} and all(value > 0 for value in manifest.plan.expected.values())
+    assert set(manifest.plan.expected_ms) == {1, 8} and all(value > 0 for value in manifest.plan.expected_ms.values())
     assert len(manifest.engines) <= 8
     for unit in range(len(manifest.plan.stages)):
         held = {engine.bucket for engine in manifest.engines if engine.stage == unit}

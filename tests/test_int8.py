@@ -147,7 +147,7 @@ def schemes(monkeypatch: pytest.MonkeyPatch) -> list[QuantizationScheme | None]:
         return RowCost(0.02, 0.001) if scheme is None else RowCost(0.002, 0.0001)
 
     monkeypatch.setattr("pipeline.planning.choose.cost_table", costs)
-    monkeypatch.setattr("pipeline.planning.choose.TypicalTexts.tokenising", lambda *_: {})
+    monkeypatch.setattr("pipeline.planning.choose.TypicalTexts.tokenising_seconds", lambda *_: {})
     return asked
 
 
@@ -163,8 +163,8 @@ def plan_in(precision: str, tokenizer: Path, out: Path) -> Plan:
 def test_a_plan_in_int8_expects_what_int8_takes(tiny_tokenizer: Path, tmp_path: Path, schemes: list) -> None:
     wide, quantised = (plan_in(precision, tiny_tokenizer, tmp_path) for precision in ("fp32", "int8"))
     assert schemes[:2] == [None, None] and schemes[2:] == [int8.read_calibration(tmp_path / "int8").scheme]
-    for batch, milliseconds in wide.expected.items():
-        assert quantised.expected[batch] == pytest.approx(milliseconds / 10, abs=1e-3)
+    for batch, milliseconds in wide.expected_ms.items():
+        assert quantised.expected_ms[batch] == pytest.approx(milliseconds / 10, abs=1e-3)
 
 
 def test_a_plan_without_int8_within_the_budget_is_that_of_fp32(

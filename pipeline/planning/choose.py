@@ -17,7 +17,7 @@ from pipeline.gates.reference import Reference
 from pipeline.graph.export import Export
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
-from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
+from pipeline.planning.plan import ChosenPlan, Planner, describe, finest_for, padding
 from pipeline.planning.profile import cost_table
 from pipeline.planning.simple import choose_cuts
 from pipeline.planning.typical import TypicalTexts
@@ -38,7 +38,7 @@ def choose_plan(
     progress: Progress,
     scheme: QuantizationScheme | None,
     export: Export,
-) -> StagedPlan:
+) -> ChosenPlan:
     """The plan of a build.
 
     The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
@@ -49,7 +49,7 @@ def choose_plan(
     """
     path, model, console = publisher.path / FILE, subject.model, progress.console
     if publisher.done(FILE):
-        return StagedPlan.model_validate_json(path.read_bytes())
+        return ChosenPlan.model_validate_json(path.read_bytes())
     planner: Planner | None = None
     asked = config.stages != "auto" or config.buckets is not None
     if asked or model.config.head.token_level or (target is None and config.device is None):
@@ -57,20 +57,20 @@ def choose_plan(
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
             console.print(f"note: nothing is planned here, so {flags} change nothing", highlight=False)
         cuts = choose_cuts(model, config.stages, reference.mean_rows())
-        plan = StagedPlan(cuts=tuple(cuts), buckets=(tuple(buckets),) * (len(cuts) + 1))
+        plan = ChosenPlan(cuts=tuple(cuts), buckets=(tuple(buckets),) * (len(cuts) + 1))
     else:
         typical, batches = TypicalTexts.of(config, subject), sorted({bucket.batch for bucket in buckets})
         costs = _costs(config, model, target, batches, scheme, progress, export)
         sizes = len(batches) + (config.token_budget is not None)
         # What a data sheet knows nothing of is left out of the times that it gives.
-        tokenising = {} if config.device is not None else typical.tokenising(subject, batches)
+        tokenising = {} if config.device is not None else typical.tokenising_seconds(subject, batches)
         engines = config.max_engines * len(batches) // sizes
         if engines < len(batches):
             raise InputError(
                 f"--max-engines {config.max_engines}: expected at least {sizes}, one for every batch size of a stage"
             )
         finest = finest_for(config.target)
-        planner = Planner(model, typical.rows, costs, batches, engines, tokenising=tokenising, finest=finest)
+        planner = Planner(model, typical.rows, costs, batches, engines, tokenising_seconds=tokenising, finest=finest)
         plan = planner.best()
         if config.explain:
             explain(planner, plan, console)
@@ -84,7 +84,7 @@ def choose_plan(
     return plan
 
 
-def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:
+def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
     """Prints the plan beside the plans that it was preferred to."""
     table = Table(title="plan", title_justify="left")
     for name in ("stage", "steps", "mean rows", "lengths"):
@@ -97,7 +97,7 @@ def explain(planner: Planner, plan: StagedPlan, console: Console) -> None:
     for name in ("", *(f"batch {batch}" for batch in planner.batches), "padding", "engines"):
         compared.add_column(name, justify="left" if not name else "right")
     for name, other in others.items():
-        milliseconds = [f"{1e3 * other.expected[batch]:.2f}" for batch in planner.batches]
+        milliseconds = [f"{1e3 * other.expected_seconds[batch]:.2f}" for batch in planner.batches]
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
         compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
     console.print(compared)
