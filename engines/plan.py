@@ -65,14 +65,14 @@ class StagePlan(_Strict):
 class Plan(_Strict):
     """The stages, the buckets that they are compiled for, and the number format of their graphs.
 
-    expected: milliseconds per sample through the stages by batch size, as the planner saw it, where it chose the plan.
+    expected_ms: milliseconds per sample by batch size, as the planner saw it; empty where it did not choose the plan.
     """
 
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     stages: list[StagePlan] = Field(min_length=1)
     head_graph: RelativePath | None = None
     buckets: list[Bucket] = Field(min_length=1)
-    expected: dict[int, float] = {}
+    expected_ms: dict[int, float] = {}
 
     @property
     def graphs(self) -> dict[Unit, str]:

@@ -16,6 +16,7 @@ from pipeline import build
 from pipeline.builder import baseline, steps
 from pipeline.builder import graphs as stage_graphs
 from pipeline.builder.config import BuildConfig
+from pipeline.builder.start import Start
 from tests.gates.builds import Built, classifier, model_of, reversed_labels, run_verb
 
 
@@ -110,7 +111,7 @@ def test_bad_arguments_leave_nothing_behind(
 def test_nothing_is_built_in_front_of_an_error_that_can_be_known(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(baseline, "build", lambda *_: pytest.fail("something was built"))
+    monkeypatch.setattr(baseline, "build_from", lambda *_: pytest.fail("something was built"))
     for arguments, message in (
         (("--out", built.artifact), "it already holds an artifact; --force replaces it"),
         (("--stages", "9", "--out", tmp_path / "a"), "stages 9: this ltp model has 2 decision points"),
@@ -141,11 +142,11 @@ def test_the_dense_artifact_is_known_by_any_name_of_its_model(
     dense_built = built.artifact.with_name("artifact-dense")
     link, copy = tmp_path / "link", shutil.copytree(built.dense, tmp_path / "copy")
     link.symlink_to(built.dense)
-    monkeypatch.setattr(baseline, "build", lambda *_: None)
+    monkeypatch.setattr(baseline, "build_from", lambda *_: None)
     monkeypatch.setattr(baseline, "_is_current", lambda _: False)  # as with other settings
     for other in (link, copy):
-        config = BuildConfig(checkpoint=built.checkpoint, dense=other, out=built.artifact)
-        assert baseline.dense_artifact(config, Console()) == dense_built
+        config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), out=built.artifact)
+        assert baseline.dense_artifact(Start.of(config), Console()) == dense_built
 
 
 def test_the_planner_needs_an_engine_for_every_batch_size(

@@ -40,15 +40,15 @@ def plan_of(planned: Planned, exported: Exported, failed: Mapping[Bucket, str]) 
         stages=stages,
         head_graph=graphs.get("head"),
         buckets=everything,
-        expected={batch: round(1e3 * seconds, 4) for batch, seconds in chosen.expected.items()},
+        expected_ms={batch: round(1e3 * seconds, 4) for batch, seconds in chosen.expected_seconds.items()},
     )
 
 
 def _milliseconds(chosen: ChosenPlan, stage: int, buckets: Sequence[Bucket]) -> list[float]:
     """Of a call of each of these buckets of a stage, if the plan knows."""
-    if not chosen.seconds:
+    if not chosen.call_seconds:
         return []
-    seconds = dict(zip(chosen.buckets[stage], chosen.seconds[stage], strict=True))
+    seconds = dict(zip(chosen.buckets[stage], chosen.call_seconds[stage], strict=True))
     return [round(1e3 * seconds[bucket], 4) for bucket in buckets]
 
 

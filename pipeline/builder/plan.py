@@ -68,14 +68,14 @@ def _planner(work: Work, calibration: Calibration | None) -> Planner:
     typical, costs = TypicalTexts.of(subject), _costs(work, calibration)
     sizes = len(batches) + (config.token_budget is not None)
     # What a data sheet knows nothing of is left out of the times that it gives.
-    tokenising = {} if config.device is not None else typical.tokenising(subject, batches)
+    tokenising = {} if config.device is not None else typical.tokenising_seconds(subject, batches)
     engines = config.max_engines * len(batches) // sizes
     if engines < len(batches):
         raise InputError(
             f"--max-engines {config.max_engines}: expected at least {sizes}, one for every batch size of a stage"
         )
     finest = finest_for(config.target)
-    return Planner(subject.model, typical.rows, costs, batches, engines, tokenising=tokenising, finest=finest)
+    return Planner(subject.model, typical.rows, costs, batches, engines, tokenising_seconds=tokenising, finest=finest)
 
 
 def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
@@ -91,7 +91,7 @@ def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
     for name in ("", *(f"batch {batch}" for batch in planner.batches), "padding", "engines"):
         compared.add_column(name, justify="left" if not name else "right")
     for name, other in others.items():
-        milliseconds = [f"{1e3 * other.expected[batch]:.2f}" for batch in planner.batches]
+        milliseconds = [f"{1e3 * other.expected_seconds[batch]:.2f}" for batch in planner.batches]
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
         compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
     console.print(compared)

@@ -30,8 +30,8 @@ class TypicalTexts:
         samples = tokens_of(subject.checkpoint, subject.model, examples)
         return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())
 
-    def tokenising(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
-        """Seconds a text by batch size: at batch 1 each by itself, else as many at a time as the runner takes."""
+    def tokenising_seconds(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
+        """By batch size, of a text: at batch 1 each by itself, else as many at a time as the runner takes."""
         encode, texts = encoder_of(subject.checkpoint, subject.model), self.texts[:_TOKENISED]
         return {batch: _seconds(encode, texts, 1 if batch == 1 else TOKENISE_TOGETHER) for batch in batches}
 

@@ -30,17 +30,20 @@ def finest_for(target: str) -> int:
 
 
 class ChosenPlan(BaseModel):
-    """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch.
+    """What a build compiles: where it cuts, and what it compiles the stages for.
 
-    seconds: of a call of every bucket of every stage, or () where no costs are known.
+    cuts:             layers whose decisions end a stage.
+    buckets:          of every stage.
+    expected_seconds: per sample, by batch; empty where no costs are known.
+    call_seconds:     of a call of every bucket of every stage; () where no costs are known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cuts: tuple[int, ...]
     buckets: tuple[tuple[Bucket, ...], ...]
-    expected: dict[int, float] = {}
-    seconds: tuple[tuple[float, ...], ...] = ()
+    expected_seconds: dict[int, float] = {}
+    call_seconds: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Planner:
     batches: batch sizes to compile; the plan is the best for their mean, each sample alone for 1.
     lengths: the only bucket lengths to consider, all of which every stage then gets; None: any.
     engines: most engines.
-    tokenising: seconds a text by batch size, which every plan pays alike and every expected time includes.
+    tokenising_seconds: of a text by batch size, which every plan pays alike and every expected time includes.
     finest: what candidate lengths are multiples of.
     """
 
@@ -61,7 +64,7 @@ class Planner:
     batches: Sequence[int]
     engines: int
     lengths: Sequence[int] | None = None
-    tokenising: Mapping[int, float] = field(default_factory=dict)
+    tokenising_seconds: Mapping[int, float] = field(default_factory=dict)
     finest: int = _FINEST
 
     @property
@@ -77,7 +80,7 @@ class Planner:
         plan = self._plan(solution.starts, lengths)
         uncut = self.given([], None if self.lengths is None else [self.lengths])
         # Fewer engines are worth some time, but not more than cutting saves.
-        return uncut if sum(uncut.expected.values()) < sum(plan.expected.values()) else plan
+        return uncut if sum(uncut.expected_seconds.values()) < sum(plan.expected_seconds.values()) else plan
 
     def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> ChosenPlan:
         """A plan with these cuts, and its expected time; without `lengths`, the best ones."""
@@ -100,11 +103,11 @@ class Planner:
 
     def timed(self, plan: ChosenPlan) -> ChosenPlan:
         """A plan with the seconds of a call of every bucket, where calls of one engine follow each other."""
-        seconds = tuple(
+        call_seconds = tuple(
             tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in held)
             for shape, held in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
         )
-        return plan.model_copy(update={"seconds": seconds})
+        return plan.model_copy(update={"call_seconds": call_seconds})
 
     def _starts(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """The points where the stages with these cuts begin."""
@@ -115,12 +118,12 @@ class Planner:
             tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
             for held in lengths
         )
-        expected = {
-            batch: expected_time(self._problem([batch]), starts, lengths) + self.tokenising.get(batch, 0.0)
+        expected_seconds = {
+            batch: expected_time(self._problem([batch]), starts, lengths) + self.tokenising_seconds.get(batch, 0.0)
             for batch in self.batches
         }
         cuts = tuple(self.points[start - 1] for start in starts[1:])
-        return ChosenPlan(cuts=cuts, buckets=buckets, expected=expected)
+        return ChosenPlan(cuts=cuts, buckets=buckets, expected_seconds=expected_seconds)
 
     def _problem(
         self, batches: Sequence[int], only: tuple[int, int] | None = None, engines: int | None = None

@@ -43,7 +43,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """Stages as points where they begin (the first is 0), the lengths of each, and the expected time of a sample."""
+    """Stages as points where they begin (the first is 0), the lengths of each, and the expected time of a sample.
+
+    expected: in the unit of the problem's costs.
+    """
 
     starts: tuple[int, ...]
     lengths: tuple[tuple[int, ...], ...]

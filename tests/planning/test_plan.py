@@ -53,7 +53,7 @@ def test_cuts_where_rows_die_and_calls_are_cheap(tiny_model: TinyModel, method: 
     cheap = Planner(model, rows, RowCost(0), (1, 8), 500)
     assert bool(cheap.best().cuts) == bool(decision_layers(model))
     if decision_layers(model):
-        assert cheap.best().expected[1] < cheap.given([]).expected[1]
+        assert cheap.best().expected_seconds[1] < cheap.given([]).expected_seconds[1]
     assert Planner(model, rows, RowCost(1e6), (1, 8), 500).best().cuts == ()
     assert Planner(model, falling(model, 1.0), RowCost(1), (1, 8), 500).best().cuts == ()
 
@@ -65,7 +65,7 @@ def test_never_worse_than_no_cut_and_within_the_limit(
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, share), RowCost(call), (1,), engines)
     plan = planner.best()
-    assert plan.expected[1] <= planner.given([]).expected[1] + 1e-9
+    assert plan.expected_seconds[1] <= planner.given([]).expected_seconds[1] + 1e-9
     assert sum(len(held) for held in plan.buckets) <= engines
     assert len(plan.buckets) == len(plan.cuts) + 1
     assert all(max(bucket.length for bucket in held) == model.config.max_length for held in plan.buckets)
@@ -79,10 +79,10 @@ def test_an_engine_has_to_earn_its_place(tiny_model: TinyModel, monkeypatch) -> 
         monkeypatch.setattr("pipeline.planning.plan._EARNS", share)
         found.append(planner.best())
     engines = [sum(len(held) for held in plan.buckets) for plan in found]
-    times = [plan.expected[1] for plan in found]
+    times = [plan.expected_seconds[1] for plan in found]
     assert engines[0] > engines[1] > engines[2] == 1 and times[0] < times[1] < times[2]
     # What is left out would not have earned it: together these engines save less than their price.
-    longest = planner.given([], [[model.config.max_length]]).expected[1]
+    longest = planner.given([], [[model.config.max_length]]).expected_seconds[1]
     assert times[1] - times[0] <= 0.01 * longest * (engines[0] - engines[1])
 
 
@@ -107,8 +107,9 @@ def test_a_timed_plan_has_the_seconds_of_every_bucket(tiny_model: TinyModel) -> 
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, 0.5), RowCost(3), (1, 2), 20)
     plan = planner.best()
-    assert plan.cuts and plan.seconds == ()
-    for shape, held, seconds in zip(planner.shapes(plan.cuts), plan.buckets, planner.timed(plan).seconds, strict=True):
+    assert plan.cuts and plan.call_seconds == ()
+    timed = planner.timed(plan).call_seconds
+    for shape, held, seconds in zip(planner.shapes(plan.cuts), plan.buckets, timed, strict=True):
         assert list(seconds) == [3 + shape.layers * bucket.batch * bucket.length for bucket in held]
 
 
