@@ -12,23 +12,12 @@ from calib.int8.qdq import quantize_graphs
 from calib.int8.scheme import QuantizationScheme
 from calib.int8.selection import choose_engines
 from calib.shift import shift_warning
-from calib.texts import CalibrationSet
 from engines.artifact import EngineRecord, Unit
-from engines.buckets import Bucket
 from engines.plan import int8_graph_file, unit_name
 from pipeline.builder.compilation import Compilation, Compiled
 from pipeline.builder.config import BuildConfig
-from pipeline.builder.subject import Subject, encoder_of
 from pipeline.builder.work import Planned, Work
 from pipeline.model.reference import Reference
-
-
-def calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:
-    """The texts of --calibration, by default the dev split of the gates' data. Raises InputError for unusable ones."""
-    model = subject.model.config
-    samples = encoder_of(subject.checkpoint, subject.model)([example.content for example in subject.typical])
-    data, pad = config.calibration or config.data, model.encoder.pad_token_id
-    return CalibrationSet.of(data, subject.typical, samples, pad, model.head.labels, buckets)
 
 
 def calibrated(work: Work, reference: Reference) -> Calibration | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,9 +13,8 @@ from engines.errors import InputError
 from pipeline.builder.build_key import build_key, chosen_buckets
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.dense import DenseModel
-from pipeline.builder.int8 import calibration_set
 from pipeline.builder.publish import Publisher
-from pipeline.builder.subject import ExampleReader, Subject
+from pipeline.builder.subject import ExampleReader, Subject, encoder_of
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import cut_stages
 from pipeline.model.checkpoint import load_checkpoint
@@ -58,7 +57,7 @@ class Start:
         buckets = chosen_buckets(config, subject.model)
         if config.stages != "auto":
             cut_stages(subject.model, choose_cuts(subject.model, config.stages, []))
-        texts = calibration_set(config, subject, buckets) if config.precision == "int8" else None
+        texts = _calibration_set(config, subject, buckets) if config.precision == "int8" else None
         key = build_key(config, subject, buckets, texts, dense)
         previous = _artifact_at(config)
         elsewhere = _engines_elsewhere(previous, key, target)
@@ -111,3 +110,11 @@ def _engines_elsewhere(previous: Artifact | None, key: str, target: BuildTarget)
     if previous is None or previous.manifest.build_key != key or target.binding is None:
         return []
     return [record for record in previous.manifest.engines if record.place != target.binding.place]
+
+
+def _calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:
+    """The texts of --calibration, by default the dev split of the gates' data. Raises InputError for unusable ones."""
+    model = subject.model.config
+    samples = encoder_of(subject.checkpoint, subject.model)([example.content for example in subject.typical])
+    data, pad = config.calibration or config.data, model.encoder.pad_token_id
+    return CalibrationSet.of(data, subject.typical, samples, pad, model.head.labels, buckets)
