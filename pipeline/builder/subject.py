@@ -16,15 +16,19 @@ TYPICAL = 1024
 """Most texts that a plan and INT8 ranges are made from. A drop counted on 256 has a standard error of 0.8 points."""
 
 
-class ExampleReader:
-    """Reads every set of examples once, for a build and for that of the dense model beside it."""
+class Inputs:
+    """Reads every checkpoint and every set of examples once, for a build and for that of the dense model beside it."""
 
     def __init__(self) -> None:
-        self._read = cache(read_examples)
+        self._examples, self._models = cache(read_examples), cache(load_checkpoint)
 
-    def __call__(self, data: str, split: str) -> list[Example]:
+    def examples(self, data: str, split: str) -> list[Example]:
         """The examples of a named set's split, or of a file, which has no splits. Raises InputError."""
-        return self._read(data, split if data in NAMED_SETS else "test")
+        return self._examples(data, split if data in NAMED_SETS else "test")
+
+    def model(self, checkpoint: Path) -> PrunedTransformer:
+        """The model of a checkpoint. Raises InputError."""
+        return self._models(checkpoint)
 
 
 @dataclass(frozen=True)
