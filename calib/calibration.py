@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from calib.data import Example, examples_digest, read_examples
+from calib.data import Example, examples_digest, read_examples, relabelled
 from engines.buckets import Bucket, smallest_holding
 from engines.errors import InputError
 from engines.tokenization import TextEncoder, Tokens
@@ -69,7 +69,7 @@ class CalibrationSet:
         max_length, segments, pad_token_id, labels: the model's. Raises InputError, with every problem, for fewer than
         FEWEST texts and for texts that are all padding or hold no token but the special ones.
         """
-        examples = read_examples(data, "dev")[:count]
+        examples, _ = relabelled(read_examples(data, "dev")[:count], labels)
         encode = TextEncoder(tokenizer_json, max_length, segments)
         return cls.of(data, examples, encode([e.content for e in examples]), pad_token_id, labels, buckets)
 

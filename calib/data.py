@@ -10,12 +10,13 @@ import csv
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from calib.labels import are_amounts, is_number, read_label, refuse_alike, whole_numbers
+from calib.labels import are_amounts, fitted, is_number, read_label, refuse_alike, whole_numbers
 from calib.row import Columns, Row, text_of_row
 from calib.rows import read_rows
 from engines.errors import InputError
@@ -32,6 +33,7 @@ __all__ = [
     "label_names",
     "read_data",
     "read_examples",
+    "relabelled",
     "split_of",
 ]
 
@@ -79,6 +81,8 @@ def read_data(name: str, split: Split | None = None, source: str | None = None, 
     Raises InputError with every malformed row, or what sets there are.
     """
     if name in NAMED_SETS:
+        if columns is not None:
+            raise InputError(f"data {name!r}: --label, --text and --text-b name the columns of a file, and it is none")
         examples = NAMED_SETS[name]()
         if split is not None:
             examples = [e for e in examples if split_of(e.text) == split]
@@ -107,8 +111,17 @@ def examples_digest(examples: Iterable[Example]) -> str:
 
 
 def label_names(examples: Iterable[Example]) -> list[str]:
-    """The distinct labels in sorted order: the index of each is the class that a model predicts."""
-    return sorted({example.label for example in examples})
+    """The distinct labels in order, whole numbers by their value: the index of each is the class of a new model."""
+    labels = sorted({example.label for example in examples})
+    return sorted(labels, key=int) if all(re.fullmatch(r"[+-]?\d+", label) for label in labels) else labels
+
+
+def relabelled(examples: Sequence[Example], names: Sequence[str]) -> tuple[list[Example], str | None]:
+    """The examples with a model's names as labels, and what was assumed for that; see `fitted`."""
+    labels, assumed = fitted([example.label for example in examples], names)
+    if assumed is None:
+        return list(examples), None
+    return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)], assumed
 
 
 def are_quantities(examples: Iterable[Example]) -> bool:

@@ -111,7 +111,7 @@ def fitted(labels: Sequence[str], names: Sequence[str]) -> tuple[list[str], str 
     stays as it is.
     """
     known, distinct = set(names), set(labels)
-    if distinct <= known:
+    if distinct <= known or len(names) < 2:  # what a regression calls its output is no class
         return list(labels), None
     places = {str(index): name for index, name in enumerate(names)}
     if distinct <= places.keys() and not distinct & known:

@@ -20,6 +20,13 @@ class Columns:
     text: str = "text"
     text_b: str = "text_b"
 
+    @classmethod
+    def given(cls, label: str | None, text: str | None, text_b: str | None) -> Columns | None:
+        """Those that are given, with the usual names of the others; None where none is."""
+        named = {"label": label, "text": text, "text_b": text_b}
+        chosen = {name: value for name, value in named.items() if value is not None}
+        return cls(**chosen) if chosen else None
+
 
 @dataclass(frozen=True)
 class Row:
