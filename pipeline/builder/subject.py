@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from calib.data import NAMED_SETS, Example, read_examples
+from calib.data import NAMED_SETS, Example, read_examples, relabelled
 from engines.tokenization import TextEncoder, Tokens
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
@@ -36,6 +36,7 @@ class Subject:
     """A model, and texts.
 
     examples, samples: of the gates, and what the model sees of them. typical: texts like those that will come.
+    assumed: what was assumed of the labels, to be told to the user; None: nothing.
     """
 
     checkpoint: Path
@@ -44,6 +45,7 @@ class Subject:
     samples: Sequence[Tokens]
     data: str
     typical: Sequence[Example] = ()
+    assumed: str | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
@@ -59,8 +61,11 @@ class Subject:
         examples: Sequence[Example],
         typical: Sequence[Example] = (),
     ) -> Subject:
-        """Of what was read already."""
-        return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data, typical[:TYPICAL])
+        """Of what was read already; labels that are not the model's are taken for its, where that is meant."""
+        names = model.config.head.labels
+        examples, assumed = relabelled(examples, names)
+        typical, _ = relabelled(typical[:TYPICAL], names)
+        return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data, typical, assumed)
 
     @cached_property
     def digest(self) -> str:
