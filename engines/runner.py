@@ -46,6 +46,7 @@ class Runner:
         self,
         path: str | Path,
         target: str | Backend = "auto",
+        *,
         provider: str | None = None,
         threads: int | None = None,
         max_batch: int | None = None,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
@@ -35,7 +35,7 @@ METHODS = ("dense", "ltp", "transkimmer")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__.split(": ", 1)[1].capitalize())
+    p = argparse.ArgumentParser(prog=program("demo"), description=__doc__.split(": ", 1)[1].capitalize())
     p.add_argument("--out", type=Path, default=Path("demo/output"), help="directory of artifacts and results")
     p.add_argument("--reviews", type=int, default=1000, help="held-out reviews for accuracy (default 1000)")
     p.add_argument("--timed", type=int, default=512, help="of these, reviews that are timed (default 512)")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt"):
     from engines.errors import InputError
@@ -25,7 +25,7 @@ with importing(__name__, "skimrt"):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.run",
+        prog=program("run"),
         description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
         "in the order of the texts: label, probability, logits, tokens (of the text) and "
         "retention (tokens still worked on at the end of every stage of the model). Files of any "
@@ -77,7 +77,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
-    runner = Runner(args.artifact, args.target, args.provider, args.threads, args.batch, args.window, args.truncate)
+    runner = Runner(
+        args.artifact,
+        args.target,
+        provider=args.provider,
+        threads=args.threads,
+        max_batch=args.batch,
+        window=args.window,
+        truncate=args.truncate,
+    )
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts):
             sink(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")

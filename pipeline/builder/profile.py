@@ -58,8 +58,7 @@ def cost_table(
             return CostTable.read(path)
         except InputError as error:
             _log.warning("%s; the costs are measured again", error)
-    with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
-        table = measure_costs(model, target, batches, threads, Path(directory), scheme, export)
+    table = measure_costs(model, target, batches, threads, scheme, export)
     try:
         write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
     except OSError as error:
@@ -72,7 +71,6 @@ def measure_costs(
     target: BuildTarget,
     batches: Sequence[int],
     threads: int | None,
-    directory: Path,
     scheme: QuantizationScheme | None = None,
     export: Export = export_stage,
 ) -> CostTable:
@@ -81,14 +79,15 @@ def measure_costs(
     lengths = profiled_lengths(model.config.max_length)
     shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
     files: dict[tuple[Kind, int, int], Path] = {}
-    for kind, spec in specs.items():
-        graph = directory / f"{kind}.onnx"
-        export(Stage(model, spec), model.config, graph, target.graph_precision)
-        if scheme is not None:
-            quantize_graph(graph, scheme, graph)
-        compiled = _compile(target, graph, shapes)
-        files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
-    loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
+    with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
+        for kind, spec in specs.items():
+            graph = Path(directory) / f"{kind}.onnx"
+            export(Stage(model, spec), model.config, graph, target.graph_precision)
+            if scheme is not None:
+                quantize_graph(graph, scheme, graph)
+            compiled = _compile(target, graph, shapes)
+            files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
+        loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
     engines = dict(zip(files, loaded, strict=True))
     for engine in engines.values():
         _fill(engine, model.config.encoder.vocab_size)
