@@ -22,6 +22,8 @@ from benchmarks.gpu.unpack import DEFAULT, FOLDER, unpack
 
 _KEPT_FREE = 20
 """Seconds of a call that are left for its end."""
+_SHORTEST = 5
+"""Seconds below which nothing is started any more."""
 _MODULE = ("{python}", "-m")
 _PYTEST = (*_MODULE, "pytest", "-o", "addopts=", "-q", "-rsfE", "-p", "no:cacheprovider")
 _E2E = (*_MODULE, "benchmarks.gpu.e2e")
@@ -140,7 +142,7 @@ class Session:
         """Runs a command, for no longer than it and the call may take; shows its last lines. Whether it passed."""
         started = time.monotonic()
         limit = min(command.seconds, self.seconds - _KEPT_FREE - (started - self.began))
-        reason = "the call's time is over" if limit < 5 else ""
+        reason = "the call's time is over" if limit < _SHORTEST else ""
         if command.behind and command.behind not in self.passed:
             reason = f"{command.behind} did not pass"
         if reason:
