@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engines import stages as names
 from engines.errors import InputError
 from engines.plan import unit_name
-from pipeline.graph.operator import token_compact
+from pipeline.model.compaction import token_compact
 from pipeline.model.transformer import PrunedTransformer, State, Step
 from plugins.library import NAMESPACE, VERSION
 
@@ -170,3 +170,8 @@ class HeadStage(nn.Module):
 def same_stage(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
     """The stage as it is in another model."""
     return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
+
+
+def attentions(spec: StageSpec) -> int:
+    """How many layers' attention a stage has."""
+    return sum(step.kind == "attend" for step in spec.steps)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from engines.errors import InputError, validation_problems
+from engines.head import Head
 from pipeline.model.parts import Disentangled, LocalAttention, NonNegative, Positive, RelativeBias, Rope, Strict
 
 SCHEMA_VERSION = 1
@@ -107,26 +108,19 @@ class EncoderConfig(Strict):
         return 3 if self.feed_forward == "gated" else 2
 
 
-class HeadConfig(Strict):
-    """What the model predicts. `labels` are the names by index; regression has exactly one.
+class HeadConfig(Head):
+    """What the model predicts, and the layers that predict it.
 
     dense:      whether a dense layer stands before the classifier; None: in a sequence head, not in a token-level one.
     activation: behind the dense layer, `dense_bias` says whether that has a bias, `norm` whether a layer norm follows.
     output:     what is done with the only value of a regression.
     """
 
-    kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
-    labels: list[str] = Field(min_length=1)
     dense: bool | None = None
     dense_bias: bool = True
     activation: Activation = "tanh"
     norm: bool = False
     output: Literal["identity", "sigmoid"] = "identity"
-
-    @property
-    def token_level(self) -> bool:
-        """Whether the head reads every token's state, not only the first one's."""
-        return self.kind in ("question_answering", "tagging")
 
     @property
     def has_dense(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
-from pipeline.graph.operator import are_carried, surviving, token_compact
+from pipeline.model.compaction import are_carried, surviving, token_compact
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.encoder import Attention, Embeddings, FeedForward, make_norm
 from pipeline.model.heads import Head

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engines.errors import InputError
-from pipeline import __version__
+from engines.version import __version__
 
 _METHODS = {"ltp": "LTP", "transkimmer": "Transkimmer"}
 

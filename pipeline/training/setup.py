@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from calib.labels import listed
 from engines.errors import InputError, TargetError, validation_problems
 from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, read_config, save_checkpoint, tokenizer_path
 from pipeline.model.config import (
@@ -87,8 +89,8 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
         if (started.head.kind, started.head.labels) != wanted:
             raise InputError(
-                f"--init {source}: its head is a {started.head.kind} of {started.head.labels}, the data is a "
-                f"{wanted[0]}{'' if labels is None else f' of {labels}'}; start from a checkpoint of this task"
+                f"--init {source}: its head is a {started.head.kind} of {_shown(started.head.labels)}, the data is a "
+                f"{wanted[0]}{'' if labels is None else f' of {_shown(labels)}'}; start from a checkpoint of this task"
             )
         encoder, head, tokenizer = started.encoder, started.head, tokenizer_path(source)
         backbone, adapter = started.backbone, started.adapter
@@ -110,7 +112,9 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         encoder, tokenizer = read_huggingface(home, backbone=True)[0].encoder, tokenizer_path(home)
         head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
         adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
-        backbone = BackboneReference(name=config.backbone, sha256=weights_digest(encoder_directory(home))) if adapter else None
+        backbone = (
+            BackboneReference(name=config.backbone, sha256=weights_digest(encoder_directory(home))) if adapter else None
+        )
     try:
         described = CheckpointConfig(
             encoder=encoder,
@@ -139,6 +143,10 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     elif initial:
         _load_matching(model, initial)
     return trainee
+
+
+def _shown(labels: Sequence[str]) -> str:
+    return f"[{listed([repr(label) for label in labels])}]"
 
 
 def _first_pruner(config: TrainConfig, encoder: EncoderConfig) -> PrunerConfig:

@@ -244,7 +244,9 @@ def sentence_transformer(folder: Path, *further: tuple[str, dict]) -> Path:
         path = f"{number}_{kind}"
         (folder / path).mkdir()
         (folder / path / "config.json").write_text(json.dumps(config), "utf-8")
-        modules.append({"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"})
+        modules.append(
+            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        )
     (folder / "modules.json").write_text(json.dumps(modules), "utf-8")
     return folder
 
