@@ -52,19 +52,24 @@ def dense_artifact(config: BuildConfig, console: Console) -> Path:
 
 
 def _refuse_strangers(out: Path, config: BuildConfig) -> None:
-    """Raises InputError where another artifact has the name that the dense model's is to have."""
-    try:
-        manifest = Artifact.open(out, verify=False).manifest
-    except InputError:
-        return  # nothing, or what no build replaces
-    held, dense = manifest.checkpoint, config.dense_checkpoint
+    """Raises InputError where anything but the dense model's artifact has the name that this is to have."""
+    if not out.is_symlink() and (not out.exists() or (out.is_dir() and not any(out.iterdir()))):
+        return
+    dense = config.dense_checkpoint
     assert dense is not None
-    # The same model may be named otherwise than by the last build, or have been trained anew in its place.
-    if Path(held.path).resolve() != dense.resolve() and held.sha256 != checkpoint_digest(dense):
-        raise InputError(
-            f"--out {config.out}: the dense model to compare with is built as {out}, where there is an artifact of "
-            f"{manifest.checkpoint.path}; choose another --out, or remove that one"
-        )
+    try:
+        held = Artifact.open(out, verify=False).manifest.checkpoint
+    except InputError as error:
+        found = f"something that is no artifact ({str(error).splitlines()[0]})"
+    else:
+        # The same model may be named otherwise than by the last build, or have been trained anew in its place.
+        if Path(held.path).resolve() == dense.resolve() or held.sha256 == checkpoint_digest(dense):
+            return
+        found = f"an artifact of {held.path}"
+    raise InputError(
+        f"--out {config.out}: the dense model to compare with is built as {out}, where there is {found}; choose "
+        "another --out, or remove that one"
+    )
 
 
 def _is_current(config: BuildConfig) -> bool:

@@ -11,7 +11,7 @@ from rich.table import Table
 from calib.scheme import QuantizationScheme
 from engines.buckets import Bucket, within_budget
 from engines.errors import InputError
-from engines.files import write_whole
+from engines.writing import write_whole
 from pipeline.cli import fused_table
 from pipeline.config import BuildConfig
 from pipeline.gates.reference import Reference

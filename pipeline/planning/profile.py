@@ -20,8 +20,9 @@ from calib.scheme import QuantizationScheme
 from engines.backends import Engine
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import digest_of, write_whole
+from engines.files import digest_of
 from engines.loading import on_all_cores
+from engines.writing import write_whole
 from pipeline.graph.export import Export, export_stage
 from pipeline.graph.fused import chain_compactions
 from pipeline.graph.stages import Stage, StageSpec, cut_stages, decision_layers
