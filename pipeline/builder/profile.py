@@ -19,9 +19,10 @@ from calib.int8.scheme import QuantizationScheme
 from engines.backends import Engine
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import digest_of, write_whole
+from engines.files import digest_of
 from engines.loading import on_all_cores
 from engines.machine import processor, tool_versions
+from engines.writing import write_whole
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.export import Export, export_stage
 from pipeline.graph.stages import Stage, StageSpec, attentions, cut_stages, decision_layers
