@@ -17,7 +17,7 @@ with importing(__name__, "skimrt[train]"):
     import torch
     from pydantic import ValidationError
 
-    from calib.data import NAMED_SETS, Example, are_quantities, examples_digest, label_names, read_examples
+    from calib.data import NAMED_SETS, Example, examples_digest
     from engines.errors import InputError, validation_problems
     from engines.files import sha256, write_whole
     from engines.tokenization import TextEncoder
@@ -30,6 +30,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.training.batches import Sets, TokenisedSet
     from pipeline.training.config import TrainConfig
     from pipeline.training.evaluation import evaluate, reaches_ratio
+    from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RunState, writing
     from pipeline.training.setup import Trainee, make_trainee
     from pipeline.training.trainer import Trainer, make_progress
@@ -51,8 +52,21 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", help=text if shown is None else f"{text} (default {shown})", **more)
 
     p.add_argument("--method", required=True, choices=get_args(Method))
-    p.add_argument("--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file")
+    p.add_argument(
+        "--data",
+        required=True,
+        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file",
+    )
     p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
+    p.add_argument(
+        "--task",
+        choices=["classification", "regression"],
+        help="what the labels are: classes, or amounts (default: that of --init; else amounts if they are numbers of "
+        "which some have a fraction, and classes otherwise)",
+    )
+    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
+    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
+    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
     p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
     p.add_argument(
@@ -129,8 +143,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
         out.mkdir(parents=True, exist_ok=True)
 
-    train, dev = _examples(config)
-    labels = None if are_quantities(train) else label_names(train)
+    examples = TrainingExamples.read(config)
+    train, dev, labels = examples.train, examples.dev, examples.labels
     trainee = make_trainee(config, labels)
     encoder = trainee.model.config.encoder
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
@@ -141,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
     if taught_by and config.distil > 0:
         refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
         teacher = load_checkpoint(taught_by)
+    _report(examples, {config.data: train_set, config.dev_data or config.data: dev_set}, config.max_length)
     progress = make_progress()
     with progress:
         content = _content(config, trainee, train, dev)
@@ -168,12 +183,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _examples(config: TrainConfig) -> tuple[list, list]:
-    train = read_examples(config.data, "train")
-    if config.data not in NAMED_SETS and config.dev_data is None:
-        raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
-    dev = read_examples(config.dev_data or config.data, "dev")
-    return train[: config.limit], dev[: config.dev_limit]
+def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_length: int) -> None:
+    """Says what was taken, before work starts."""
+    for line in examples.taken:
+        print(f"data  {line}", file=sys.stderr)
+    odd = list(examples.odd)
+    for name, tokenised in sets.items():
+        if cut := sum(tokens.full_length > max_length for tokens in tokenised.tokens):
+            odd.append(f"{name}: {cut} of {len(tokenised)} texts are longer than --max-length {max_length}, and cut")
+    for line in odd:
+        print(f"WARNING: {line}", file=sys.stderr)
 
 
 def _tokenised(

@@ -30,7 +30,7 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
 def dense_artifact(start: Start, console: Console) -> Path:
     """Path of the dense model's artifact for a build, beside `out`; built unless it is there already."""
     assert start.dense is not None
-    dense = Start.of(dense_config(start.config, start.subject.model.config.max_length), start.reader)
+    dense = Start.of(dense_config(start.config, start.subject.model.config.max_length), start.inputs)
     if not _is_current(dense):
         _refuse_strangers(dense.config.out, start.dense, start.config.out)
         console.print(f"the dense model to compare with, {dense.config.out}:")

@@ -186,7 +186,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
             steps = [step for step in self.model.steps if step.kind != "decide" or phase.name != "fine_tune"]
-            logits = self.model.head(self.model.walk(state, steps, relaxation).hidden).float()
+            logits = self.model.head(self.model.finished(self.model.walk(state, steps, relaxation).hidden)).float()
         loss = self._task_loss(logits, batch)
         if phase.steer:
             real = batch.mask.sum(-1)
