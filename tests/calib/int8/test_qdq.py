@@ -55,7 +55,7 @@ def test_every_layer_of_the_model_is_in_one_stage(exported) -> None:
     names = [layer for layers in found for layer in layers]
     assert sorted(names) == sorted(quantizable_layers(model)) and len(names) == len(set(names)) == 12
     for source, layers in zip(sources, found, strict=True):
-        for name, node in linear_layers(onnx.load(source)).items():
+        for name, (node,) in linear_layers(onnx.load(source)).items():
             (weight,) = (t for t in onnx.load(source).graph.initializer if t.name == node.input[1])
             expected = model.get_submodule(name).weight.detach().numpy().T
             assert np.array_equal(numpy_helper.to_array(weight), expected), name
