@@ -53,7 +53,7 @@ def main() -> None:
             {
                 "batch": batch,
                 "ratio": statistics.median(b / a for a, b in zip(planned.chunks, simply.chunks, strict=True)),
-                "expected_milliseconds": artifacts["planned"].manifest.plan.expected[batch],
+                "expected_milliseconds": artifacts["planned"].manifest.plan.expected_ms[batch],
                 "measured_milliseconds": 1e3 * planned.seconds / len(texts),
             }
         )

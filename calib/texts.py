@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from calib.data import Example, examples_digest, read_examples
+from calib.data import Example, examples_digest
 from engines.buckets import Bucket, smallest_holding
 from engines.errors import InputError
-from engines.tokenization import TextEncoder, Tokens
+from engines.tokenization import Tokens
 
 FEWEST = 32
 """Fewest usable texts: fewer do not show what activations a model has."""
@@ -52,28 +51,6 @@ class CalibrationSet:
     coverage: Coverage
 
     @classmethod
-    def read(
-        cls,
-        data: str,
-        count: int,
-        tokenizer_json: Path,
-        *,
-        max_length: int,
-        segments: int,
-        pad_token_id: int,
-        labels: Sequence[str],
-        buckets: Sequence[Bucket],
-    ) -> CalibrationSet:
-        """The first `count` examples of a named set's dev split, which no gate reads, or of a file.
-
-        max_length, segments, pad_token_id, labels: the model's. Raises InputError, with every problem, for fewer than
-        FEWEST texts and for texts that are all padding or hold no token but the special ones.
-        """
-        examples = read_examples(data, "dev")[:count]
-        encode = TextEncoder(tokenizer_json, max_length, segments)
-        return cls.of(data, examples, encode([e.content for e in examples]), pad_token_id, labels, buckets)
-
-    @classmethod
     def of(
         cls,
         data: str,
@@ -83,7 +60,11 @@ class CalibrationSet:
         labels: Sequence[str],
         buckets: Sequence[Bucket],
     ) -> CalibrationSet:
-        """From examples and their tokens; the same refusals as `read`."""
+        """From examples and their tokens, cut at the model's length.
+
+        pad_token_id, labels: the model's. Raises InputError, with every problem, for fewer than FEWEST texts and for
+        texts that are all padding or hold no token but the special ones.
+        """
         _refuse(data, samples, pad_token_id)
         lengths = sorted({bucket.length for bucket in buckets})
         per_length = Counter(smallest_holding(len(s), lengths, f"calibration {data}") for s in samples)

@@ -18,6 +18,8 @@ from engines.plan import Plan, Positive, RelativePath, Unit, repeated
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer/tokenizer.json"
+PARITY_NAME = "parity.json"
+BENCH_NAME = "bench.json"
 
 
 class _Strict(BaseModel):

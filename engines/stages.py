@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 OPERATOR, DOMAIN = "TokenCompact", "skimrt"
 """Of the node that ends every stage but the last."""
 FIRST_INPUTS = ("input_ids", "token_type_ids", "alive")
@@ -23,18 +21,3 @@ HEAD_INPUTS, HEAD_OUTPUTS = ("hidden",), ("logits",)
 
 INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS})
 OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS})
-
-
-def fused_outputs(cuts: int) -> tuple[str, ...]:
-    """Of a fused graph with so many cuts, whose inputs are FIRST_INPUTS.
-
-    logits [B, classes] fp32; survivors.<stage> [B, rows] int32, for every row in which a stage leaves a sample the
-    position of its token in the original sequence if it is alive, else -1; count.<cut> [B] int32 as TokenCompact's.
-    """
-    stages = (f"survivors.{stage}" for stage in range(cuts + 1))
-    return ("logits", *stages, *(f"count.{cut}" for cut in range(cuts)))
-
-
-def is_output(name: str) -> bool:
-    """Whether some graph has an output of this name."""
-    return name in OUTPUT_NAMES or re.fullmatch(r"(survivors|count)\.\d+", name) is not None

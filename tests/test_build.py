@@ -25,6 +25,7 @@ from pipeline import run as run_module
 from pipeline.builder import baseline
 from pipeline.builder import graphs as stage_graphs
 from pipeline.builder.config import BuildConfig
+from pipeline.builder.start import Start
 from pipeline.builder.subject import Subject
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import Stage
@@ -114,13 +115,13 @@ def test_the_dense_model_is_built_and_timed_beside_it(built: Built) -> None:
 def test_the_dense_model_of_another_machine_is_not_compared_with(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the same build, but has no engine that runs here; building it again adds them."""
     assert built.dense is not None
-    settings = {"data": str(built.data), "stages": "auto", "plan": "auto", "buckets": BUCKETS, "samples": 12}
+    settings = {"data": str(built.data), "stages": "auto", "buckets": BUCKETS, "samples": 12}
     config = BuildConfig(checkpoint=built.dense, out=built.artifact.with_name("artifact-dense"), **settings)
-    assert baseline._is_current(config)
+    assert baseline._is_current(Start.of(config))
     here = Binding(library="tensorrt", version="11.4", compute_capabilities=("9.0",), gpu="NVIDIA H100")
     target = replace(BuildTarget.of(config), binding=here)
     monkeypatch.setattr(BuildTarget, "of", lambda config: target)
-    assert not baseline._is_current(config)
+    assert not baseline._is_current(Start.of(config))
 
 
 def test_nothing_but_artifacts_is_left(built: Built) -> None:
@@ -215,7 +216,7 @@ def test_without_stages_and_buckets_the_planner_chooses(
     printed = capsys.readouterr().out
     assert "no cut" in printed and "every cut" in printed
     manifest = Artifact.open(out).manifest
-    assert set(manifest.plan.expected) == {1, 8} and all(value > 0 for value in manifest.plan.expected.values())
+    assert set(manifest.plan.expected_ms) == {1, 8} and all(value > 0 for value in manifest.plan.expected_ms.values())
     assert len(manifest.engines) <= 8
     for unit in range(len(manifest.plan.stages)):
         held = {engine.bucket for engine in manifest.engines if engine.stage == unit}

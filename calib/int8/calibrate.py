@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import get_args
@@ -97,21 +98,34 @@ class _Answers:
         return accuracy(self.head, [logits.numpy() for logits in found.logits], self.examples)
 
 
+@dataclass(frozen=True)
+class DropBudget:
+    """Points that the metric may lose in all against `dense`; without it, to INT8 alone."""
+
+    points: float
+    dense: PrunedTransformer | None = None
+
+    def left(self, answers: _Answers) -> float:
+        """The points that are left for INT8 when pruning has lost its share on the calibration texts."""
+        if self.dense is None or not answers.by_label:
+            return self.points
+        dense = answers.metric(Reference.of(self.dense, answers.samples))
+        lost = drop_points(dense, answers.metric(answers.reference))
+        return max(0.0, self.points - max(0.0, lost)) if math.isfinite(lost) else self.points
+
+
 def calibrate(
     model: PrunedTransformer,
     calibration: CalibrationSet,
     gates: Reference,
-    max_drop: float,
-    dense: PrunedTransformer | None = None,
+    budget: DropBudget,
     method: Method | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Calibration:
     """Ranges, method, costs and the scheme within the budget.
 
-    gates:    the model on the texts of the gates, to notice that the calibration texts are of another kind.
-    max_drop: points that the metric may lose against `dense` in all; what pruning loses of them on the calibration
-              texts is no longer there for INT8. Without `dense`, INT8 may lose them all.
-    method:   None takes, for each kind of layers, the one whose answers diverge least.
+    gates:  the model on the texts of the gates, to notice that the calibration texts are of another kind.
+    method: None takes, for each kind of layers, the one whose answers diverge least.
     """
     answers = _Answers(model, calibration)
     tick()
@@ -125,11 +139,7 @@ def calibrate(
     tick()
     costs = sensitivity_table(model, scheme, answers.reference.first(_COMPARED))
     tick()
-    budget = max_drop
-    if dense is not None and answers.by_label:
-        lost = drop_points(answers.metric(Reference.of(dense, calibration.samples)), answers.metric(answers.reference))
-        budget = max(0.0, max_drop - max(0.0, lost)) if math.isfinite(lost) else max_drop
-    kept = hold_budget(scheme, costs, answers.drop, budget)
+    kept = hold_budget(scheme, costs, answers.drop, budget.left(answers))
     tick()
     return Calibration(
         coverage=calibration.coverage,

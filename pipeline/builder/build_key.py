@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib.data import examples_digest
+from calib.texts import CalibrationSet
 from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import InputError
 from engines.files import digest_of, sha256
 from engines.machine import tool_versions
 from engines.version import __version__
 from pipeline.builder.config import BuildConfig
-from pipeline.builder.int8 import read_calibration_set
+from pipeline.builder.dense import DenseModel
 from pipeline.builder.subject import Subject
-from pipeline.builder.typical import typical_examples
-from pipeline.model.checkpoint import checkpoint_digest, tokenizer_path
+from pipeline.model.checkpoint import tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 
 
-def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> str:
+def build_key(
+    config: BuildConfig,
+    subject: Subject,
+    buckets: Sequence[Bucket],
+    calibration: CalibrationSet | None = None,
+    dense: DenseModel | None = None,
+) -> str:
     """SHA-256 of all that an artifact depends on, but for the machine that its engines are compiled for."""
     inputs = {
-        "checkpoint": checkpoint_digest(config.checkpoint),
+        "checkpoint": subject.digest,
         "tokenizer": sha256(tokenizer_path(config.checkpoint)),
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),
-        "plan": config.plan,
         "max_engines": config.max_engines,
         "token_budget": config.token_budget,
         "device": config.device,
@@ -34,14 +39,14 @@ def build_key(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) 
         "frontend": config.frontend,
         "precision": config.precision,
         "data": examples_digest(subject.examples),
-        "typical": examples_digest(typical_examples(config)),
+        "typical": examples_digest(subject.typical),
         "version": __version__,
         "tools": tool_versions(),
     }
-    if config.precision == "int8":
-        inputs["calibration"] = read_calibration_set(config, subject, buckets).coverage.data_sha256
+    if calibration is not None:
+        inputs["calibration"] = calibration.coverage.data_sha256
         inputs["max_drop"] = config.max_drop
-        inputs["dense"] = None if config.dense_checkpoint is None else checkpoint_digest(config.dense_checkpoint)
+        inputs["dense"] = None if dense is None else dense.digest
     return digest_of(inputs)
 
 

@@ -2,86 +2,49 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 import onnx
 
-from calib.data import examples_digest
 from calib.int8.qdq import quantized_products
 from calib.metric import accuracy, labelled
-from engines.artifact import EngineRecord, Gate, Manifest
-from engines.backends import Backend, records_for
+from engines.artifact import EngineRecord, Gate
 from engines.backends.layers import int8_products
-from engines.errors import InputError
-from engines.loading import on_all_cores
 from engines.prediction import SampleResult
 from engines.runner import Runner
 from pipeline import gates
 from pipeline.builder.compilation import Compilation
-from pipeline.builder.config import BuildConfig
-from pipeline.builder.subject import Subject, refuse_other_dense
+from pipeline.builder.dense import DenseModel
+from pipeline.builder.subject import Subject
+from pipeline.gates.expected import Expected
 from pipeline.gates.quantized import int8_parity, simulated_model
-from pipeline.graph.precision import Precision, reference_in
-from pipeline.graph.stages import StageSpec
-from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint
+from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.model.reference import Reference
-from pipeline.model.transformer import PrunedTransformer
-
-
-def counterpart(model: PrunedTransformer, precision: Precision) -> PrunedTransformer | None:
-    """PyTorch's model in the precision of the graphs; None in fp32, where it is the model itself."""
-    return None if precision == "fp32" else reference_in(model, precision)
 
 
 def engine_gates(
-    config: BuildConfig,
-    subject: Subject,
-    specs: Sequence[StageSpec],
-    reference: Reference,
-    root: Path,
-    manifest: Manifest,
-    backend: Backend,
-    cannot_run: str | None = None,
+    expected: Expected,
+    engines: EnginesUnderTest,
+    metric: Callable[[Runner], Gate],
     advance: Callable[[], None] = lambda: None,
 ) -> list[Gate]:
-    """Gates 2 to 4 of an artifact in `root`, on the samples of `reference`.
-
-    cannot_run: why this machine cannot run the engines; what they would be asked is then SKIPPED.
-    advance:    called after each of the three.
-    """
-    if cannot_run is None:
-        backend = _keeping(backend, [root / record.file for record in records_for(manifest, backend)], config.threads)
-    narrow = counterpart(subject.model, manifest.plan.precision)
-    found = gates.numeric_parity(
-        subject.model, specs, reference.samples, root, manifest, backend, config.threads, narrow, cannot_run
-    )
-    found += int8_parity(subject.model, specs, reference, root, manifest, backend, config.threads, cannot_run)
+    """Gates 2 to 4 of an artifact. `metric` is gate 4; `advance` is called behind each of the three."""
+    engines = engines.loaded()
+    found = gates.numeric_parity(expected, engines)
+    found += int8_parity(expected, engines)
     advance()
-    if cannot_run is not None:
+    if engines.cannot_run is not None:
         advance()
         advance()
-        return found + [Gate(name=name, status="SKIPPED", reason=cannot_run) for name in ("decisions", "task metric")]
-
-    def runner_of(max_batch: int | None = None, fused: bool = True) -> Runner:
-        return Runner(root, backend, None, config.threads, max_batch, verify=False, fused=fused)
-
-    runner = runner_of(fused=False)
-    results = runner.run_tokens(reference.samples)
-    if any(record.precision == "int8" for record in manifest.engines):
-        found.append(_int8_decisions(subject.model, specs, reference, results, root, manifest))
+        return found + engines.skipped("decisions", "task metric")
+    runner = engines.runner()
+    results = runner.run_tokens(expected.samples)
+    if any(record.precision == "int8" for record in engines.records):
+        found.append(_int8_decisions(expected, engines, results))
     else:
-        rounded = None if narrow is None else Reference.of(narrow, reference.samples)
-        found.append(gates.decision_parity(subject.model, specs, reference, results, rounded))
-    if manifest.plan.fused is not None:
-        found += gates.fused_parity(subject.model, specs, reference, root, manifest, backend, config.threads)
-        found += gates.fused_decisions(subject.model, specs, reference, manifest, runner_of)
-        runner = runner_of()
+        found.append(gates.decision_parity(expected, results, expected.rounded))
     advance()
-    found.append(metric_gate(config, subject, runner))
+    found.append(metric(runner))
     advance()
     return found
 
@@ -105,41 +68,16 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
     return found
 
 
-def _keeping(backend: Backend, files: Sequence[Path], threads: int | None) -> Backend:
-    """The backend, but one that has loaded these engines: the gates run the same ones, each when the last is through.
-
-    Engines on a device are left alone, for their memory is scarce. One that cannot be loaded is so again, and then
-    reported, by the gate that asks for it.
-    """
-    if backend.device() is not None:
-        return backend
-    keeping = copy.copy(backend)
-    keeping.load = functools.cache(backend.load)  # type: ignore[method-assign]
-
-    def load(file: Path) -> None:
-        with suppress(InputError):
-            keeping.load(file, threads, None)
-
-    on_all_cores(load, files, threads)
-    return keeping
-
-
-def _int8_decisions(
-    model: PrunedTransformer,
-    specs: Sequence[StageSpec],
-    reference: Reference,
-    results: Sequence[SampleResult],
-    root: Path,
-    manifest: Manifest,
-) -> Gate:
+def _int8_decisions(expected: Expected, engines: EnginesUnderTest, results: Sequence[SampleResult]) -> Gate:
     """Gate 3 in INT8: against the simulation of the same ranges; flips against float32 are counted beside it.
 
     Quantisation moves what is decided, which the task metric judges; the engines must decide as the simulation does.
     """
-    simulated = simulated_model(model, root, manifest.plan.precision)
-    ours = Reference.of(simulated, reference.samples)
-    gate = gates.decision_parity(simulated, specs, ours, results, rounded=reference)
-    plain = gates.decision_parity(model, specs, reference, results, rounded=ours).figures
+    simulated = simulated_model(expected, engines.folder)
+    ours = Reference.of(simulated, expected.samples)
+    simulation = Expected(simulated, expected.specs, ours, expected.precision)
+    gate = gates.decision_parity(simulation, results, rounded=expected.reference)
+    plain = gates.decision_parity(expected, results, rounded=ours).figures
     figures = {
         "flips_against_fp32": plain["flips"],
         "of_them_within_rounding_of_threshold": plain["flips_within_rounding_of_threshold"],
@@ -148,28 +86,18 @@ def _int8_decisions(
     return gate.model_copy(update={"figures": {**gate.figures, **figures}})
 
 
-_DENSE_METRICS: dict[tuple[str, str], float] = {}
-
-
-def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:
-    """Gate 4 on the first `metric_samples` examples, against the dense model in PyTorch. Raises InputError."""
-    refuse_other_dense(config)
-    count = min(config.metric_samples, len(subject.examples))
-    wanted = subject.model.config.head
-    if not labelled(wanted, subject.examples):
-        expected = "numbers" if wanted.kind == "regression" else f"the model's ({', '.join(wanted.labels)})"
-        reason = f"the labels of {subject.data} are not {expected}"
-        return Gate(name="task metric", status="SKIPPED", reason=reason)
-    if wanted.token_level:
-        reason = "the data has one label per text, the model one per token"
-        return Gate(name="task metric", status="SKIPPED", reason=reason)
-    examples, head = subject.examples[:count], runner.manifest.head
-    ours = accuracy(head, [r.logits for r in runner.run_tokens(subject.samples[:count])], examples)
-    dense = None
-    if config.dense_checkpoint is not None:
-        digest = checkpoint_digest(config.dense_checkpoint), examples_digest(examples)
-        if digest not in _DENSE_METRICS:  # a demo compares several models with the same dense one
-            baseline = Reference.of(load_checkpoint(config.dense_checkpoint), subject.samples[:count])
-            _DENSE_METRICS[digest] = accuracy(head, [logits.numpy() for logits in baseline.logits], examples)
-        dense = _DENSE_METRICS[digest]
-    return gates.task_metric(ours, dense, count, config.max_drop)
+def metric_gate(subject: Subject, runner: Runner, dense: DenseModel | None, count: int, max_drop: float) -> Gate:
+    """Gate 4 on the first `count` examples, against the dense model in PyTorch."""
+    head = subject.model.config.head
+    nothing = None
+    if not labelled(head, subject.examples):
+        wanted = "numbers" if head.kind == "regression" else f"the model's ({', '.join(head.labels)})"
+        nothing = f"the labels of {subject.data} are not {wanted}"
+    elif head.token_level:
+        nothing = "the data has one label per text, the model one per token"
+    if nothing is not None:
+        return Gate(name="task metric", status="SKIPPED", reason=nothing)
+    examples = subject.examples[:count]
+    results = runner.run_tokens(subject.samples[:count])
+    ours = accuracy(runner.manifest.head, [result.logits for result in results], examples)
+    return gates.task_metric(ours, None if dense is None else dense.metric(examples), len(examples), max_drop)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
@@ -14,14 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from engines.artifact import EngineRecord, Unit
-from engines.backends.base import EngineOptions
 from engines.backends.layers import Layer, fused_attention, fusible_attention
 from engines.buckets import Bucket
 from engines.errors import BuildError
 from engines.files import sha256
 from pipeline.builder.engine_key import engine_key
 from pipeline.builder.publish import Publisher
-from pipeline.builder.reuse import Held
+from pipeline.builder.reuse import Previous
 from pipeline.builder.target import BuildTarget
 
 _SHOWN = 3
@@ -53,7 +52,6 @@ class Job:
     bucket: Bucket
     file: str
     key: str
-    options: EngineOptions
 
     @property
     def report(self) -> str:
@@ -75,7 +73,6 @@ class Compilation:
     graphs: graph of every unit. steps: steps of every stage, such as "attend 2".
     held:   what there is already, whose engines are taken where their key is the same.
     jobs:   engines compiled at a time; None: as many as memory and cores allow.
-    capacities: of the fused engine of every bucket.
     """
 
     def __init__(
@@ -84,12 +81,11 @@ class Compilation:
         graphs: Mapping[Unit, str],
         steps: Sequence[Sequence[str]],
         publisher: Publisher,
-        held: Held,
+        held: Previous,
         jobs: int | None,
-        capacities: Mapping[Bucket, tuple[int, ...]],
     ) -> None:
         self._root, self._target, self._graphs, self._steps = publisher.path, target, graphs, steps
-        self._publisher, self._held, self._jobs, self._capacities = publisher, held, jobs, capacities
+        self._publisher, self._held, self._jobs = publisher, held, jobs
         place = "" if target.binding is None else f"/{target.binding.place}"
         self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
 
@@ -141,11 +137,9 @@ class Compilation:
         for unit, graph in self._graphs.items():
             digest = sha256(self._root / graph)
             for bucket in buckets[unit]:
-                rooms = self._capacities[bucket] if unit == "fused" else ()
-                options = replace(self._target.options, capacities=rooms)
-                key = engine_key(digest, bucket, self._target, options)
+                key = engine_key(digest, bucket, self._target)
                 file = f"{self.folder}/{self._target.backend.engine_name(unit, bucket)}"
-                jobs.append(Job(unit, graph, bucket, file, key, options))
+                jobs.append(Job(unit, graph, bucket, file, key))
         return jobs
 
     def _is_there(self, job: Job) -> bool:
@@ -162,7 +156,9 @@ class Compilation:
     def _compile(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, BuildError | None]]:
         if not self._target.backend.isolated:
             for job in jobs:
-                self._target.backend.build(self._root / job.graph, job.bucket, self._root / job.file, job.options)
+                self._target.backend.build(
+                    self._root / job.graph, job.bucket, self._root / job.file, self._target.options
+                )
                 yield job, None
             return
         if not jobs:
@@ -193,7 +189,7 @@ class Compilation:
 
             graph, out = self._root / job.graph, self._root / job.file
             try:
-                built = self._target.backend.build(graph, job.bucket, out, job.options, report)
+                built = self._target.backend.build(graph, job.bucket, out, self._target.options, report)
             except BuildError as error:
                 return error
         assert built.seconds is not None and built.peak_bytes is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from engines.artifact import SCHEMA_VERSION
-from engines.backends.base import EngineOptions
 from engines.buckets import Bucket
 from engines.files import digest_of
 from engines.machine import tool_versions
@@ -13,13 +12,12 @@ from engines.version import __version__
 from pipeline.builder.target import BuildTarget
 
 
-def engine_key(graph_sha256: str, bucket: Bucket, target: BuildTarget, options: EngineOptions) -> str:
+def engine_key(graph_sha256: str, bucket: Bucket, target: BuildTarget) -> str:
     """SHA-256 over everything that an engine is made from.
 
     graph_sha256: digest of the stage graph, which holds the weights, the number formats and, in INT8, the calibrated
                   ranges and which layers are left out.
     target:       its binding names the library, the GPU, CUDA, the driver and the digest of the plugin library.
-    options:      of this engine.
     """
     depends = {
         "graph": graph_sha256,
@@ -28,7 +26,7 @@ def engine_key(graph_sha256: str, bucket: Bucket, target: BuildTarget, options: 
         "provider": target.backend.provider,
         "precision": target.precision,
         "binding": None if target.binding is None else target.binding.model_dump(),
-        "options": asdict(options),
+        "options": asdict(target.options),
         "version": __version__,
         "schema": SCHEMA_VERSION,
         "tools": tool_versions(),

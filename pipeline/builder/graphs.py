@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.progress import Progress
-
 from engines.artifact import Manifest, Unit
 from engines.errors import InputError
 from engines.plan import graph_file, unit_name
-from pipeline.builder.publish import Publisher
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.traced_backend import TracedBackend
-from pipeline.graph.export import Export, export_stage
+from pipeline.builder.work import Work
+from pipeline.gates.expected import Expected
+from pipeline.graph.export import export_stage
 from pipeline.graph.precision import Precision
 from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
 from pipeline.model.config import CheckpointConfig
@@ -52,32 +51,25 @@ class ExportOnce:
         self._graphs[key] = path.read_bytes()
 
 
-def export_graphs(
-    model: PrunedTransformer,
-    specs: Sequence[StageSpec],
-    precision: Precision,
-    publisher: Publisher,
-    progress: Progress,
-    export: Export,
-) -> dict[Unit, str]:
+def export_graphs(work: Work, expected: Expected) -> dict[Unit, str]:
     """Writes the stage graphs that are not there yet; unit to path in the artifact."""
-    root = publisher.path
-    (root / "stages").mkdir(exist_ok=True)
-    stages = _stages(model, specs)
+    (work.root / "stages").mkdir(exist_ok=True)
+    stages = _stages(expected.model, expected.specs)
     graphs = {unit: graph_file(unit) for unit in stages}
-    task = progress.add_task("stage graphs (ONNX)", total=len(stages))
+    task = work.progress.add_task("stage graphs (ONNX)", total=len(stages))
     for unit, stage in stages.items():
-        if not publisher.done(graphs[unit]):
-            export(stage, model.config, root / graphs[unit], precision)
-            publisher.mark(graphs[unit])
-        progress.advance(task)
+        if not work.publisher.done(graphs[unit]):
+            work.export(stage, expected.model.config, work.root / graphs[unit], expected.precision)
+            work.publisher.mark(graphs[unit])
+        work.progress.advance(task)
     return graphs
 
 
-def traced(target: BuildTarget, model: PrunedTransformer, specs: Sequence[StageSpec]) -> BuildTarget:
+def traced(target: BuildTarget, expected: Expected) -> BuildTarget:
     """The same target, its engines compiled from the traced stages."""
-    stages = {unit_name(unit): stage for unit, stage in _stages(model, specs).items()}
-    return replace(target, backend=TracedBackend(model.config, stages, target.graph_precision, target.options))
+    stages = {unit_name(unit): stage for unit, stage in _stages(expected.model, expected.specs).items()}
+    backend = TracedBackend(expected.model.config, stages, expected.precision, target.options)
+    return replace(target, backend=backend)
 
 
 def _stages(model: PrunedTransformer, specs: Sequence[StageSpec]) -> dict[Unit, Stage | HeadStage]:

@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from rich.progress import Progress
-
 from calib.data import NAMED_SETS
-from calib.int8.calibrate import FILE, Calibration, calibrate, read_calibration, write_calibration
+from calib.int8.calibrate import FILE, Calibration, DropBudget, calibrate, read_calibration, write_calibration
 from calib.int8.qdq import quantize_graphs
 from calib.int8.scheme import QuantizationScheme
 from calib.int8.selection import choose_engines
 from calib.shift import shift_warning
-from calib.texts import CalibrationSet
 from engines.artifact import EngineRecord, Unit
-from engines.backends import Backend
-from engines.buckets import Bucket
 from engines.plan import int8_graph_file, unit_name
 from pipeline.builder.compilation import Compilation, Compiled
 from pipeline.builder.config import BuildConfig
-from pipeline.builder.publish import Publisher
-from pipeline.builder.subject import Subject
-from pipeline.model.checkpoint import load_checkpoint, tokenizer_path
+from pipeline.builder.work import Planned, Work
 from pipeline.model.reference import Reference
 
-TEXTS = 1024
-"""Most calibration texts that are read: a drop that is counted on 256 has a standard error of near 0.8 points."""
 
-
-def read_calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:
-    """The texts of --calibration, by default the dev split of the gates' data. Raises InputError for unusable ones."""
-    model = subject.model.config
-    return CalibrationSet.read(
-        config.calibration or config.data,
-        TEXTS,
-        tokenizer_path(config.checkpoint),
-        max_length=model.max_length,
-        segments=model.encoder.type_vocab_size,
-        pad_token_id=model.encoder.pad_token_id,
-        labels=model.head.labels,
-        buckets=buckets,
-    )
-
-
-def calibrated(
-    config: BuildConfig,
-    subject: Subject,
-    texts: CalibrationSet,
-    reference: Reference,
-    publisher: Publisher,
-    progress: Progress,
-) -> Calibration:
-    """Calibrates, unless the build that is resumed has; warns of texts that are not like those of the gates."""
-    task = progress.add_task("calibration (INT8)", total=5)
+def calibrated(work: Work, reference: Reference) -> Calibration | None:
+    """Calibrates an INT8 build, unless the build that is resumed has; warns of texts that are not like the gates'."""
+    start, publisher = work.start, work.publisher
+    if start.calibration_texts is None:
+        return None
+    task = work.progress.add_task("calibration (INT8)", total=5)
     if not publisher.done(FILE):
-        dense = None if config.dense_checkpoint is None else load_checkpoint(config.dense_checkpoint)
-        found = calibrate(subject.model, texts, reference, config.max_drop, dense, tick=lambda: progress.advance(task))
+        budget = DropBudget(work.config.max_drop, None if start.dense is None else start.dense.model)
+        advance = partial(work.progress.advance, task)
+        found = calibrate(start.subject.model, start.calibration_texts, reference, budget, tick=advance)
         write_calibration(publisher.path, found)
         publisher.mark(FILE)
     found = read_calibration(publisher.path)
-    progress.update(task, completed=5)
-    for warning in (shift_warning(found.shift, found.coverage.data, subject.data), _same_texts_warning(config)):
+    work.progress.update(task, completed=5)
+    shift = shift_warning(found.shift, found.coverage.data, start.subject.data)
+    for warning in (shift, _same_texts_warning(work.config)):
         if warning is not None:
-            progress.console.print(f"WARNING: {warning}", style="yellow", highlight=False)
+            work.progress.console.print(f"WARNING: {warning}", style="yellow", highlight=False)
     return found
 
 
@@ -78,33 +52,26 @@ def _same_texts_warning(config: BuildConfig) -> str | None:
     )
 
 
-def compile_int8(
-    wide: Compilation,
-    int8: Compilation,
-    calibration: Calibration,
-    buckets: Mapping[Unit, Sequence[Bucket]],
-    root: Path,
-    backend: Backend,
-    threads: int | None,
-    progress: Progress,
-) -> tuple[Compiled, Calibration]:
+def compile_both(wide: Compilation, int8: Compilation, work: Work, planned: Planned) -> tuple[Compiled, Calibration]:
     """Both kinds of engines; of each pair the faster one stays. The calibration that comes back says which."""
-    both = wide.run(buckets, progress), int8.run(buckets, progress)
+    both = [compilation.run(planned.buckets, work.progress) for compilation in (wide, int8)]
     plain, quantised = ({(r.stage, r.bucket): r for r in compiled.records} for compiled in both)
-    task = progress.add_task("INT8 or wider, by time", total=len(quantised))
+    task = work.progress.add_task("INT8 or wider, by time", total=len(quantised))
+    backend, threads = work.start.target.backend, work.config.threads
 
     def pairs() -> Iterator:
         for stage, bucket in sorted(quantised, key=str):
-            files = [root / records[stage, bucket].file for records in (plain, quantised)]
-            yield int(stage), bucket, *(lambda file=file: backend.load(file, threads) for file in files)
-            progress.advance(task)
+            files = [work.root / records[stage, bucket].file for records in (plain, quantised)]
+            yield int(stage), bucket, *(partial(backend.load, file, threads) for file in files)
+            work.progress.advance(task)
 
     choices = choose_engines(pairs())
     used = {(choice.stage, choice.bucket) for choice in choices if choice.int8}
     records = [quantised[key] if key in used else record for key, record in plain.items()]
-    _remove_unused([*plain.values(), *quantised.values()], records, root)
-    calibration = calibration.model_copy(update={"engines": choices})
-    write_calibration(root, calibration)
+    _remove_unused([*plain.values(), *quantised.values()], records, work.root)
+    assert planned.calibration is not None
+    calibration = planned.calibration.model_copy(update={"engines": choices})
+    write_calibration(work.root, calibration)
     return Compiled(records), calibration
 
 

@@ -8,10 +8,9 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,19 +19,17 @@ from calib.int8.scheme import QuantizationScheme
 from engines.backends import Engine
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import digest_of, write_whole
+from engines.files import digest_of
 from engines.loading import on_all_cores
 from engines.machine import processor, tool_versions
+from engines.writing import write_whole
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.export import Export, export_stage
-from pipeline.graph.fused import chain_compactions
 from pipeline.graph.stages import Stage, StageSpec, attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, Kind
 
 _log = logging.getLogger(__name__)
-
-Key = TypeVar("Key")
 
 _LENGTHS = 7
 _SHORTEST = 4
@@ -41,8 +38,6 @@ _LONG_CALL = 0.05
 """Seconds of a call beside which it does not matter whether the engine's weights were in the cache."""
 _REPEATS, _REPEATED = (2, 16), 0.01
 """Fewest and most calls that are timed in a row, and their seconds in all: short ones become faster over the first."""
-_COMPACTIONS = 4
-"""TokenCompacts of the longer of the two chains that tell what a call costs beside them."""
 
 
 def cost_table(
@@ -64,8 +59,7 @@ def cost_table(
             return CostTable.read(path)
         except InputError as error:
             _log.warning("%s; the costs are measured again", error)
-    with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
-        table = measure_costs(model, target, batches, threads, Path(directory), scheme, export)
+    table = measure_costs(model, target, batches, threads, scheme, export)
     try:
         write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
     except OSError as error:
@@ -78,7 +72,6 @@ def measure_costs(
     target: BuildTarget,
     batches: Sequence[int],
     threads: int | None,
-    directory: Path,
     scheme: QuantizationScheme | None = None,
     export: Export = export_stage,
 ) -> CostTable:
@@ -87,21 +80,19 @@ def measure_costs(
     lengths = profiled_lengths(model.config.max_length)
     shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
     files: dict[tuple[Kind, int, int], Path] = {}
-    for kind, spec in specs.items():
-        graph = directory / f"{kind}.onnx"
-        export(Stage(model, spec), model.config, graph, target.graph_precision)
-        if scheme is not None:
-            quantize_graph(graph, scheme, graph)
-        compiled = _compile(target, graph, shapes)
-        files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
-    engines = _load(target, files, threads)
+    with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
+        for kind, spec in specs.items():
+            graph = Path(directory) / f"{kind}.onnx"
+            export(Stage(model, spec), model.config, graph, target.graph_precision)
+            if scheme is not None:
+                quantize_graph(graph, scheme, graph)
+            compiled = _compile(target, graph, shapes)
+            files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
+        loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
+    engines = dict(zip(files, loaded, strict=True))
     for engine in engines.values():
         _fill(engine, model.config.encoder.vocab_size)
     alone, together = _times(engines)
-    # Only fused plans ask for it, and they are of the target cpu.
-    boundary = dict.fromkeys(shapes, 0.0)
-    if target.backend.target == "cpu":
-        boundary = _boundary_times(model.config.encoder.hidden_size, target, shapes, threads, directory)
     return CostTable(
         processor=processor(),
         tools=tool_versions(),
@@ -110,9 +101,6 @@ def measure_costs(
         alone_seconds={kind: [alone[kind, length] for length in lengths] for kind in specs},
         together_seconds={
             kind: {batch: [together[kind, batch, length] for length in lengths] for batch in sizes} for kind in specs
-        },
-        boundary_seconds={
-            batch: [boundary[Bucket(batch=batch, length=length)] for length in lengths] for batch in sizes
         },
     )
 
@@ -161,37 +149,12 @@ def _repeats(seconds: float) -> int:
     return min(most, max(fewest, round(_REPEATED / seconds)))
 
 
-def _boundary_times(
-    width: int, target: BuildTarget, shapes: Sequence[Bucket], threads: int | None, directory: Path
-) -> dict[Bucket, float]:
-    """Seconds of taking rows to an engine and back: a call of one TokenCompact, without it."""
-    files: dict[tuple[int, Bucket], Path] = {}
-    for count in (1, _COMPACTIONS):
-        graph = directory / f"compactions_{count}.onnx"
-        chain_compactions(count, width, graph)
-        files |= {(count, bucket): file for bucket, file in _compile(target, graph, shapes).items()}
-    engines = _load(target, files, threads)
-    for engine in engines.values():
-        _fill(engine, 1)
-    times = {key: statistics.median(_seconds(engine) for _ in range(2 * _ROUNDS)) for key, engine in engines.items()}
-    one_compaction = {
-        bucket: (times[_COMPACTIONS, bucket] - times[1, bucket]) / (_COMPACTIONS - 1) for bucket in shapes
-    }
-    return {bucket: max(0.0, times[1, bucket] - max(0.0, one_compaction[bucket])) for bucket in shapes}
-
-
 def _compile(target: BuildTarget, graph: Path, shapes: Sequence[Bucket]) -> dict[Bucket, Path]:
     """The engine file of a graph for every shape, beside it."""
     files = {bucket: graph.with_name(f"{graph.stem}_{bucket}{target.backend.suffix}") for bucket in shapes}
     for bucket, file in files.items():
         target.backend.build(graph, bucket, file, target.options)
     return files
-
-
-def _load(target: BuildTarget, files: Mapping[Key, Path], threads: int | None) -> dict[Key, Engine]:
-    """The engine of every file, loaded on all cores."""
-    loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
-    return dict(zip(files, loaded, strict=True))
 
 
 def _seconds(engine: Engine) -> float:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from engines.artifact import Artifact, EngineRecord
 from engines.backends.tensorrt import TIMING_CACHE
-from engines.files import sha256, write_whole
+from engines.files import sha256
+from engines.writing import write_whole
 
 _log = logging.getLogger(__name__)
 _PLUGINS = "plugins/"
 
 
-class Held:
+class Previous:
     """What there is already, seen from a build in `root`.
 
     artifact: None where there is none.

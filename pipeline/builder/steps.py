@@ -1,231 +1,152 @@
-"""Builds an artifact: reference, plan, stage graphs, engines, manifest, gates, and only then the artifact's name."""
+"""Builds an artifact in five steps: plan, export, compile, check, publish. Only the last one gives it its name."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from calib.data import examples_digest, read_examples
 from calib.int8.calibrate import FILE as CALIBRATION_FILE
 from calib.int8.calibrate import int8_gate
-from calib.retention import FILE as RETENTION_FILE
-from calib.retention import RetentionStatistics
-from calib.texts import CalibrationSet
 from engines import artifact as layout
-from engines.artifact import Artifact, EngineRecord, Gate, Unit
-from engines.buckets import Bucket, parse_buckets
-from engines.errors import BuildError, GateError, InputError
-from engines.files import sha256
+from engines.artifact import Artifact, Gate, Unit
+from engines.buckets import Bucket
+from engines.errors import GateError
 from pipeline import gates
-from pipeline.builder.build_key import build_key, chosen_buckets
-from pipeline.builder.checks import counterpart, engine_gates, planned_gates
-from pipeline.builder.compilation import Compilation, Compiled
+from pipeline.builder.checks import engine_gates, metric_gate, planned_gates
 from pipeline.builder.config import BuildConfig
+from pipeline.builder.contents import write_contents
+from pipeline.builder.dense import DenseModel
+from pipeline.builder.engines import compile_all
 from pipeline.builder.graphs import ExportOnce, export_graphs, traced
-from pipeline.builder.int8 import calibrated, compile_int8, quantised_graphs, read_calibration_set
-from pipeline.builder.manifest import manifest_of, plan_of
+from pipeline.builder.int8 import calibrated, quantised_graphs
 from pipeline.builder.measure import as_record, measure
 from pipeline.builder.plan import FILE as PLAN_FILE
 from pipeline.builder.plan import choose_plan
 from pipeline.builder.progress import progress_bars
 from pipeline.builder.publish import Publisher
-from pipeline.builder.reuse import Held
-from pipeline.builder.subject import Subject, refuse_other_dense
-from pipeline.builder.target import BuildTarget
-from pipeline.graph.fused import fuse_graphs
-from pipeline.graph.stages import cut_stages, decision_layers
-from pipeline.kit.scripts import write_gpu_kit
-from pipeline.model.checkpoint import read_config, tokenizer_path
+from pipeline.builder.reuse import Previous
+from pipeline.builder.start import Start
+from pipeline.builder.work import Engines, Exported, Planned, Work
+from pipeline.gates.expected import Expected
+from pipeline.gates.under_test import EnginesUnderTest
+from pipeline.graph.stages import cut_stages
 from pipeline.model.reference import Reference
-from pipeline.model.transformer import PrunedTransformer
-from pipeline.planning.fused import refuse_fused
-from pipeline.planning.simple import choose_cuts
-from plugins.library import copy_plugins, library_path
 
 _TIMED_TEXTS, _ROUNDS = 64, 3
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What a build starts with.
+def build(
+    config: BuildConfig, console: Console, baseline: Path | None = None, dense: DenseModel | None = None
+) -> Artifact:
+    """Builds, checks and publishes the artifact of a configuration.
 
-    held: the artifact that is there already. others: its engines for other machines, if it is of the same build.
+    baseline: the dense artifact to time against. dense: the model of `config.dense_checkpoint`, where another build has
+    loaded it already. An artifact of the same build key that lacks engines for this machine gets them added. Raises
+    InputError, GateError, BuildError or TargetError, and then has published nothing.
     """
-
-    target: BuildTarget
-    subject: Subject
-    buckets: list[Bucket]
-    calibration_texts: CalibrationSet | None
-    key: str
-    held: Artifact | None
-    others: list[EngineRecord]
-
-    @classmethod
-    def of(cls, config: BuildConfig) -> _Start:
-        """Raises InputError or TargetError for what can be known before anything is computed."""
-        target = BuildTarget.of(config)
-        subject = Subject.load(config.checkpoint, config.data, max(config.samples, config.metric_samples))
-        refuse_other_dense(config)
-        refuse_fused(config, subject.model.config)
-        buckets = chosen_buckets(config, subject.model)
-        if config.stages != "auto":
-            cut_stages(subject.model, choose_cuts(subject.model, config.stages, []))
-        calibration_texts = read_calibration_set(config, subject, buckets) if config.precision == "int8" else None
-        key = build_key(config, subject, buckets)
-        held = _held(config.out)
-        return cls(target, subject, buckets, calibration_texts, key, held, _engines_elsewhere(held, key, target))
-
-    def publisher(self, config: BuildConfig) -> Publisher:
-        """Of `config.out`; a machine that has no engines in the artifact of this build adds its own."""
-        adds = False
-        if self.held is not None and self.target.binding is not None:
-            manifest = self.held.manifest
-            adds = manifest.build_key == self.key and len(manifest.engines) == len(self.others)
-        return Publisher(config.out, self.key, force=config.force or adds, resume=config.resume)
+    start = Start.of(config, dense=dense)
+    with start.publisher() as publisher:
+        return build_from(start, publisher, console, baseline)
 
 
-def refuse(config: BuildConfig) -> None:
-    """Raises what `build` would raise before it computes anything, so that nothing is built in front of it."""
-    checks: list[Callable[[], object]] = [
-        lambda: read_config(config.checkpoint),
-        lambda: read_examples(config.data, "test"),
-        lambda: config.buckets and parse_buckets(config.buckets),
-    ]
-    problems = []
-    for check in checks:
-        try:
-            check()
-        except InputError as error:
-            problems.append(str(error))
-    if len(problems) > 1:
-        raise InputError.listing("build", problems)
-    with _Start.of(config).publisher(config):
-        pass
-
-
-def build(config: BuildConfig, console: Console, baseline: Path | None = None) -> Artifact:
-    """Builds, checks and publishes the artifact of a configuration; `baseline` is the dense artifact to time against.
-
-    An artifact of the same build key that lacks engines for this machine gets them added. Raises InputError,
-    GateError, BuildError or TargetError, and then has published nothing.
-    """
-    start = _Start.of(config)
-    target, subject, buckets, held, others = start.target, start.subject, start.buckets, start.held, start.others
-    calibration_texts, precision = start.calibration_texts, target.graph_precision
-    with start.publisher(config) as publisher, progress_bars(console) as progress:
-        root = publisher.path
-        there = Held(held, root, config.timing_cache)
-        step = progress.add_task("reference (PyTorch)", total=2)
-        checked = subject.samples[: config.samples]
-        reference = Reference.of(subject.model, checked)
-        progress.advance(step)
-        found = [gates.reference_parity(subject.model, checked, reference)]
-        progress.advance(step)
-
-        if others and there.bring(PLAN_FILE):
-            # The engines of other machines are those of this plan and of these ranges.
-            publisher.mark(PLAN_FILE)
-            if there.bring(CALIBRATION_FILE):
-                publisher.mark(CALIBRATION_FILE)
-        else:
-            others = []
-        runs_here = target if target.cannot_run is None else None
-        calibration = scheme = None
-        if calibration_texts is not None:
-            calibration = calibrated(config, subject, calibration_texts, reference, publisher, progress)
-            scheme = None if target.backend.machine_bound else calibration.scheme
-        export = ExportOnce()
-        planned = choose_plan(config, subject, runs_here, buckets, reference, publisher, progress, scheme, export)
-        specs = cut_stages(subject.model, planned.cuts)
-        wanted: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(planned.buckets)), "head": buckets}
-        graphs = export_graphs(subject.model, specs, precision, publisher, progress, export)
-        capacities: dict[Bucket, tuple[int, ...]] = {}
-        if planned.fused is not None:
-            graphs["fused"] = planned.fused.graph
-            fuse_graphs([root / graphs[spec.index] for spec in specs], root / planned.fused.graph)
-            capacities = {fused.bucket: tuple(fused.capacities) for fused in planned.fused.buckets}
-            wanted["fused"] = list(capacities)
-        if config.frontend == "torch-tensorrt":
-            target = traced(target, subject.model, specs)
-        steps = [spec.step_names for spec in specs]
-
-        def compilation_of(target: BuildTarget, graphs: Mapping[Unit, str]) -> Compilation:
-            return Compilation(target, graphs, steps, publisher, there, config.jobs, capacities)
-
-        compilation, int8 = compilation_of(target, graphs), dict[Unit, str]()
-        if calibration is not None:
-            int8 = quantised_graphs(graphs, calibration.scheme, root)
-            if target.backend.machine_bound:
-                compilation = compilation_of(target, {**graphs, **int8})
-        compiled = Compiled()
-        if not config.export_only:
-            if calibration is None or target.backend.machine_bound:
-                compiled = compilation.run(wanted, progress)
-            else:
-                both = compilation_of(replace(target, precision=precision), graphs), compilation_of(target, int8)
-                compiled, calibration = compile_int8(
-                    *both, calibration, wanted, root, target.backend, config.threads, progress
-                )
-            found += _left_out(compiled, wanted, subject.model, console, root, alone=not others)
-            others = there.keep(others)
-        _drop_leftovers(root, [*others, *compiled.records])
-        (root / "tokenizer").mkdir(exist_ok=True)
-        shutil.copyfile(tokenizer_path(config.checkpoint), root / layout.TOKENIZER_NAME)
-        plan = plan_of(planned, specs, graphs, precision, compiled.failed)
-        manifest = manifest_of(config, start.key, subject, plan, [*others, *compiled.records], root)
-        layout.write_manifest(root, manifest)
-        if decision_layers(subject.model):
-            RetentionStatistics(
-                data=config.data,
-                data_sha256=examples_digest(subject.examples[: config.samples]),
-                checkpoint_sha256=manifest.checkpoint.sha256,
-                rows=reference.rows.tolist(),
-            ).write(root / RETENTION_FILE)
-        if target.options.plugin:
-            _copy_plugins(root / "plugins", target)
-        if config.export_only or target.backend.needs_device_to_build:
-            narrow = counterpart(subject.model, precision)
-            write_gpu_kit(root, specs, subject.model, checked, manifest, narrow, target.options, int8)
-
-        gated = progress.add_task("gates", total=3 + (baseline is not None))
-
-        def advance() -> None:
-            progress.advance(gated)
-
-        found += engine_gates(
-            config, subject, specs, reference, root, manifest, target.backend, target.cannot_run, advance
+def build_from(start: Start, publisher: Publisher, console: Console, baseline: Path | None = None) -> Artifact:
+    """`build` for inputs that are read and an output directory that is held."""
+    previous = Previous(start.previous, publisher.path, start.config.timing_cache)
+    if start.subject.assumed is not None:
+        console.print(
+            f"note: {start.subject.data}: {start.subject.assumed}", highlight=False, markup=False, soft_wrap=True
         )
-        if calibration is not None:
-            found.append(int8_gate(calibration, compared=not target.backend.machine_bound))
-        found += planned_gates(compilation, compiled.records)
-        if baseline is not None:
-            _time_against(baseline, root, config, subject, sorted({bucket.batch for bucket in buckets}), reference)
-            advance()
-
-        if others and held is not None:
-            named = {gate.name for gate in found}
-            found += [gate for gate in held.manifest.gates if gate.name not in named]
-        (root / "parity.json").write_text(json.dumps([g.model_dump() for g in found], indent=1) + "\n", "utf-8")
-        finished = manifest.model_copy(update={"gates": found, "files": layout.digest_files(root)})
-        layout.write_manifest(root, finished)
-        refuse_failed(found, f"{config.out} was not touched; what was built lies in {root}")
-        publisher.publish()
-    return Artifact.open(config.out, verify=False)
+    with progress_bars(console) as progress:
+        work = Work(start, publisher, previous, progress, ExportOnce())
+        planned = plan(work)
+        exported = export(work, planned)
+        engines = compile_engines(work, planned, exported)
+        found = check(work, planned, engines, baseline)
+        publish(work, found)
+    return Artifact.open(start.config.out, verify=False)
 
 
-def _time_against(
-    dense: Path, root: Path, config: BuildConfig, subject: Subject, batches: Sequence[int], reference: Reference
-) -> None:
-    """Times the artifact in `root` and the dense one in turns, and writes bench.json."""
-    texts = [example.content for example in subject.examples[:_TIMED_TEXTS]]
-    timings = measure({"pruned": root, "dense": dense}, texts, batches, _ROUNDS, threads=config.threads)
-    record = {"flops_ratio": reference.flops_ratio(subject.model), **as_record(timings)}
-    (root / "bench.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+def plan(work: Work) -> Planned:
+    """Runs PyTorch on the gates' texts, calibrates, and chooses the cuts and the buckets."""
+    start, subject = work.start, work.start.subject
+    task = work.progress.add_task("reference (PyTorch)", total=2)
+    reference = Reference.of(subject.model, subject.samples[: work.config.samples])
+    work.progress.advance(task)
+    gate = gates.reference_parity(subject.model, reference)
+    work.progress.advance(task)
+    elsewhere = start.elsewhere
+    if elsewhere and work.previous.bring(PLAN_FILE):
+        # The engines of other machines are those of this plan and of these ranges.
+        work.publisher.mark(PLAN_FILE)
+        if work.previous.bring(CALIBRATION_FILE):
+            work.publisher.mark(CALIBRATION_FILE)
+    else:
+        elsewhere = []
+    calibration = calibrated(work, reference)
+    chosen = choose_plan(work, reference, calibration)
+    expected = Expected(subject.model, cut_stages(subject.model, chosen.cuts), reference, start.target.graph_precision)
+    buckets: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(chosen.buckets)), "head": start.buckets}
+    return Planned(expected, gate, chosen, buckets, calibration, elsewhere)
+
+
+def export(work: Work, planned: Planned) -> Exported:
+    """Writes the graph of every stage; in INT8 also the quantised one."""
+    target = work.start.target
+    graphs = export_graphs(work, planned.expected)
+    if work.config.frontend == "torch-tensorrt":
+        target = traced(target, planned.expected)
+    calibration = planned.calibration
+    int8 = {} if calibration is None else quantised_graphs(graphs, calibration.scheme, work.root)
+    return Exported(graphs, int8, target)
+
+
+def compile_engines(work: Work, planned: Planned, exported: Exported) -> Engines:
+    """Compiles every stage for its buckets, and writes what an artifact holds beside its engines."""
+    engines = compile_all(work, planned, exported)
+    write_contents(work, planned, exported, engines)
+    return engines
+
+
+def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None) -> list[Gate]:
+    """Asks every gate, and times the artifact against the dense one."""
+    start, config = work.start, work.config
+    task = work.progress.add_task("gates", total=3 + (baseline is not None))
+
+    def advance() -> None:
+        work.progress.advance(task)
+
+    target = start.target
+    manifest = Artifact.open(work.root, verify=False).manifest
+    asked = EnginesUnderTest(work.root, manifest, engines.target.backend, config.threads, target.cannot_run)
+    dense, count, drop = start.dense, config.metric_samples, config.max_drop
+    metric = partial(metric_gate, start.subject, dense=dense, count=count, max_drop=drop)
+    found = [planned.gate, *engines.left_out]
+    found += engine_gates(planned.expected, asked, metric, advance)
+    if engines.calibration is not None:
+        found.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
+    found += planned_gates(engines.compilation, engines.compiled.records)
+    if baseline is not None:
+        _time_against(baseline, work, planned.expected)
+        advance()
+    if engines.elsewhere and start.previous is not None:
+        named = {gate.name for gate in found}
+        found += [gate for gate in start.previous.manifest.gates if gate.name not in named]
+    return found
+
+
+def publish(work: Work, found: Sequence[Gate]) -> None:
+    """Writes what the gates found; the artifact gets its name if none failed. Raises GateError."""
+    root = work.root
+    (root / layout.PARITY_NAME).write_text(json.dumps([gate.model_dump() for gate in found], indent=1) + "\n", "utf-8")
+    manifest = Artifact.open(root, verify=False).manifest
+    finished = manifest.model_copy(update={"gates": list(found), "files": layout.digest_files(root)})
+    layout.write_manifest(root, finished)
+    refuse_failed(found, f"{work.config.out} was not touched; what was built lies in {root}")
+    work.publisher.publish()
 
 
 def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
@@ -235,59 +156,10 @@ def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
         raise GateError("a gate failed\n" + "\n".join(f"  - {line}" for line in failed) + f"\n{consequence}")
 
 
-def _held(out: Path) -> Artifact | None:
-    """The artifact that is there already, if it can be read; its files are compared when they are used."""
-    try:
-        return Artifact.open(out, verify=False)
-    except InputError:
-        return None
-
-
-def _engines_elsewhere(held: Artifact | None, key: str, target: BuildTarget) -> list[EngineRecord]:
-    """Engines of the same build for other machines, which stay in the artifact."""
-    if held is None or held.manifest.build_key != key or target.binding is None:
-        return []
-    return [record for record in held.manifest.engines if record.place != target.binding.place]
-
-
-def _left_out(
-    compiled: Compiled,
-    buckets: Mapping[Unit, Sequence[Bucket]],
-    model: PrunedTransformer,
-    console: Console,
-    root: Path,
-    alone: bool,
-) -> list[Gate]:
-    """A bucket that cannot be built is left out, and named, where the others hold every input; else BuildError."""
-    if not compiled.failed:
-        return []
-    whole = [f"bucket {bucket}: {reason}" for bucket, reason in sorted(compiled.failed.items())]
-    # Logs are published with the artifact, so its gates name them within it.
-    lines = [reason.splitlines()[0].replace(f"{root}/", "") for reason in whole]
-    longest = min(max((b.length for b in held if b not in compiled.failed), default=0) for held in buckets.values())
-    if not alone or longest < model.config.max_length:
-        consequence = "the others do not hold every input" if alone else "the engines for other machines have them"
-        raise BuildError("\n  - ".join([f"{len(lines)} bucket(s) could not be built, and {consequence}", *whole]))
-    text = "\n  - ".join(["WARNING: left out of the artifact:", *whole]).replace(f"{root}/", "")
-    console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    return [Gate(name="buckets", status="SKIPPED", reason="left out: " + "; ".join(lines))]
-
-
-def _drop_leftovers(root: Path, records: Sequence[EngineRecord]) -> None:
-    """Deletes what an interrupted build with other options, or a killed builder, has left among the engines."""
-    used = {root / Path(record.file).parent for record in records}
-    for folder in sorted({path.parent for path in (root / "engines").rglob("*") if path.is_file()}):
-        for path in folder.glob("*" if folder not in used else "*.partial"):
-            path.unlink()
-    if all(record.binding is None or record.binding.plugin is None for record in records):
-        shutil.rmtree(root / "plugins", ignore_errors=True)
-
-
-def _copy_plugins(folder: Path, target: BuildTarget) -> None:
-    """Copies the plugin libraries; BuildError if they are not those any more that the engines are bound to."""
-    copy_plugins(folder)
-    if target.binding is not None and sha256(folder / library_path().name) != target.binding.plugin:
-        raise BuildError(
-            f"plugin library {library_path()}: expected SHA-256 {target.binding.plugin}, found another one: it was "
-            "changed while the engines were built; build again"
-        )
+def _time_against(dense: Path, work: Work, expected: Expected) -> None:
+    """Times the artifact and the dense one in turns, and writes bench.json."""
+    texts = [example.content for example in work.start.subject.examples[:_TIMED_TEXTS]]
+    artifacts = {"pruned": work.root, "dense": dense}
+    timings = measure(artifacts, texts, work.start.batches, _ROUNDS, threads=work.config.threads)
+    record = {"flops_ratio": expected.reference.flops_ratio(expected.model), **as_record(timings)}
+    (work.root / layout.BENCH_NAME).write_text(json.dumps(record, indent=1) + "\n", "utf-8")

@@ -37,6 +37,11 @@ class BuildTarget:
             return "fp16" if self.backend.machine_bound else "fp32"
         return cast("Precision", self.precision)
 
+    @property
+    def chooses_int8_by_time(self) -> bool:
+        """Whether engines in INT8 and in the wider precision are both compiled, and the faster of each pair stays."""
+        return self.precision == "int8" and not self.backend.machine_bound
+
     @classmethod
     def of(cls, config: BuildConfig) -> BuildTarget:
         """Raises InputError for settings that the target does not have, TargetError with what is missing here."""

@@ -8,42 +8,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib.data import Example, read_examples
 from engines.runner import TOKENISE_TOGETHER
 from engines.tokenization import Text, TextEncoder
-from pipeline.builder.config import BuildConfig
 from pipeline.builder.subject import Subject, encoder_of, tokens_of
 from pipeline.model.retention import carried_rows
 
-_TEXTS = 1024
-"""Texts whose retention is planned for. They are not those of the gates where the data has splits. A third of them is
-enough for the stages, but not to know how many texts overflow fused engines."""
 _TOKENISED = 256
 
 
 @dataclass(frozen=True)
 class TypicalTexts:
-    """The calibration or dev texts of a build. rows: [samples, layers + 1], real lengths and rows behind each layer."""
+    """The typical texts of a build. rows: [samples, layers + 1], real lengths and rows behind each layer."""
 
     texts: Sequence[Text]
     rows: np.ndarray
 
     @classmethod
-    def of(cls, config: BuildConfig, subject: Subject) -> TypicalTexts:
-        """Reads them and runs the reference on them, as far as it decides anything."""
-        examples = typical_examples(config)
+    def of(cls, subject: Subject) -> TypicalTexts:
+        """Runs the reference on them, as far as it decides anything."""
+        examples = subject.typical
         samples = tokens_of(subject.checkpoint, subject.model, examples)
         return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())
 
-    def tokenising(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
-        """Seconds a text by batch size: at batch 1 each by itself, else as many at a time as the runner takes."""
+    def tokenising_seconds(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
+        """By batch size, of a text: at batch 1 each by itself, else as many at a time as the runner takes."""
         encode, texts = encoder_of(subject.checkpoint, subject.model), self.texts[:_TOKENISED]
         return {batch: _seconds(encode, texts, 1 if batch == 1 else TOKENISE_TOGETHER) for batch in batches}
-
-
-def typical_examples(config: BuildConfig) -> list[Example]:
-    """The examples whose texts a plan is made for."""
-    return read_examples(config.calibration or config.data, "dev")[:_TEXTS]
 
 
 def _seconds(encode: TextEncoder, texts: Sequence[Text], together: int) -> float:

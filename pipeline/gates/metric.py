@@ -6,6 +6,7 @@ import math
 
 from calib.metric import drop_points
 from engines.artifact import Figures, Gate
+from pipeline.gates.verdict import verdict
 
 
 def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -> Gate:
@@ -17,12 +18,10 @@ def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -
         reason = "no dense checkpoint to compare with; name one with --dense"
         if dense is not None:
             reason = f"the dense model's metric is undefined on these {count} examples"
-        return Gate(name="task metric", status="SKIPPED", reason=reason, figures=figures)
+        return verdict("task metric", figures, [], nothing=reason)
     drop = drop_points(dense, ours)
     figures |= {"dense_metric": dense, "budget_points": max_drop}
     if math.isfinite(drop):
         figures["drop_points"] = round(drop, 4)
-    if not drop <= max_drop:  # also NaN
-        reason = f"the metric is {ours:.4f}, dense {dense:.4f}: {drop:.2f} points lower, the budget is {max_drop}"
-        return Gate(name="task metric", status="FAILED", reason=reason, figures=figures)
-    return Gate(name="task metric", status="PASSED", figures=figures)
+    reason = f"the metric is {ours:.4f}, dense {dense:.4f}: {drop:.2f} points lower, the budget is {max_drop}"
+    return verdict("task metric", figures, [] if drop <= max_drop else [reason])  # NaN fails too

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from engines.artifact import Figures, Gate
-from engines.tokenization import Tokens
+from pipeline.gates.verdict import verdict
 from pipeline.graph.stages import decision_layers
 from pipeline.model.reference import Reference
+from pipeline.model.rounding import EXECUTIONS
 from pipeline.model.transformer import PrunedTransformer
 
 EXECUTIONS_TOLERANCE = 1e-5
@@ -17,15 +16,16 @@ NOTHING_DECIDED = "every sample has a score within rounding of its threshold, so
 """Why a gate that excused all samples is SKIPPED and not PASSED."""
 
 
-def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], reference: Reference) -> Gate:
+def reference_parity(model: PrunedTransformer, reference: Reference) -> Gate:
     """Gate 1. `reference` is the compacted run; the masked one must agree to 1e-5 in fp32 and keep the same tokens.
 
     A sample with a score within rounding of its threshold may decide either way and is counted apart.
     """
+    samples = reference.samples
     masked = Reference.of(model, samples, "masked")
     worst, undecided, failed = 0.0, 0, []
     for index in range(len(samples)):
-        if near_threshold(model, reference, index):
+        if _undecided(model, reference, index):
             undecided += 1
             continue
         difference = float((masked.logits[index] - reference.logits[index]).abs().max())
@@ -38,18 +38,16 @@ def reference_parity(model: PrunedTransformer, samples: Sequence[Tokens], refere
         "largest_difference": worst,
         "within_rounding_of_threshold": undecided,
     }
+    failures = []
     if failed:
-        reason = f"masked and compacted execution disagree for sample {failed[0]} and {len(failed) - 1} more"
-        return Gate(name="reference", status="FAILED", reason=reason, figures=figures)
-    if undecided == len(samples):
-        return Gate(name="reference", status="SKIPPED", reason=NOTHING_DECIDED, figures=figures)
-    return Gate(name="reference", status="PASSED", figures=figures)
+        failures.append(f"masked and compacted execution disagree for sample {failed[0]} and {len(failed) - 1} more")
+    return verdict("reference", figures, failures, NOTHING_DECIDED if undecided == len(samples) else None)
 
 
-def near_threshold(model: PrunedTransformer, reference: Reference, index: int, width: float = 1e-2) -> bool:
-    """Whether any score of a sample is so near its threshold (`width` roundings) that the two runs may differ there."""
+def _undecided(model: PrunedTransformer, reference: Reference, index: int) -> bool:
+    """Whether any score of a sample is so near its threshold that the two executions may differ there."""
     for layer in decision_layers(model):
         distance = (reference.score[index][layer] - model.pruner.threshold(layer)).abs()
-        if bool((distance <= width * reference.rounding(layer)).any()):
+        if bool((distance <= EXECUTIONS * reference.score_scale(layer)).any()):
             return True
     return False

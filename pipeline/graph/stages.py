@@ -118,7 +118,7 @@ class Stage(nn.Module):
             return self._compact(score, state)
         state = self.model.walk(state, self.spec.steps, decide)
         return (
-            state.hidden if self.token_level else self.model.head(state.hidden),
+            state.hidden if self.token_level else self.model.head(self.model.finished(state.hidden)),
             state.alive,
             state.position,
         )
@@ -160,11 +160,11 @@ class HeadStage(nn.Module):
 
     def __init__(self, model: PrunedTransformer) -> None:
         super().__init__()
-        self.head = model.head
+        self.head, self.final_norm = model.head, model.final_norm
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, S, D] to [B, S, classes]."""
-        return self.head(hidden)
+        return self.head(hidden if self.final_norm is None else self.final_norm(hidden))
 
 
 def same_stage(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:

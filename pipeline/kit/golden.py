@@ -16,13 +16,12 @@ import onnx
 from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
 from engines.plan import engine_stem
-from engines.tokenization import Tokens
+from pipeline.gates.expected import Expected
 from pipeline.gates.states import edge_buckets, random_hidden, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.graph.evaluate import Arrays, near_threshold, run_module
 from pipeline.graph.precision import dtype_of, reference_in
-from pipeline.graph.stages import HeadStage, Stage, StageSpec, same_stage
-from pipeline.model.transformer import PrunedTransformer
+from pipeline.graph.stages import HeadStage, Stage, same_stage
 
 FOLDER = "polygraphy"
 RUNNER = "pytorch-fp32"
@@ -43,27 +42,19 @@ class Golden:
     tolerances: dict[str, float]
 
 
-def write_golden(
-    root: Path,
-    specs: Sequence[StageSpec],
-    model: PrunedTransformer,
-    samples: Sequence[Tokens],
-    manifest: Manifest,
-    narrow: PrunedTransformer | None = None,
-) -> list[Golden]:
+def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Golden]:
     """Writes golden data for every stage at the edge buckets; leaves out those that no sample fits.
 
     The inputs are the reference's own states, the outputs those of PyTorch in float32. Only samples are used whose
     decisions rounding cannot turn, since a token decided otherwise moves all rows behind it. bf16 graphs get none:
     the format has no such arrays.
-
-    narrow: PyTorch's counterpart of the graphs in their precision; None: they are in fp32.
     """
     if manifest.plan.precision == "bf16":
         return []
     (root / FOLDER).mkdir(exist_ok=True)
     written: list[Golden] = []
-    for unit, stage, batches, more in _batches(specs, model, narrow or reference_in(model, "fp16"), samples, manifest):
+    narrow = expected.narrow
+    for unit, stage, batches, more in _batches(expected, manifest):
         runs = [(bucket, inputs, run_module(stage, inputs)) for bucket, inputs in batches]
         allowed = FP32_TOLERANCE
         if narrow is not None:
@@ -73,25 +64,23 @@ def write_golden(
         floats = [name for name, value in runs[0][2].items() if value.dtype == np.float32] if runs else []
         tolerances = {name: allowed if name in floats else 0.0 for name in stage.output_names}
         types = _input_types(root / manifest.plan.graphs[unit])
-        for bucket, inputs, expected in runs:
+        for bucket, inputs, outputs in runs:
             stem = f"{FOLDER}/{engine_stem(unit, bucket)}"
             golden = Golden(unit, bucket, f"{stem}.inputs.json", f"{stem}.outputs.json", tolerances)
             typed = {name: value.astype(types[name]) for name, value in inputs.items()}
             (root / golden.inputs).write_text(json.dumps([_encoded(typed)]), "utf-8")
-            (root / golden.outputs).write_text(json.dumps(_results(expected)), "utf-8")
+            (root / golden.outputs).write_text(json.dumps(_results(outputs)), "utf-8")
             written.append(golden)
     return written
 
 
 def _batches(
-    specs: Sequence[StageSpec],
-    model: PrunedTransformer,
-    rounding: PrunedTransformer,
-    samples: Sequence[Tokens],
-    manifest: Manifest,
+    expected: Expected, manifest: Manifest
 ) -> Iterator[tuple[Unit, Stage | HeadStage, list[tuple[Bucket, Arrays]], list[Arrays]]]:
     """Every unit with the batches that its edge buckets can be filled with, and more to take PyTorch's error from."""
-    for spec, states in walk_states(model, specs, samples):
+    model = expected.model
+    rounding = expected.narrow or reference_in(model, "fp16")
+    for spec, states in walk_states(model, expected.specs, expected.samples):
         stage, buckets = Stage(model, spec), edge_buckets(manifest.plan.buckets_of(spec.index))
         length = max(bucket.length for bucket in manifest.plan.buckets)
         near = near_threshold(stage, Stage(rounding, spec), _stacked(states, Bucket(batch=len(states), length=length)))

@@ -12,10 +12,8 @@ import onnx
 from engines.artifact import Manifest, Unit
 from engines.backends.base import PLAIN, EngineOptions
 from engines.plan import engine_stem
-from engines.tokenization import Tokens
-from pipeline.graph.stages import StageSpec
+from pipeline.gates.expected import Expected
 from pipeline.kit.golden import Golden, write_golden
-from pipeline.model.transformer import PrunedTransformer
 
 INT8 = "int8"
 COMPILE, CHECK = "scripts/trtexec.sh", "scripts/polygraphy.sh"
@@ -97,11 +95,8 @@ echo "$passed passed, $failed failed, $skipped skipped; %(covered)s"
 
 def write_gpu_kit(
     root: Path,
-    specs: Sequence[StageSpec],
-    model: PrunedTransformer,
-    samples: Sequence[Tokens],
+    expected: Expected,
     manifest: Manifest,
-    narrow: PrunedTransformer | None = None,
     options: EngineOptions = PLAIN,
     int8: Mapping[Unit, str] = MappingProxyType({}),
 ) -> list[Golden]:
@@ -110,10 +105,9 @@ def write_gpu_kit(
     The golden data is about the graphs of the plan; quantised ones have the gates of a build only.
 
     int8:    graph of every unit that is quantised.
-    narrow:  PyTorch's counterpart of the graphs in their precision; None: they are in fp32.
     options: how the engines are compiled; scripts expect the plugin libraries in `plugins/`.
     """
-    golden = write_golden(root, specs, model, samples, manifest, narrow)
+    golden = write_golden(root, expected, manifest)
     (root / "scripts").mkdir(exist_ok=True)
     for name, content in (
         (COMPILE, compile_script(root, manifest, options, int8)),

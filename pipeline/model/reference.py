@@ -12,6 +12,7 @@ from torch import Tensor
 from engines.tokenization import Tokens
 from pipeline.model.flops import flops_ratio
 from pipeline.model.retention import by_length, padded
+from pipeline.model.rounding import scale
 from pipeline.model.transformer import Execution, Output, PrunedTransformer
 
 
@@ -65,21 +66,9 @@ class Reference:
         """Dense FLOPs over pruned FLOPs of all samples together, padding not counted."""
         return flops_ratio(model.config, self.rows)
 
-    def rounding(self, layer: int) -> float:
-        """How near to the threshold a score must be for its decision to be a matter of rounding in fp32: 1e-4 of the
-        median distance between scores and threshold would be too tight for chains of layers, so 1e-3 of the score's
-        scale."""
-        values = torch.cat([score[layer][~torch.isnan(score[layer])] for score in self.score])
-        return 1e-3 * float(values.abs().median()) if len(values) else 0.0
-
-    def score_moves(self, index: int, layer: int, threshold: float, rounded: Reference) -> float:
-        """Twice the most by which, in a narrower precision, a score of the sample moved that is among the nearest to
-        the threshold: what rounds in other places may move it as far the other way."""
-        ours, theirs = self.score[index][layer], rounded.score[index][layer]
-        moved = (ours - theirs).abs()  # NaN where either has lost the token
-        gap = torch.where(moved.isnan(), torch.inf, (ours - threshold).abs())
-        nearest = gap.topk(min(NEAREST, len(gap)), largest=False).indices
-        return 2 * float(moved[nearest].nan_to_num().max())
+    def score_scale(self, layer: int) -> float:
+        """The median magnitude of a layer's scores over all samples."""
+        return scale(torch.cat([score[layer] for score in self.score]))
 
     def answer_moves(self, rounded: Reference) -> list[float]:
         """Per sample, twice what a narrower precision moved its answer by, and no less than what it moved half of the
@@ -101,7 +90,3 @@ class Reference:
 def run_batch(model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution) -> Output:
     """The model on a padded batch."""
     return model(*padded(samples, model.config.encoder.pad_token_id), execution=execution)
-
-
-NEAREST = 16
-"""Tokens by which the rounding of scores near a threshold is judged; scores far above it move by more."""

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.builder.build_key import build_key, chosen_buckets
 from pipeline.builder.config import BuildConfig
-from pipeline.builder.subject import Subject
+from pipeline.builder.start import Start
 from tests.gates.builds import classifier
 
 
@@ -24,8 +23,7 @@ def changed(config: BuildConfig, **fields: object) -> BuildConfig:
 
 
 def key(config: BuildConfig) -> str:
-    subject = Subject.load(config.checkpoint, config.data, config.samples)
-    return build_key(config, subject, chosen_buckets(config, subject.model))
+    return Start.of(config).key
 
 
 def test_the_texts_that_are_planned_for_count(config: BuildConfig, tmp_path: Path) -> None:
@@ -35,11 +33,14 @@ def test_the_texts_that_are_planned_for_count(config: BuildConfig, tmp_path: Pat
     assert key(config) != key(changed(config, calibration=str(other)))
 
 
-def test_what_int8_ranges_and_budget_come_from_counts(config: BuildConfig, tmp_path: Path) -> None:
+def test_what_int8_ranges_and_budget_come_from_counts(
+    config: BuildConfig, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    dense = classifier(tiny_tokenizer).dense
     texts = tmp_path / "calibration.tsv"
     texts.write_text(Path(config.data).read_text() * 2)  # calibration wants more texts than the tests' set has
     int8 = changed(config, precision="int8", calibration=str(texts))
-    keys = [key(int8), key(changed(int8, max_drop=3.0)), key(changed(int8, dense=config.checkpoint))]
+    keys = [key(int8), key(changed(int8, max_drop=3.0)), key(changed(int8, dense=dense))]
     texts.write_text(Path(config.data).read_text() * 3)
     keys.append(key(int8))
     assert len(set(keys)) == 4

@@ -32,7 +32,6 @@ OPTIONS = {
     "optimization_level": 3,
     "workspace": 64,
     "compatibility": "ampere-plus",
-    "capacities": (64, 32),
 }
 BINDINGS = {
     "library": "tensorrt_rtx",
@@ -47,7 +46,7 @@ BINDINGS = {
 
 
 def key(graph: str = GRAPH, bucket: Bucket = BUCKET, target: BuildTarget = TARGET, **options) -> str:
-    return engine_key(graph, bucket, target, EngineOptions(**options))
+    return engine_key(graph, bucket, replace(target, options=EngineOptions(**options)))
 
 
 def test_the_same_gives_the_same() -> None:

@@ -30,7 +30,9 @@ from pipeline.builder.config import BuildConfig
 from pipeline.builder.graphs import specs_of
 from pipeline.builder.subject import Subject
 from pipeline.gates import Reference
+from pipeline.gates.expected import Expected
 from pipeline.gates.quantized import int8_parity
+from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.graph.export import export_stage
 from pipeline.graph.stages import Stage, cut_stages
 from tests.gates.builds import SETTINGS, Built, classifier, run_verb
@@ -116,11 +118,15 @@ def test_a_stage_without_int8_layers_is_checked_by_its_own_graph(
     root = shutil.copytree(everywhere, tmp_path / "artifact")
     (root / "stages" / "stage_0-int8.onnx").unlink()
     manifest = Artifact.open(everywhere).manifest
+    first, *rest = manifest.plan.stages
+    plan = manifest.plan.model_copy(update={"stages": [first.model_copy(update={"int8_graph": None}), *rest]})
+    manifest = manifest.model_copy(update={"plan": plan})
     built = classifier(tiny_tokenizer)
     subject = Subject.load(built.checkpoint, str(built.data), 8)
     specs, reference = specs_of(subject.model, manifest), Reference.of(subject.model, subject.samples)
     backend = choose_backend("cpu")
-    graphs, engines = int8_parity(subject.model, specs, reference, root, manifest, backend, 1, "it has no GPU")
+    engines_elsewhere = EnginesUnderTest(root, manifest, backend, 1, "it has no GPU")
+    graphs, engines = int8_parity(Expected(subject.model, specs, reference), engines_elsewhere)
     assert (graphs.status, graphs.figures["checked"]) == ("PASSED", 6)
     assert (engines.status, engines.reason) == ("SKIPPED", "it has no GPU")
 
@@ -150,7 +156,7 @@ def schemes(monkeypatch: pytest.MonkeyPatch) -> list[QuantizationScheme | None]:
         return RowCost(0.02, 0.001) if scheme is None else RowCost(0.002, 0.0001)
 
     monkeypatch.setattr("pipeline.builder.plan.cost_table", costs)
-    monkeypatch.setattr("pipeline.builder.plan.TypicalTexts.tokenising", lambda *_: {})
+    monkeypatch.setattr("pipeline.builder.plan.TypicalTexts.tokenising_seconds", lambda *_: {})
     return asked
 
 
@@ -166,8 +172,8 @@ def plan_in(precision: str, tokenizer: Path, out: Path) -> Plan:
 def test_a_plan_in_int8_expects_what_int8_takes(tiny_tokenizer: Path, tmp_path: Path, schemes: list) -> None:
     wide, quantised = (plan_in(precision, tiny_tokenizer, tmp_path) for precision in ("fp32", "int8"))
     assert schemes[:2] == [None, None] and schemes[2:] == [calibrate.read_calibration(tmp_path / "int8").scheme]
-    for batch, milliseconds in wide.expected.items():
-        assert quantised.expected[batch] == pytest.approx(milliseconds / 10, abs=1e-3)
+    for batch, milliseconds in wide.expected_ms.items():
+        assert quantised.expected_ms[batch] == pytest.approx(milliseconds / 10, abs=1e-3)
 
 
 def test_a_plan_without_int8_within_the_budget_is_that_of_fp32(

@@ -10,7 +10,7 @@ import pytest
 from engines import artifact as layout
 from engines.artifact import Artifact, EngineRecord
 from engines.binding import Binding
-from pipeline.builder.reuse import Held
+from pipeline.builder.reuse import Previous
 from tests.engines.conftest import toy_artifact  # noqa: F401 (a fixture)
 from tests.engines.toy import Toy
 
@@ -37,18 +37,18 @@ def timings_of(record: EngineRecord) -> str:
 
 
 def test_an_engine_is_taken_by_its_key_and_name(artifact: Artifact, tmp_path: Path) -> None:
-    held, name = Held(artifact, tmp_path / "root"), artifact.manifest.engines[0].file
+    held, name = Previous(artifact, tmp_path / "root"), artifact.manifest.engines[0].file
     assert not held.take("b" * 64, name) and not held.take(KEY, "engines/none.plan")
     assert not (tmp_path / "root").exists()
     assert held.take(KEY, name)
     assert (tmp_path / "root" / name).read_bytes() == artifact.file(name).read_bytes()
-    assert not Held(None, tmp_path / "root").take(KEY, name)
+    assert not Previous(None, tmp_path / "root").take(KEY, name)
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
 def test_a_damaged_file_is_left_where_it_is(artifact: Artifact, tmp_path: Path, damage: str) -> None:
     """Fault 22."""
-    held, record = Held(artifact, tmp_path / "root"), artifact.manifest.engines[0]
+    held, record = Previous(artifact, tmp_path / "root"), artifact.manifest.engines[0]
     path = artifact.file(record.file)
     path.unlink() if damage == "gone" else path.write_bytes(b"another")
     assert not held.take(KEY, record.file)
@@ -57,17 +57,17 @@ def test_a_damaged_file_is_left_where_it_is(artifact: Artifact, tmp_path: Path, 
 
 def test_what_a_build_changes_is_a_copy(artifact: Artifact, tmp_path: Path) -> None:
     name = timings_of(artifact.manifest.engines[0])
-    Held(artifact, tmp_path / "root").take_timings(str(Path(name).parent))
+    Previous(artifact, tmp_path / "root").take_timings(str(Path(name).parent))
     (tmp_path / "root" / name).write_bytes(b"ours")
     assert artifact.file(name).read_bytes() == b"theirs"
-    Held(artifact, tmp_path / "root").take_timings(str(Path(name).parent))
+    Previous(artifact, tmp_path / "root").take_timings(str(Path(name).parent))
     assert (tmp_path / "root" / name).read_bytes() == b"ours", "a build that is resumed has its own"
 
 
 def test_shared_timings_come_first_and_are_written_back(artifact: Artifact, tmp_path: Path) -> None:
     folder = str(Path(artifact.manifest.engines[0].file).parent)
     kept, used = tmp_path / "kept", tmp_path / "root" / folder / "timing.cache"
-    held = Held(artifact, tmp_path / "root", kept)
+    held = Previous(artifact, tmp_path / "root", kept)
     held.take_timings(folder)
     assert used.read_bytes() == b"theirs", "there is no shared file yet"
     held.share_timings(folder)
@@ -84,7 +84,7 @@ def test_engines_of_another_machine_come_with_what_they_need(
 ) -> None:
     binding = Binding(library="tensorrt", version="11.4", compute_capabilities=("9.0",), plugin=plugin)
     bound = [record.model_copy(update={"binding": binding}) for record in artifact.manifest.engines]
-    assert Held(artifact, tmp_path / "root").keep(bound) == bound
+    assert Previous(artifact, tmp_path / "root").keep(bound) == bound
     found = {path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*.*")}
     libraries = {"plugins/library.so"} if plugin else set()
     assert found == {*(record.file for record in bound), timings_of(bound[0])} | libraries
@@ -95,7 +95,7 @@ def test_timings_that_cannot_be_shared_do_not_end_a_build(
 ) -> None:
     folder = str(Path(timings_of(artifact.manifest.engines[0])).parent)
     (tmp_path / "file").write_text("")
-    held = Held(artifact, tmp_path / "root", tmp_path / "file" / "timing.cache")
+    held = Previous(artifact, tmp_path / "root", tmp_path / "file" / "timing.cache")
     held.take_timings(folder)
     held.share_timings(folder)
     assert "--timing-cache" in caplog.text and "cannot be written" in caplog.text

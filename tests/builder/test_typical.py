@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from calib.data import read_examples
 from engines.runner import TOKENISE_TOGETHER
 from pipeline.builder import typical
-from pipeline.builder.config import BuildConfig
 from pipeline.builder.subject import Subject
 from pipeline.builder.typical import TypicalTexts
+from pipeline.model.checkpoint import load_checkpoint
 from pipeline.planning.plan import Planner
 from tests.conftest import TinyModel
 from tests.planning.test_plan import RowCost, falling
@@ -26,7 +27,7 @@ def test_tokenising_is_measured_as_the_runner_does_it(tiny_checkpoint, monkeypat
     monkeypatch.setattr(typical, "encoder_of", counted)
     subject = Subject.load(tiny_checkpoint("ltp"), "movie-reviews", 4)
     texts = TypicalTexts(["w4 w5"] * (TOKENISE_TOGETHER + 3), np.ones((1, 5), int))
-    seconds = texts.tokenising(subject, (1, 8))
+    seconds = texts.tokenising_seconds(subject, (1, 8))
     assert set(seconds) == {1, 8} and min(seconds.values()) > 0
     one_by_one = [1] * (1 + len(texts.texts))  # the first chunk is a warm-up
     assert chunks == [*one_by_one, TOKENISE_TOGETHER, TOKENISE_TOGETHER, 3]
@@ -34,8 +35,10 @@ def test_tokenising_is_measured_as_the_runner_does_it(tiny_checkpoint, monkeypat
 
 @pytest.mark.parametrize("method", ["dense", "transkimmer"])
 def test_rows_are_what_the_reference_retains(tiny_checkpoint, method: str) -> None:
-    subject = Subject.load(tiny_checkpoint(method), "movie-reviews", 4)
-    found = TypicalTexts.of(BuildConfig(checkpoint=subject.checkpoint), subject)
+    checkpoint = tiny_checkpoint(method)
+    examples = read_examples("movie-reviews", "dev")
+    subject = Subject.of(checkpoint, load_checkpoint(checkpoint), "movie-reviews", examples[:4], examples)
+    found = TypicalTexts.of(subject)
     assert found.rows.shape == (len(found.texts), 1 + subject.model.config.encoder.layers)
     assert (np.diff(found.rows, axis=1) <= 0).all() and (found.rows >= 1).all()
     assert (found.rows[:, -1] < found.rows[:, 0]).any() == (method != "dense")
@@ -43,7 +46,7 @@ def test_rows_are_what_the_reference_retains(tiny_checkpoint, method: str) -> No
 
 def test_every_plan_pays_for_tokenising_alike(tiny_model: TinyModel) -> None:
     planner = Planner(tiny_model("ltp"), falling(tiny_model("ltp"), 0.5), RowCost(3), (1, 8), 64)
-    paying = replace(planner, tokenising={1: 7.0, 8: 2.0})
+    paying = replace(planner, tokenising_seconds={1: 7.0, 8: 2.0})
     for plain, paid in ((planner.best(), paying.best()), (planner.given([]), paying.given([]))):
         assert paid.cuts == plain.cuts and paid.buckets == plain.buckets
-        assert paid.expected == {1: plain.expected[1] + 7, 8: plain.expected[8] + 2}
+        assert paid.expected_seconds == {1: plain.expected_seconds[1] + 7, 8: plain.expected_seconds[8] + 2}

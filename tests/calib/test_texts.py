@@ -44,15 +44,17 @@ def test_coverage_counts_labels_and_buckets() -> None:
 def test_a_file_is_read_whole_with_the_models_tokenizer(tmp_path: Path, tiny_tokenizer: Path) -> None:
     path = tmp_path / "calibration.tsv"
     path.write_text("".join(f"yes\tw4 w5 w{6 + n % 9}\n" for n in range(40)), "utf-8")
-    model = {"max_length": 32, "segments": 2, "pad_token_id": 0, "labels": LABELS, "buckets": BUCKETS}
-    found = CalibrationSet.read(str(path), 36, tiny_tokenizer, **model)
+
+    def first(count: int) -> CalibrationSet:
+        examples = read_examples(str(path), "dev")[:count]
+        samples = TextEncoder(tiny_tokenizer, 32, 2)([example.content for example in examples])
+        return CalibrationSet.of(str(path), examples, samples, 0, LABELS, BUCKETS)
+
+    found = first(36)
     assert found.coverage.samples == len(found.samples) == 36
     assert found.samples[0].input_ids == [2, 4, 5, 6, 3]
-    again = CalibrationSet.read(str(path), 36, tiny_tokenizer, **model)
-    assert found.coverage.data_sha256 == again.coverage.data_sha256
-    assert (
-        CalibrationSet.read(str(path), 35, tiny_tokenizer, **model).coverage.data_sha256 != found.coverage.data_sha256
-    )
+    assert found.coverage.data_sha256 == first(36).coverage.data_sha256
+    assert first(35).coverage.data_sha256 != found.coverage.data_sha256
 
 
 @pytest.mark.parametrize("count", [0, 1, FEWEST - 1])

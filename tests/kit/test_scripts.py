@@ -19,13 +19,14 @@ from engines.backends.base import EngineOptions
 from engines.buckets import parse_buckets
 from engines.head import Head
 from engines.plan import Plan, StagePlan
+from pipeline.gates.expected import Expected
 from pipeline.gates.states import edge_buckets
 from pipeline.graph.export import export_stage
-from pipeline.graph.precision import reference_in
 from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
 from pipeline.kit.golden import RUNNER, Golden
 from pipeline.kit.scripts import CHECK, COMPILE, compile_script, write_gpu_kit
 from pipeline.model import PrunedTransformer
+from pipeline.model.reference import Reference
 from tests.conftest import LONGEST
 from tests.graph.small import random_samples, small_model
 from tests.plugins.conftest import plugin_library, require_package  # noqa: F401 (one is a fixture)
@@ -84,8 +85,8 @@ def make_kit(root: Path, precision: str, method: str = "transkimmer", **options)
     if tagging:
         export_stage(HeadStage(model), model.config, root / "stages/head.onnx", precision)
     manifest = manifest_of(model, [spec.step_names for spec in specs], precision)
-    narrow = None if precision == "fp32" else reference_in(model, precision)
-    golden = write_gpu_kit(root, specs, model, random_samples(12), manifest, narrow, EngineOptions(**options))
+    expected = Expected(model, specs, Reference.of(model, random_samples(12)), precision)
+    golden = write_gpu_kit(root, expected, manifest, EngineOptions(**options))
     return Kit(root, manifest, golden)
 
 
@@ -93,7 +94,7 @@ def manifest_of(model: PrunedTransformer, steps: list[list[str]], precision: str
     """The manifest of a build that only exported."""
     head, encoder = model.config.head, model.config.encoder
     stages = [StagePlan(graph=f"stages/stage_{i}.onnx", steps=s) for i, s in enumerate(steps)]
-    plan = {"kind": "staged", "precision": precision, "stages": stages, "buckets": BUCKETS}
+    plan = {"precision": precision, "stages": stages, "buckets": BUCKETS}
     graphs = [stage.graph for stage in stages] + (["stages/head.onnx"] if head.token_level else [])
     return Manifest(
         skimrt_version="0",

@@ -22,7 +22,7 @@ from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, StageShape
-from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
+from pipeline.planning.plan import ChosenPlan, Planner, describe, finest_for, padding
 from tests.conftest import METHODS, TinyModel
 
 
@@ -37,9 +37,6 @@ class RowCost:
 
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         return self.call + self.row * stage.layers * length * batch
-
-    def boundary(self, batch: int, length: int) -> float:
-        return self.call
 
 
 def falling(model, share: float, samples: int = 20) -> np.ndarray:
@@ -56,7 +53,7 @@ def test_cuts_where_rows_die_and_calls_are_cheap(tiny_model: TinyModel, method: 
     cheap = Planner(model, rows, RowCost(0), (1, 8), 500)
     assert bool(cheap.best().cuts) == bool(decision_layers(model))
     if decision_layers(model):
-        assert cheap.best().expected[1] < cheap.given([]).expected[1]
+        assert cheap.best().expected_seconds[1] < cheap.given([]).expected_seconds[1]
     assert Planner(model, rows, RowCost(1e6), (1, 8), 500).best().cuts == ()
     assert Planner(model, falling(model, 1.0), RowCost(1), (1, 8), 500).best().cuts == ()
 
@@ -68,7 +65,7 @@ def test_never_worse_than_no_cut_and_within_the_limit(
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, share), RowCost(call), (1,), engines)
     plan = planner.best()
-    assert plan.expected[1] <= planner.given([]).expected[1] + 1e-9
+    assert plan.expected_seconds[1] <= planner.given([]).expected_seconds[1] + 1e-9
     assert sum(len(held) for held in plan.buckets) <= engines
     assert len(plan.buckets) == len(plan.cuts) + 1
     assert all(max(bucket.length for bucket in held) == model.config.max_length for held in plan.buckets)
@@ -77,15 +74,15 @@ def test_never_worse_than_no_cut_and_within_the_limit(
 def test_an_engine_has_to_earn_its_place(tiny_model: TinyModel, monkeypatch) -> None:
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, 0.9, samples=200), RowCost(0), (1,), 500, finest=1)
-    found: list[StagedPlan] = []
+    found: list[ChosenPlan] = []
     for share in (0.0, 0.01, 1.0):
         monkeypatch.setattr("pipeline.planning.plan._EARNS", share)
         found.append(planner.best())
     engines = [sum(len(held) for held in plan.buckets) for plan in found]
-    times = [plan.expected[1] for plan in found]
+    times = [plan.expected_seconds[1] for plan in found]
     assert engines[0] > engines[1] > engines[2] == 1 and times[0] < times[1] < times[2]
     # What is left out would not have earned it: together these engines save less than their price.
-    longest = planner.given([], [[model.config.max_length]]).expected[1]
+    longest = planner.given([], [[model.config.max_length]]).expected_seconds[1]
     assert times[1] - times[0] <= 0.01 * longest * (engines[0] - engines[1])
 
 
@@ -110,8 +107,9 @@ def test_a_timed_plan_has_the_seconds_of_every_bucket(tiny_model: TinyModel) -> 
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, 0.5), RowCost(3), (1, 2), 20)
     plan = planner.best()
-    assert plan.cuts and plan.seconds == ()
-    for shape, held, seconds in zip(planner.shapes(plan.cuts), plan.buckets, planner.timed(plan).seconds, strict=True):
+    assert plan.cuts and plan.call_seconds == ()
+    timed = planner.timed(plan).call_seconds
+    for shape, held, seconds in zip(planner.shapes(plan.cuts), plan.buckets, timed, strict=True):
         assert list(seconds) == [3 + shape.layers * bucket.batch * bucket.length for bucket in held]
 
 
@@ -131,7 +129,6 @@ def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, m
     assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 4
     assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
     assert all(set(by) == {1, 2} for by in table.together_seconds.values())
-    assert set(table.boundary_seconds) == {1, 2} and len(table.boundary_seconds[2]) == len(table.lengths)
     monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: pytest.fail("measured again"))
     assert cost_table(model, target, (2,), threads=1) == table
     (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
@@ -191,7 +188,6 @@ def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: Tin
     target = BuildTarget(backend, options, "fp16", binding, None)
     table = cost_table(model, target, (1,), threads=1)
     assert backend.asked and set(backend.asked) == {options}
-    assert set(table.boundary_seconds[1]) == {0.0}, "only fused plans ask for it, which are of the target cpu"
     others = [
         replace(target, precision="fp32"),
         replace(target, options=PLAIN),

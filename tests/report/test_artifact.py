@@ -81,7 +81,7 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
                 ),
                 protect_first=True,
                 checkpoint=Checkpoint(path="checkpoints/ltp", sha256="c" * 64),
-                plan=Plan(kind="staged", stages=plans, buckets=buckets),
+                plan=Plan(stages=plans, buckets=buckets),
                 engines=records,
                 tools={"openvino": "2026.4.1"},
                 files=layout.digest_files(root),
