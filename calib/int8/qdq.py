@@ -7,14 +7,18 @@ ONNX Runtime. The ranges are our own (`ranges.py`): no library's calibrator leav
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 from onnx import numpy_helper
 
-from calib.int8.scheme import QuantizationScheme
+from calib.int8.scheme import QuantizationScheme, groups
 from engines.errors import GateError
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata of an exported node: the modules that it lies in, from the outermost one, then the operation."""
 
 
 def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets: Sequence[Path]) -> list[list[str]]:
@@ -23,11 +27,13 @@ def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets
     A stage without a layer of the scheme is written as it is. Raises GateError when a layer is in none of the graphs.
     """
     found = [quantize_graph(source, scheme, target) for source, target in zip(sources, targets, strict=True)]
-    missing = set(scheme.ranges) - {layer for layers in found for layer in layers}
-    if missing:
+    present = {layer for layers in found for layer in layers}
+    # The exporter makes one product of layers that read one tensor and have equal weights; they share their range.
+    present |= {layer for layers in groups(scheme.ranges).values() if present & set(layers) for layer in layers}
+    if missing := set(scheme.ranges) - present:
         raise GateError(
-            f"INT8: the stage graphs hold no linear layer {', '.join(sorted(missing))}: the exporter names biases "
-            "otherwise than calib.int8.qdq.linear_layers reads them"
+            f"INT8: the stage graphs hold no linear layer {', '.join(sorted(missing))}; they are not those of the "
+            "calibrated model: build again with --no-resume"
         )
     return found
 
@@ -83,6 +89,10 @@ def _equalise(model: onnx.ModelProto, layers: Mapping[str, onnx.NodeProto], sche
             continue
         source, weight = node.input[0], initializers[node.input[1]]
         values, quotient, inverse = numpy_helper.to_array(weight), f"{name}.equalised", f"{name}.inverse_factors"
+        if sum(list(other.input).count(weight.name) for other in model.graph.node) > 1:
+            # Equal weights may be one tensor, and the other layer's are not to be multiplied.
+            weight = model.graph.initializer.add(name=f"{name}.weight")
+            node.input[1] = weight.name
         weight.CopyFrom(numpy_helper.from_array(values * factors[:, None].astype(values.dtype), weight.name))
         model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(values.dtype), inverse))
         model.graph.value_info.append(onnx.helper.make_tensor_value_info(quotient, weight.data_type, None))
@@ -112,17 +122,18 @@ def quantized_products(model: onnx.ModelProto) -> list[str]:
 
 
 def linear_layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The MatMul of every linear layer with a bias, by the layer's name in the model.
+    """The product of every linear layer on [batch, length, width], by the layer's name in the model.
 
-    The exporter keeps the names of biases ("model.attention.0.query.bias") and those of transposed weights not.
+    A product with a constant matrix, named by the innermost module that it lies in ("attention.0.query"). Names of
+    tensors tell nothing: the exporter merges equal ones.
     """
-    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    biases = {tensor.name for tensor in model.graph.initializer if tensor.name.endswith(".bias")}
-    products = {
-        node.output[0]: node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights
+    matrices = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    return {
+        _module_of(node): node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in matrices
     }
-    found = {}
-    for node in model.graph.node:
-        if node.op_type == "Add" and node.input[0] in products and node.input[1] in biases:
-            found[node.input[1].removeprefix("model.").removesuffix(".bias")] = products[node.input[0]]
-    return found
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    (scopes,) = (entry.value for entry in node.metadata_props if entry.key == _SCOPES)
+    *_, module, _ = ast.literal_eval(scopes)
+    return str(module).removeprefix("model.")
