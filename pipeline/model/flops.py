@@ -81,13 +81,15 @@ def _keys(encoder: EncoderConfig, layer: int, rows: Tensor) -> Tensor:
     return rows.clamp_max(2 * encoder.local.distance + 1)
 
 
-def flops_ratio(config: CheckpointConfig, rows: Tensor) -> float:
+def flops_ratio(config: CheckpointConfig, rows: Tensor, dense: CheckpointConfig | None = None) -> float:
     """Dense FLOPs over pruned FLOPs of all samples together, padding not counted.
 
-    rows: [samples, 1 + layers], the real length, then the rows behind each layer's decision.
+    rows:  [samples, 1 + layers], the real length, then the rows behind each layer's decision.
+    dense: the model to compare with, on the same tokens; None: the same encoder without a pruner.
     """
     lengths, counts = rows[:, 0], rows[:, 1:].T
-    return float(dense_flops(config, lengths).total.sum() / count_flops(config, lengths, counts).total.sum())
+    compared = dense_flops(dense or config, lengths)
+    return float(compared.total.sum() / count_flops(config, lengths, counts).total.sum())
 
 
 def dense_flops(config: CheckpointConfig, lengths: Tensor, padded: Callable[[Tensor], Tensor] | None = None) -> Flops:
