@@ -63,8 +63,8 @@ def count_flops(
         projections = projections + 8 * width**2 * attended
         attention = attention + 4 * width * attended * _keys(encoder, layer, attended)
         if encoder.disentangled is not None:
-            rows = 2 * encoder.disentangled.span * encoder.disentangled.products
-            attention = attention + 2 * width * rows * attended
+            relative = 2 * encoder.disentangled.span * encoder.disentangled.products
+            attention = attention + 2 * width * relative * attended
         feed_forward = feed_forward + 2 * encoder.feed_forward_products * width * inner * after
         predictor = predictor + 2 * pruner.multiply_adds(layer, width) * before
         before = after
