@@ -76,7 +76,9 @@ def test_the_index_lists_every_document() -> None:
 def test_the_architecture_shows_the_floors() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     drawn = text.split("<!-- floors: begin", 1)[1].split("```")[1].strip().splitlines()
-    assert [re.split(r"  +", line, maxsplit=len(floor))[:-1] for line, floor in zip(drawn, FLOORS, strict=True)] == FLOORS
+    assert [
+        re.split(r"  +", line, maxsplit=len(floor))[:-1] for line, floor in zip(drawn, FLOORS, strict=True)
+    ] == FLOORS
 
 
 def test_the_readme_shows_every_folder() -> None:
