@@ -121,3 +121,43 @@ def test_the_compiler_is_the_one_that_is_named(machine: Path) -> None:
     tool(machine, "wrapped", "exec $*")
     (machine / "c++").rename(machine / "g++-12")
     assert "ctest ran" in make_test(machine, CXX="wrapped g++-12")
+
+
+GPU_STEPS = (
+    "ctest --test-dir",
+    "py -m pytest -m gpu and not slow",
+    "SKIP: compute-sanitizer",
+    "py -m benchmarks.gpu_run",
+)
+
+
+def make_test_gpu(machine: Path, gpu: bool, packages: bool, failing: str = "") -> subprocess.CompletedProcess[str]:
+    """`make test-gpu` with a Python that finds a GPU and packages or not, and a step that fails."""
+    answers = {"find_gpu": not gpu, "import cuda": not packages, "pip install": True, failing or "nothing": True}
+    cases = "\n".join(f"*'{word}'*) exit 3;;" for word, fails in answers.items() if fails)
+    tool(machine, "py", f'echo py $*\ncase "$*" in\n{cases}\nesac')
+    tool(machine, "ctest", "echo ctest $*; " + ("exit 8" if failing == "ctest" else ""))
+    command = [str(shutil.which("make")), "-o", ".venv/.ready", "test-gpu", "PY=py", f"BUILD={machine.parent}/build"]
+    environment = {"PATH": str(machine)}
+    return subprocess.run(
+        [*command, "GPU_RUN=--minutes 5"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("failing", ["", "ctest", "pytest", "gpu_run --minutes 5"])
+@pytest.mark.parametrize("packages", [True, False])
+def test_on_a_gpu_every_step_runs_whatever_fails(machine: Path, packages: bool, failing: str) -> None:
+    """Also offline, where pip cannot install what is missing: the kernels need no engine library."""
+    done = make_test_gpu(machine, gpu=True, packages=packages, failing=failing)
+    places = [done.stdout.find(step) for step in GPU_STEPS]
+    assert -1 not in places and places == sorted(places), done.stdout + done.stderr
+    assert done.stdout.rstrip().splitlines()[-1].startswith("FAILED:" if failing else "py -m benchmarks.gpu_run --min")
+    assert (done.returncode != 0) == bool(failing)
+    assert ("SKIPPED: pip cannot install the extra gpu" in done.stdout) == ("pip install" in done.stdout)
+    assert ("pip install" in done.stdout) == (not packages)
+
+
+def test_without_a_gpu_nothing_is_tried(machine: Path) -> None:
+    done = make_test_gpu(machine, gpu=False, packages=True, failing="--check")
+    assert done.returncode != 0
+    assert done.stdout.rstrip().endswith("py -m benchmarks.gpu_run --check")

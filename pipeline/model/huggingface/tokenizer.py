@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -50,19 +51,27 @@ def tokenizer_file(directory: Path) -> Path | None:
 
 
 def _word_piece(vocabulary: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
-    tokenizer = BertWordPieceTokenizer(
+    try:
+        known = set(vocabulary.read_text("utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{vocabulary}: expected a token in each line, found {error}") from None
+    if not {"[CLS]", "[SEP]", "[UNK]", "[PAD]"} <= known:
+        return None
+    return BertWordPieceTokenizer(
         str(vocabulary),
         lowercase=settings.get("do_lower_case", True),
         strip_accents=settings.get("strip_accents"),
         handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
     )
-    known = tokenizer.get_vocab()
-    return tokenizer if all(token in known for token in ("[CLS]", "[SEP]", "[UNK]", "[PAD]")) else None
 
 
 def _byte_level(home: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
     spaced = settings.get("add_prefix_space", False)
-    tokenizer = ByteLevelBPETokenizer(str(home / "vocab.json"), str(home / "merges.txt"), add_prefix_space=spaced)
+    files = home / "vocab.json", home / "merges.txt"
+    try:
+        tokenizer = ByteLevelBPETokenizer(*map(str, files), add_prefix_space=spaced)
+    except Exception as error:  # the library raises bare Exception for every malformed file
+        raise InputError(f"{home}: expected a byte-level vocab.json and merges.txt, found {error}") from None
     known = tokenizer.get_vocab()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     if any(token not in known for token in special):
@@ -79,10 +88,11 @@ def _saved(tokenizer: Tokenizer, home: Path, source: str) -> Path:
     """Writes tokenizer.json beside the vocabulary, whole or not at all."""
     path, partial = home / TOKENIZER_NAME, home / f".{TOKENIZER_NAME}.partial"
     try:
-        tokenizer.save(str(partial))
+        partial.write_text(tokenizer.to_str(pretty=True), "utf-8")
         os.replace(partial, path)
-    except Exception as error:  # the library raises a bare Exception for what the system refuses
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise _unconverted(home, f"found {source}, from which none could be written there ({error})") from None
     log.warning("%s: wrote %s from %s", home, TOKENIZER_NAME, source)
     return path
