@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=Path("demo/output/int8"), help="directory of the artifacts")
     p.add_argument("--reuse", action="store_true", help="measure the artifacts that are already in --out as they are")
     p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
-    p.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print the table of docs/results.md from records")
+    p.add_argument(
+        "--table", type=Path, nargs="+", metavar="FILE", help="only print the table of docs/results.md from records"
+    )
     return p
 
 

@@ -14,7 +14,7 @@ from engines.device_rows import Mover, Place, Rows
 from engines.errors import SkimError
 from engines.samples import Sample
 from engines.stage_runner import Call, StageRunner, fill
-from engines.stages import CARRIED, LATER_INPUTS
+from engines.stages import CARRIED, LATER_INPUTS, resident
 
 
 class _Lane(Lane):
@@ -130,8 +130,8 @@ class DeviceStageRunner(StageRunner):
         if context is None:
             engine = self._device_engine(unit, bucket)
             reads, leaves = 0 < unit < self._stages, unit < self._stages - 1
-            resident = [*(LATER_INPUTS if reads else ()), *([CARRIED["hidden"]] if not self._token_level else ())]
-            context = _Context(engine.context(lane, resident, self._graphs), reads, leaves)
+            staying = resident(reads, self._token_level)
+            context = _Context(engine.context(lane, staying, self._graphs), reads, leaves)
             lane.contexts[unit, bucket] = context
         return context
 

@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+StepKind = Literal["attend", "decide", "feed"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the encoder; `decide` is a decision point, where a stage may be cut."""
+
+    kind: StepKind
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """As a plan has it: "attend 2"."""
+        return f"{self.kind} {self.layer}"
+
+    @classmethod
+    def parse(cls, name: str) -> Step:
+        """The step of a name. Raises ValueError."""
+        kind, _, layer = name.partition(" ")
+        if kind not in get_args(StepKind) or not layer.isdecimal():
+            raise ValueError(f"expected a step such as 'attend 2', found {name!r}")
+        return cls(cast("StepKind", kind), int(layer))
+
+
 OPERATOR, DOMAIN = "TokenCompact", "skimrt"
 """Of the node that ends every stage but the last."""
 FIRST_INPUTS = ("input_ids", "token_type_ids", "alive")
@@ -21,3 +48,11 @@ HEAD_INPUTS, HEAD_OUTPUTS = ("hidden",), ("logits",)
 
 INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS})
 OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS})
+
+
+def resident(later: bool, token_level: bool) -> list[str]:
+    """The tensors of a stage that stay on a GPU between calls: the rows that it takes, and those that it leaves.
+
+    later: the stage is not the first one. A token-level head reads on the host the states in which tokens died.
+    """
+    return [*(LATER_INPUTS if later else ()), *(() if token_level else (CARRIED["hidden"],))]

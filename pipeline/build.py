@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
         for batch, ratio in speedups(timings, "pruned", "dense").items():
             console.print(
                 f"speed      batch {batch}: {ratio:.2f} times the dense model's; "
-                f"{bench['flops_ratio']:.2f} times fewer FLOPs",
+                f"{bench['flops_ratio']:.2f} times fewer FLOPs (texts of at most {bench['max_length']} tokens)",
                 highlight=False,
             )
     console.print(f"next       {_next_command(config)}", markup=False, highlight=False, soft_wrap=True)

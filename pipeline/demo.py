@@ -18,6 +18,7 @@ with importing(__name__, "skimrt[cpu]"):
     from engines.artifact import Artifact
     from engines.errors import InputError
     from engines.tokenization import Tokens
+    from engines.writing import write_whole
     from pipeline.builder.config import DEMO, BuildConfig, require_demo
     from pipeline.builder.measure import as_record, measure, speedups
     from pipeline.builder.progress import progress_bars
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         artifacts[method] = config.out
     console.rule("measuring")
     record = _measure(artifacts, args, console)
-    (args.out / "results.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    write_whole(args.out / "results.json", (json.dumps(record, indent=1) + "\n").encode())
     console.print(_table(record))
     console.print(setting(record), highlight=False)
     console.print(f"report: {write_demo_report(record, args.out)}", highlight=False)

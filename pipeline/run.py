@@ -19,6 +19,7 @@ with importing(__name__, "skimrt"):
     from engines.errors import InputError
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
+    from engines.writing import output_file
     from pipeline.cli import main_of, standard_output
 
 
@@ -143,20 +144,16 @@ def _sink(path: Path | None) -> Iterator[Callable[[str], object]]:
     if path is None:
         yield _print
         return
-    path = path.resolve()  # a link stays one, what it points to is written
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device has no content to keep
-            partial = path
-        with partial.open("w", encoding="utf-8", buffering=1) as file:
-            yield file.write
-        if partial != path:
-            os.replace(partial, path)
+        with output_file(path) as file:
+
+            def write(line: str) -> None:
+                file.write(line.encode())
+                file.flush()  # whoever reads a pipe waits for every line
+
+            yield write
     except OSError as error:
         raise InputError(f"--output {path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if partial != path:
-            partial.unlink(missing_ok=True)
 
 
 def _print(line: str) -> None:

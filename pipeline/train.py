@@ -19,8 +19,9 @@ with importing(__name__, "skimrt[train]"):
 
     from calib.data import NAMED_SETS, Example, examples_digest
     from engines.errors import InputError, validation_problems
-    from engines.files import sha256, write_whole
+    from engines.files import sha256
     from engines.tokenization import TextEncoder
+    from engines.writing import write_whole
     from pipeline.cli import main_of
     from pipeline.model import load_checkpoint
     from pipeline.model.checkpoint import checkpoint_digest
@@ -31,7 +32,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.training.config import TrainConfig
     from pipeline.training.evaluation import evaluate, reaches_ratio
     from pipeline.training.examples import TrainingExamples
-    from pipeline.training.resume import RunState, writing
+    from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
     from pipeline.training.trainer import Trainer, make_progress
 
@@ -138,11 +139,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError.listing("arguments", validation_problems(error)) from None
     if config.threads:
         torch.set_num_threads(config.threads)
-    with writing(out):
-        if (out / "run.json").is_file():
-            raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
-        out.mkdir(parents=True, exist_ok=True)
+    with claimed(out):
+        return _train(config, out)
 
+
+def _train(config: TrainConfig, out: Path) -> int:
     examples = TrainingExamples.read(config)
     train, dev, labels = examples.train, examples.dev, examples.labels
     trainee = make_trainee(config, labels)
@@ -171,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
         "dev": reached,
     }
     with writing(out):
-        write_whole(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+        write_whole(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
         RunState.remove(out)
     print(json.dumps({"checkpoint": str(out), **reached}))
     if not reaches_ratio(config, final):

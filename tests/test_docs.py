@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120
 PAGES = [
     *ROOT.glob("*.md"),
-    *(page for top in (".github", "demo", "docs", "plugins", "tests") for page in (ROOT / top).rglob("*.md")),
+    *(
+        page
+        for top in (".github", "benchmarks", "demo", "docs", "plugins", "tests")
+        for page in (ROOT / top).rglob("*.md")
+    ),
 ]
 """Every Markdown file of the repository."""
 ELSEWHERE = ROOT / "tests" / "golden" / "README.md"
@@ -76,7 +80,9 @@ def test_the_index_lists_every_document() -> None:
 def test_the_architecture_shows_the_floors() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     drawn = text.split("<!-- floors: begin", 1)[1].split("```")[1].strip().splitlines()
-    assert [re.split(r"  +", line, maxsplit=len(floor))[:-1] for line, floor in zip(drawn, FLOORS, strict=True)] == FLOORS
+    assert [
+        re.split(r"  +", line, maxsplit=len(floor))[:-1] for line, floor in zip(drawn, FLOORS, strict=True)
+    ] == FLOORS
 
 
 def test_the_readme_shows_every_folder() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import write_whole
+from engines.writing import write_whole
 
 if TYPE_CHECKING:
     import onnx

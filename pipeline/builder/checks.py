@@ -100,4 +100,8 @@ def metric_gate(subject: Subject, runner: Runner, dense: DenseModel | None, coun
     examples = subject.examples[:count]
     results = runner.run_tokens(subject.samples[:count])
     ours = accuracy(runner.manifest.head, [result.logits for result in results], examples)
-    return gates.task_metric(ours, None if dense is None else dense.metric(examples), len(examples), max_drop)
+    gate = gates.task_metric(ours, None if dense is None else dense.metric(examples), len(examples), max_drop)
+    if dense is None or dense.max_length == subject.model.config.max_length:
+        return gate
+    lengths = {"max_length": subject.model.config.max_length, "dense_max_length": dense.max_length}
+    return gate.model_copy(update={"figures": {**gate.figures, **lengths}})

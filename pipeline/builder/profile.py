@@ -16,13 +16,14 @@ import numpy as np
 
 from calib.int8.qdq import quantize_graph
 from calib.int8.scheme import QuantizationScheme
-from engines.backends import Engine
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import digest_of, write_whole
+from engines.files import digest_of
 from engines.loading import on_all_cores
 from engines.machine import processor, tool_versions
+from engines.writing import write_whole
 from pipeline.builder.target import BuildTarget
+from pipeline.builder.timed_calls import Call, calls_of
 from pipeline.graph.export import Export, export_stage
 from pipeline.graph.stages import Stage, StageSpec, attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
@@ -88,10 +89,10 @@ def measure_costs(
             compiled = _compile(target, graph, shapes)
             files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
         loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
-    engines = dict(zip(files, loaded, strict=True))
-    for engine in engines.values():
-        _fill(engine, model.config.encoder.vocab_size)
-    alone, together = _times(engines)
+    calls = calls_of(
+        dict(zip(files, loaded, strict=True)), model.config.encoder.vocab_size, model.config.head.token_level
+    )
+    alone, together = _times(calls)
     return CostTable(
         processor=processor(),
         tools=tool_versions(),
@@ -121,21 +122,21 @@ def profiled_lengths(longest: int) -> list[int]:
     return sorted({max(1, round(x)) for x in np.geomspace(min(_SHORTEST, longest), longest, _LENGTHS)})
 
 
-def _times(engines: dict[tuple[Kind, int, int], Engine]) -> tuple[dict, dict]:
+def _times(calls: dict[tuple[Kind, int, int], Call]) -> tuple[dict, dict]:
     """Median seconds of a call among calls of other engines (batch 1), and of calls that follow each other."""
-    for engine in engines.values():
-        engine(engine.inputs)
-    order, rng = [key for key in engines if key[1] == 1], random.Random(0)
+    for call in calls.values():
+        call()
+    order, rng = [key for key in calls if key[1] == 1], random.Random(0)
     scattered: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in order}
     for _ in range(_ROUNDS):
         rng.shuffle(order)  # as in a run, no engine finds its weights in the cache
         for key in order:
-            scattered[key].append(_seconds(engines[key]))
-    repeated: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in engines}
+            scattered[key].append(_seconds(calls[key]))
+    repeated: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in calls}
     for _ in range(3):
-        for key, engine in engines.items():
-            first = _seconds(engine)
-            repeated[key] += [first] if first > _LONG_CALL else [_seconds(engine) for _ in range(_repeats(first))]
+        for key, call in calls.items():
+            first = _seconds(call)
+            repeated[key] += [first] if first > _LONG_CALL else [_seconds(call) for _ in range(_repeats(first))]
     return (
         {(kind, length): statistics.median(scattered[kind, _, length]) for kind, _, length in order},
         {key: statistics.median(times) for key, times in repeated.items()},
@@ -156,30 +157,10 @@ def _compile(target: BuildTarget, graph: Path, shapes: Sequence[Bucket]) -> dict
     return files
 
 
-def _seconds(engine: Engine) -> float:
-    """Of a call with its inputs copied in and its outputs copied out, as the runner does."""
+def _seconds(call: Call) -> float:
     started = time.perf_counter()
-    engine(engine.inputs)
+    call()
     return time.perf_counter() - started
-
-
-def _fill(engine: Engine, words: int) -> None:
-    """Real-looking rows, all alive: what dies inside a stage costs as much as what lives."""
-    rng = np.random.default_rng(0)
-    for name, buffer in engine.inputs.items():
-        match name:
-            case "hidden":
-                values = rng.standard_normal(buffer.shape, np.float32)
-                # A bf16 buffer takes the bits of its values, the upper half of float32.
-                buffer[...] = values.view(np.uint32) >> 16 if buffer.dtype == np.uint16 else values
-            case "input_ids":
-                buffer[...] = rng.integers(words, size=buffer.shape)
-            case "position":
-                buffer[...] = np.arange(buffer.shape[1])
-            case "alive":
-                buffer[...] = 1
-            case _:
-                buffer[...] = 0
 
 
 def _cache() -> Path:

@@ -22,19 +22,22 @@ from pipeline.builder.contents import write_contents
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.engines import compile_all
 from pipeline.builder.graphs import ExportOnce, export_graphs, traced
-from pipeline.builder.int8 import calibrated, quantised_graphs
-from pipeline.builder.measure import as_record, measure
+from pipeline.builder.int8 import calibrated, quantised_graphs, same_texts_warning
+from pipeline.builder.measure import as_record, common_length, measure
 from pipeline.builder.plan import FILE as PLAN_FILE
 from pipeline.builder.plan import choose_plan
 from pipeline.builder.progress import progress_bars
 from pipeline.builder.publish import Publisher
 from pipeline.builder.reuse import Previous
 from pipeline.builder.start import Start
+from pipeline.builder.subject import tokens_of
 from pipeline.builder.work import Engines, Exported, Planned, Work
 from pipeline.gates.expected import Expected
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.graph.stages import cut_stages
+from pipeline.model.flops import flops_ratio
 from pipeline.model.reference import Reference
+from pipeline.model.retention import carried_rows
 
 _TIMED_TEXTS, _ROUNDS = 64, 3
 
@@ -57,7 +60,9 @@ def build_from(start: Start, publisher: Publisher, console: Console, baseline: P
     """`build` for inputs that are read and an output directory that is held."""
     previous = Previous(start.previous, publisher.path, start.config.timing_cache)
     if start.subject.assumed is not None:
-        console.print(f"note: {start.subject.data}: {start.subject.assumed}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"note: {start.subject.data}: {start.subject.assumed}", highlight=False, markup=False, soft_wrap=True
+        )
     with progress_bars(console) as progress:
         work = Work(start, publisher, previous, progress, ExportOnce())
         planned = plan(work)
@@ -84,11 +89,23 @@ def plan(work: Work) -> Planned:
             work.publisher.mark(CALIBRATION_FILE)
     else:
         elsewhere = []
+    _warn(work)
     calibration = calibrated(work, reference)
     chosen = choose_plan(work, reference, calibration)
     expected = Expected(subject.model, cut_stages(subject.model, chosen.cuts), reference, start.target.graph_precision)
     buckets: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(chosen.buckets)), "head": start.buckets}
     return Planned(expected, gate, chosen, buckets, calibration, elsewhere)
+
+
+def _warn(work: Work) -> None:
+    """Says what makes the figures of this build say less than they seem to."""
+    start = work.start
+    warnings = [
+        None if start.dense is None else start.dense.length_warning(start.subject.model.config.max_length),
+        same_texts_warning(work.config),
+    ]
+    for warning in filter(None, warnings):
+        work.progress.console.print(f"WARNING: {warning}", style="yellow", highlight=False, soft_wrap=True)
 
 
 def export(work: Work, planned: Planned) -> Exported:
@@ -128,7 +145,7 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
         found.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
     found += planned_gates(engines.compilation, engines.compiled.records)
     if baseline is not None:
-        _time_against(baseline, work, planned.expected)
+        _time_against(baseline, work)
         advance()
     if engines.elsewhere and start.previous is not None:
         named = {gate.name for gate in found}
@@ -154,10 +171,15 @@ def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
         raise GateError("a gate failed\n" + "\n".join(f"  - {line}" for line in failed) + f"\n{consequence}")
 
 
-def _time_against(dense: Path, work: Work, expected: Expected) -> None:
-    """Times the artifact and the dense one in turns, and writes bench.json."""
-    texts = [example.content for example in work.start.subject.examples[:_TIMED_TEXTS]]
-    artifacts = {"pruned": work.root, "dense": dense}
+def _time_against(baseline: Path, work: Work) -> None:
+    """Times the artifact and the dense one in turns, and writes bench.json. FLOPs are of the tokens that are timed."""
+    subject, dense = work.start.subject, work.start.dense
+    assert dense is not None
+    examples, artifacts = subject.examples[:_TIMED_TEXTS], {"pruned": work.root, "dense": baseline}
+    texts = [example.content for example in examples]
     timings = measure(artifacts, texts, work.start.batches, _ROUNDS, threads=work.config.threads)
-    record = {"flops_ratio": expected.reference.flops_ratio(expected.model), **as_record(timings)}
+    length = common_length(artifacts.values())
+    rows = carried_rows(subject.model, tokens_of(subject.checkpoint, subject.model, examples, length))
+    ratio = flops_ratio(subject.model.config, rows, dense.model.config)
+    record = {"flops_ratio": ratio, "max_length": length, **as_record(timings)}
     (work.root / layout.BENCH_NAME).write_text(json.dumps(record, indent=1) + "\n", "utf-8")

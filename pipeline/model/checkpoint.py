@@ -7,12 +7,14 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from engines.errors import InputError
 from engines.files import sha256
+from engines.writing import sync
 from pipeline.model.config import CheckpointConfig, parse_checkpoint_config
 from pipeline.model.huggingface import (
     encoder_directory,
@@ -28,6 +30,8 @@ from pipeline.model.weights import find_weights, read_weights, unusual_values, w
 
 log = logging.getLogger(__name__)
 CONFIG_NAME, WEIGHTS_NAME = "checkpoint.json", "model.safetensors"
+CHECKPOINT_FILES = (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME)
+"""What a checkpoint is made of, in the order in which it appears."""
 
 
 def load_checkpoint(path: str | Path) -> PrunedTransformer:
@@ -69,18 +73,19 @@ def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: 
     mix. Raises OSError for what cannot be written.
     """
     directory = Path(path)
-    aside = directory / ".checkpoint.partial"
-    aside.mkdir(parents=True, exist_ok=True)
-    try:
+    directory.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(".partial", ".checkpoint.", directory, ignore_cleanup_errors=True) as folder:
+        aside = Path(folder)
         write_weights(aside / WEIGHTS_NAME, weights)
         shutil.copyfile(tokenizer, aside / TOKENIZER_NAME)
         (aside / CONFIG_NAME).write_text(config.model_dump_json(indent=2, exclude_none=True) + "\n", "utf-8")
+        for name in CHECKPOINT_FILES:
+            sync(aside / name)
         # First to go and last to come: an interruption in between leaves no checkpoint rather than a mix of two.
         (directory / CONFIG_NAME).unlink(missing_ok=True)
-        for name in (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME):
+        for name in CHECKPOINT_FILES:
             os.replace(aside / name, directory / name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        sync(directory)
 
 
 def tokenizer_path(path: str | Path) -> Path:

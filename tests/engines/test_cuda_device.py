@@ -143,6 +143,19 @@ def test_an_error_of_cuda_names_the_function_and_the_reason(toy_artifact, functi
         open_engine(toy_artifact, backend).run()
 
 
+def test_a_fault_of_regrouping_is_an_error_of_ours(toy_artifact) -> None:
+    """The plugins' binding raises RuntimeError, which a user would meet as a traceback."""
+    backend = FakeCudaBackend(INNER)
+
+    def faulty(sources, target, stream) -> None:
+        raise RuntimeError("regroup of 1 samples to length 4: misaligned address (CUDA 716)")
+
+    backend.cuda.regroup = faulty  # type: ignore[assignment]
+    stages = open_stages(Artifact.open(toy_artifact(Toy()), verify=False), backend, None, streams=1)
+    with pytest.raises(SkimError, match=r"regroup of 1 samples to length 4: misaligned address \(CUDA 716\); start"):
+        drive(stages, random_tokens(0, 1))
+
+
 def test_a_capture_that_fails_is_ended_and_told(toy_artifact) -> None:
     backend = FakeCudaBackend(INNER)
     backend.runtime.failing["cudaStreamEndCapture"] = Status.cudaErrorStreamCaptureUnsupported

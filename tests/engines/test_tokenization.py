@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline.config import DEMO
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from calib.data import read_examples
 from engines.errors import InputError
 from engines.tokenization import TextEncoder
+from pipeline.builder.config import DEMO
 
 
 def words(count: int, first: int = 4) -> str:

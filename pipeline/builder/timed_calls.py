@@ -1,0 +1,75 @@
+"""Calls of engines as the runner makes them, to time: on a GPU, hidden states stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import numpy as np
+
+from engines.backends import Engine
+from engines.backends.device_engine import DeviceEngine, Lane
+from engines.stages import resident
+
+Key = TypeVar("Key")
+Call = Callable[[], object]
+
+
+def calls_of(engines: Mapping[Key, Engine], words: int, token_level: bool) -> dict[Key, Call]:
+    """A call of every engine, which has ended when it returns, on rows that are all alive.
+
+    words: ids of the vocabulary. token_level: whether the model's head is. On a CPU inputs are copied in and outputs
+    out. On a GPU, where all calls share a stream, rows stay on the device between two stages, and only counts, alive
+    bits and positions come back.
+    """
+    on_device = {key: engine for key, engine in engines.items() if isinstance(engine, DeviceEngine)}
+    calls = {key: _host_call(engine, words) for key, engine in engines.items() if key not in on_device}
+    if on_device:
+        lane = Lane(next(iter(on_device.values())).device)
+        lane.scratch(max(engine.executable.scratch_bytes for engine in on_device.values()))
+        calls |= {key: _device_call(engine, lane, words, token_level) for key, engine in on_device.items()}
+    return calls
+
+
+def _host_call(engine: Engine, words: int) -> Call:
+    for name, buffer in engine.inputs.items():
+        buffer[...] = rows_like(name, buffer, words)
+    return lambda: engine(engine.inputs)
+
+
+def _device_call(engine: DeviceEngine, lane: Lane, words: int, token_level: bool) -> Call:
+    inputs = engine.executable.inputs
+    context = engine.context(lane, resident(later="hidden" in inputs, token_level=token_level))
+    for name, tensor in inputs.items():
+        if name in context.inputs:
+            context.inputs[name][...] = rows_like(name, context.inputs[name], words)
+            continue
+        pinned = engine.device.pinned(tensor.nbytes)
+        buffer = pinned.view(tensor.dtype).reshape(tensor.shape)
+        buffer[...] = rows_like(name, buffer, words)
+        lane.stream.upload(pinned, context.arrays[name].address)
+        lane.stream.synchronize()
+
+    def call() -> None:
+        context.launch()
+        context.done.synchronize()
+
+    return call
+
+
+def rows_like(name: str, buffer: np.ndarray, words: int) -> np.ndarray | int:
+    """Real-looking values of an input, all rows alive: what dies inside a stage costs as much as what lives."""
+    rng = np.random.default_rng(0)
+    match name:
+        case "hidden":
+            values = rng.standard_normal(buffer.shape, np.float32)
+            # A bf16 buffer takes the bits of its values, the upper half of float32.
+            return values.view(np.uint32) >> 16 if buffer.dtype == np.uint16 else values
+        case "input_ids":
+            return rng.integers(words, size=buffer.shape)
+        case "position":
+            return np.arange(buffer.shape[1])
+        case "alive":
+            return 1
+        case _:
+            return 0
