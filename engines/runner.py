@@ -67,6 +67,11 @@ class Runner:
                 raise InputError(f"{name}: expected at least 1, found {value}")
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
+        if manifest.failed:
+            raise InputError(
+                f"artifact {path}: expected one whose gates passed, found FAILED: {', '.join(manifest.failed)}; "
+                "pipeline.inspect shows why; build it again"
+            )
         self._limit = min(manifest.max_length, max_length or manifest.max_length)
         self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]

@@ -29,7 +29,7 @@ from pipeline.model.transformer import PrunedTransformer
 
 _COMPARED = 32
 """Texts on which the methods are compared and each layer's cost is taken."""
-_RANGED = 256
+RANGED = 256
 """Texts whose activations give the ranges. The budget is counted on all: an accuracy needs more texts than a range."""
 
 
@@ -132,7 +132,7 @@ def calibrate(
     """
     answers = _Answers(model, calibration)
     tick()
-    histograms = collect_histograms(model, calibration.samples[:_RANGED])
+    histograms = collect_histograms(model, calibration.samples[:RANGED])
     tick()
     schemes: dict[Choice, QuantizationScheme]
     schemes = {name: choose_ranges(histograms, name) for name in ([method] if method else get_args(Method))}

@@ -16,7 +16,7 @@ from engines.artifact import Artifact, Gate, Unit
 from engines.buckets import Bucket
 from engines.errors import GateError
 from pipeline import gates
-from pipeline.builder.checks import engine_gates, metric_gate, planned_gates
+from pipeline.builder.checks import Budget, engine_gates, metric_gates, planned_gates
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.contents import write_contents
 from pipeline.builder.dense import DenseModel
@@ -35,6 +35,7 @@ from pipeline.builder.work import Engines, Exported, Planned, Work
 from pipeline.gates.expected import Expected
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.graph.stages import cut_stages
+from pipeline.model.checkpoint import tokenizer_path
 from pipeline.model.flops import flops_ratio
 from pipeline.model.reference import Reference
 from pipeline.model.retention import carried_rows
@@ -129,7 +130,7 @@ def compile_engines(work: Work, planned: Planned, exported: Exported) -> Engines
 def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None) -> list[Gate]:
     """Asks every gate, and times the artifact against the dense one."""
     start, config = work.start, work.config
-    task = work.progress.add_task("gates", total=3 + (baseline is not None))
+    task = work.progress.add_task("gates", total=4 + (baseline is not None))
 
     def advance() -> None:
         work.progress.advance(task)
@@ -137,10 +138,12 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
     target = start.target
     manifest = Artifact.open(work.root, verify=False).manifest
     asked = EnginesUnderTest(work.root, manifest, engines.target.backend, config.threads, target.cannot_run)
-    dense, count, drop = start.dense, config.metric_samples, config.max_drop
-    metric = partial(metric_gate, start.subject, dense=dense, count=count, max_drop=drop)
-    found = [planned.gate, *engines.left_out]
-    found += engine_gates(planned.expected, asked, metric, advance)
+    expected = planned.expected
+    budget = Budget(config.metric_samples, config.max_drop, start.dense, expected.narrow or expected.model)
+    origin = gates.Origin(expected, tokenizer_path(config.checkpoint), work.export)
+    found = [planned.gate, gates.provenance(origin, work.root, manifest), *engines.left_out]
+    advance()
+    found += engine_gates(expected, asked, partial(metric_gates, start.subject, budget), advance)
     if engines.calibration is not None:
         found.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
     found += planned_gates(engines.compilation, engines.compiled.records)

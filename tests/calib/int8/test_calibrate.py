@@ -63,7 +63,7 @@ def test_the_report_holds_coverage_shift_clipping_and_costs(found: Calibration) 
 
 
 def test_the_first_texts_give_the_ranges_and_all_of_them_count_for_the_budget(monkeypatch) -> None:
-    monkeypatch.setattr("calib.int8.calibrate._RANGED", 1)
+    monkeypatch.setattr("calib.int8.calibrate.RANGED", 1)
     labels = labels_by(MODEL)
     kept = calibrate(MODEL, set_of(labels), GATES, DropBudget(100.0), method="minmax").kept
     assert kept.scheme == choose_ranges(collect_histograms(MODEL, SAMPLES[:1]), "minmax")
