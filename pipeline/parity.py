@@ -24,7 +24,7 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.config import read_build_config
     from pipeline.builder.dense import DenseModel
     from pipeline.builder.graphs import specs_of
-    from pipeline.builder.subject import TYPICAL, ExampleReader, Subject, tokens_of
+    from pipeline.builder.subject import TYPICAL, Inputs, Subject, tokens_of
     from pipeline.cli import main_of, not_checked, print_gates
     from pipeline.gates.expected import Expected
     from pipeline.gates.under_test import EnginesUnderTest
@@ -127,7 +127,7 @@ def _calibration_texts(given: str | None, artifact: Artifact, subject: Subject) 
     except InputError:
         return None  # which the gate says
     data = given or coverage.data
-    examples = ExampleReader()(data, "dev")[:TYPICAL]
+    examples = Inputs().examples(data, "dev")[:TYPICAL]
     if (found := examples_digest(examples)) != coverage.data_sha256:
         raise InputError(
             f"calibration {data}: expected texts with digest {coverage.data_sha256[:12]}…, found {found[:12]}…; name "
