@@ -43,9 +43,9 @@ def divergences(
 
     our_rows, their_rows: [samples, 1 + layers], the real length, then the rows behind each layer's decision.
     """
-    vocabulary, place = np.unique(np.concatenate([s.input_ids for s in (*ours, *theirs)]), return_inverse=True)
+    vocabulary, word = np.unique(np.concatenate([s.input_ids for s in (*ours, *theirs)]), return_inverse=True)
     ends = np.cumsum([len(s) for s in (*ours, *theirs)])[:-1]
-    words = np.stack([np.bincount(part, minlength=len(vocabulary)) for part in np.split(place, ends)])
+    words = np.stack([np.bincount(part, minlength=len(vocabulary)) for part in np.split(word, ends)])
     words = words.astype(np.float32)  # so that regroupings are summed by one fast product each
     rows = np.concatenate([our_rows, their_rows])
     lengths, kept = rows[:, 0], rows[:, 1:].mean(1) / rows[:, 0]

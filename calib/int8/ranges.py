@@ -47,8 +47,8 @@ class Histogram:
         while self.limit < largest:  # two old bins make one new one, so nothing is counted wrongly
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(_BINS // 2, np.int64)])
             self.limit *= 2
-        places = (_BINS * (magnitudes.flatten() / (self.limit or 1.0))).clamp_max(_BINS - 1).to(torch.int32)
-        self.counts += torch.bincount(places, minlength=_BINS).numpy()  # several times faster than torch.histc
+        bins = (_BINS * (magnitudes.flatten() / (self.limit or 1.0))).clamp_max(_BINS - 1).to(torch.int32)
+        self.counts += torch.bincount(bins, minlength=_BINS).numpy()  # several times faster than torch.histc
 
     @property
     def width(self) -> float:

@@ -1,4 +1,4 @@
-"""The gates that look at an artifact's graphs and engines, for its build and for its parity check."""
+"""Runs the gates on an artifact's graphs and engines, for its build and for its parity check."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def engine_gates(
     metric: Callable[[Runner], Gate],
     advance: Callable[[], None] = lambda: None,
 ) -> list[Gate]:
-    """Gates 2 to 4 of an artifact. `metric` is gate 4; `advance` is called behind each of the three."""
+    """Runs gates 2 to 4. `metric` is gate 4; `advance` is called after each of the three."""
     engines = engines.loaded()
     found = gates.numeric_parity(expected, engines)
     found += int8_parity(expected, engines)
@@ -50,7 +50,7 @@ def engine_gates(
 
 
 def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> list[Gate]:
-    """What the library planned for the engines of a build that have a report: for one target, precision and place."""
+    """Checks what the library planned for the engines that have a report, all of one target, precision and machine."""
     reports = {record: compilation.report_of(record) for record in records if record.report is not None}
     if not reports:
         return []
@@ -69,9 +69,10 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
 
 
 def _int8_decisions(expected: Expected, engines: EnginesUnderTest, results: Sequence[SampleResult]) -> Gate:
-    """Gate 3 in INT8: against the simulation of the same ranges; flips against float32 are counted beside it.
+    """Runs gate 3 in INT8, against the simulation of the same ranges.
 
-    Quantisation moves what is decided, which the task metric judges; the engines must decide as the simulation does.
+    Quantisation changes decisions, and the task metric judges that. The engines must decide as the simulation does.
+    Differences from float32 are counted beside it.
     """
     simulated = simulated_model(expected, engines.folder)
     ours = Reference.of(simulated, expected.samples)
@@ -87,7 +88,7 @@ def _int8_decisions(expected: Expected, engines: EnginesUnderTest, results: Sequ
 
 
 def metric_gate(subject: Subject, runner: Runner, dense: DenseModel | None, count: int, max_drop: float) -> Gate:
-    """Gate 4 on the first `count` examples, against the dense model in PyTorch."""
+    """Runs gate 4 on the first `count` examples, against the dense model in PyTorch."""
     head = subject.model.config.head
     nothing = None
     if not labelled(head, subject.examples):

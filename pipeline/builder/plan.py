@@ -93,7 +93,7 @@ def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
     for name, other in others.items():
         milliseconds = [f"{1e3 * other.expected_seconds[batch]:.2f}" for batch in planner.batches]
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
-        compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
+        compared.add_row(name, *milliseconds, wasted, str(sum(len(buckets) for buckets in other.buckets)))
     console.print(compared)
 
 

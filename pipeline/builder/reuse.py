@@ -67,11 +67,11 @@ class Previous:
     def _bring(self, names: Sequence[str], linked: bool = True) -> bool:
         if self._artifact is None:
             return False
-        digests, place = self._artifact.manifest.files, self._artifact.path
-        if any(n not in digests or not (place / n).is_file() or sha256(place / n) != digests[n] for n in names):
+        digests, folder = self._artifact.manifest.files, self._artifact.path
+        if any(n not in digests or not (folder / n).is_file() or sha256(folder / n) != digests[n] for n in names):
             return False
         for name in names:
-            _copy(place / name, self._root / name, linked)
+            _copy(folder / name, self._root / name, linked)
         return True
 
 

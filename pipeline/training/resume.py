@@ -48,9 +48,9 @@ class RunState:
         """
         tensors = {f"model.{name}": value for name, value in trainee.trained_tensors().items()}
         if optimizer is not None:
-            for place, parameter in enumerate(_parameters(optimizer)):
+            for index, parameter in enumerate(_parameters(optimizer)):
                 for key, value in optimizer.state.get(parameter, {}).items():
-                    tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+                    tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
         tensors["random"] = torch.get_rng_state()
         # One file, so that the numbers and the tensors are always of the same step.
         with writing(out), whole_path(out / _STATE) as path:
@@ -77,8 +77,8 @@ class RunState:
         tensors = read_weights(out / _STATE)
         torch.set_rng_state(tensors.pop("random").to(torch.uint8))
         trainee.load_tensors({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
-        for place, parameter in enumerate(_parameters(optimizer)):
-            prefix = f"optimizer.{place}."
+        for index, parameter in enumerate(_parameters(optimizer)):
+            prefix = f"optimizer.{index}."
             moments = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
             if moments:
                 optimizer.state[parameter] = moments
