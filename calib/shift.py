@@ -57,7 +57,7 @@ def divergences(
 
 
 def shift_warning(found: Sequence[Divergence], data: str, reference: str) -> str | None:
-    """What a build says of a shifted calibration set; None for one that is like the gates' data."""
+    """Returns the warning for a shifted calibration set; None for a set like the gates' data."""
     shifted = [f"{d.of} ({d.distance:.3f}, by chance up to {d.by_chance:.3f})" for d in found if d.shifted]
     if not shifted:
         return None

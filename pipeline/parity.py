@@ -96,7 +96,7 @@ def check(args: argparse.Namespace) -> list[Gate]:
 
 
 def _budget(asked: float | None, manifest: Manifest, config: BuildConfig) -> float:
-    """Points that the metric may lose: as asked, else the budget within which the artifact was published."""
+    """Returns the points that the metric may lose: as given, else the budget of the artifact's build."""
     if asked is not None:
         return asked
     published = [gate.figures["budget_points"] for gate in manifest.gates if "budget_points" in gate.figures]
@@ -104,7 +104,7 @@ def _budget(asked: float | None, manifest: Manifest, config: BuildConfig) -> flo
 
 
 def _checkpoint(given: Path | None, manifest: Manifest) -> Path:
-    """The model that the artifact was built from: the one that is given, or where it was. Raises InputError."""
+    """Returns the model that the artifact was built from: the given one, or the recorded one. Raises InputError."""
     path, digest = given or Path(manifest.checkpoint.path), manifest.checkpoint.sha256
     name, remedy = ("checkpoint", "pass --checkpoint") if given is None else ("--checkpoint", "name another one")
     if not path.is_dir():

@@ -19,7 +19,7 @@ Method = Literal["minmax", "percentile", "entropy", "mse"]
 """One range for all channels as they are."""
 _BINS = 4096
 PERCENTILE = 99.99
-"""Share of the magnitudes, in percent, that the percentile method represents."""
+"""Percentage of the magnitudes that the percentile method represents."""
 
 
 class Histogram:
@@ -56,7 +56,7 @@ class Histogram:
         return self.limit / _BINS
 
     def clipped(self, range_: float) -> float:
-        """Share of the values above a range, to the accuracy of a bin."""
+        """Returns the share of the values above a range, to the accuracy of a bin."""
         above = int(np.ceil(range_ / self.width)) if self.width else _BINS
         return float(self.counts[above:].sum() / max(1, self.counts.sum()))
 

@@ -48,7 +48,9 @@ def choose_engines(
 
 
 def _speedup(wide: Engine, int8: Engine, clock: Callable[[], float]) -> float:
-    """Median time of `wide` over that of `int8`; full buckets of the same token, in turns, the first of each unused."""
+    """Returns the median time of `wide` over that of `int8`, on full buckets of one token, in turns, without first
+    calls.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for engine in (wide, int8):
         for name, buffer in engine.inputs.items():

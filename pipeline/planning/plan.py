@@ -25,7 +25,7 @@ _EARNS = 5e-4
 
 
 def finest_for(target: str) -> int:
-    """Returns the number that every bucket length on a target is a multiple of."""
+    """Returns the step between candidate lengths on a target."""
     return _FINEST_CPU if target == "cpu" else _FINEST
 
 

@@ -80,7 +80,7 @@ class TokenisedSet:
 
 @dataclass(frozen=True)
 class Sets:
-    """What a run learns from, and what it is judged on."""
+    """The training set and the dev set of a run."""
 
     train: TokenisedSet
     dev: TokenisedSet
