@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds, and writes the results; or prints those that there are."""
+    """Builds and writes the results, or prints the existing ones."""
     if args.table:
         print(markdown_table(json.loads(args.out.read_bytes())))
         return 0

@@ -136,12 +136,12 @@ def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _choices(field: str) -> tuple[str, ...]:
-    """What a field of BuildConfig can be."""
+    """Returns the possible values of a field of BuildConfig."""
     return get_args(BuildConfig.model_fields[field].annotation)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds and says what came out."""
+    """Builds, and prints the result."""
     flags = {name: value for name, value in vars(args).items() if name not in ("config", "json")}
     config = read_build_config(args.config, flags)
     if config.checkpoint.parent == DEMO:
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _next_command(config: BuildConfig) -> str:
-    """What to run now, and where."""
+    """Returns the command to run next, and where to run it."""
     python = f"{Path(sys.executable).name} -m pipeline"
     if config.export_only:
         command = shlex.join(["pipeline.build", *config.arguments])

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints and returns 0."""
+    """Prints the manifest, for people or as JSON."""
     artifact = Artifact.open(args.artifact, verify=not args.no_verify)
     manifest = artifact.manifest
     sizes = {name: artifact.file(name).stat().st_size for name in manifest.files}
@@ -82,7 +82,7 @@ def _stages(manifest: Manifest) -> Table:
     for number, stage in enumerate(manifest.plan.stages):
         table.add_row(str(number), stage.graph, ", ".join(stage.steps))
     if manifest.plan.head_graph is not None:
-        table.add_row("head", manifest.plan.head_graph, "every token, in its place")
+        table.add_row("head", manifest.plan.head_graph, "every token, in its position")
     return table
 
 
@@ -92,12 +92,12 @@ def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
     if not manifest.engines:
         table.add_row("none: it was exported for another machine to finish", *[""] * 5)
     for key in dict.fromkeys((e.target, e.precision, e.place) for e in manifest.engines):
-        held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
-        folders = {Path(e.file).parent for e in held}
+        records = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
+        folders = {Path(e.file).parent for e in records}
         size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
-        buckets = format_buckets({e.bucket for e in held})
-        target, precision, place = key
-        table.add_row(target, precision, place or "any machine", str(len(held)), _megabytes(size), buckets)
+        buckets = format_buckets({e.bucket for e in records})
+        target, precision, machine = key
+        table.add_row(target, precision, machine or "any machine", str(len(records)), _megabytes(size), buckets)
     return table
 
 

@@ -137,7 +137,7 @@ def _calibration_texts(given: str | None, artifact: Artifact, subject: Subject) 
 
 
 def _checkpoint(given: Path | None, manifest: Manifest) -> Path:
-    """The model that the artifact was built from: the one that is given, or where it was. Raises InputError."""
+    """Returns the model that the artifact was built from: the given one, or the recorded one. Raises InputError."""
     path, digest = given or Path(manifest.checkpoint.path), manifest.checkpoint.sha256
     name, remedy = ("checkpoint", "pass --checkpoint") if given is None else ("--checkpoint", "name another one")
     if not path.is_dir():

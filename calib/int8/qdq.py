@@ -22,9 +22,9 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets: Sequence[Path]) -> list[list[str]]:
-    """Writes the quantised graph of every stage; returns the layers of each that are now INT8.
+    """Writes the quantised graph of every stage; returns the INT8 layers of each.
 
-    A stage without a layer of the scheme is written as it is. Raises GateError when a layer is in none of the graphs.
+    A stage without such layers is written unchanged. Raises GateError for a layer that is in no graph.
     """
     found = [quantize_graph(source, scheme, target) for source, target in zip(sources, targets, strict=True)]
     present = {layer for layers in found for layer in layers}
@@ -125,7 +125,9 @@ def _own_weights(
 
 
 def _restore_other_readers(model: onnx.ModelProto, layers: Collection[onnx.NodeProto]) -> None:
-    """Gives residual additions, scores and predictors the float tensor back: the quantiser redirects every reader."""
+    """Reconnects residual additions, scores and predictors to the float tensor, since the quantiser redirects every
+    reader.
+    """
     quantized = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     floats = {
         node.output[0]: quantized[node.input[0]]

@@ -48,15 +48,17 @@ def choose_engines(
 
 
 def _speedup(wide: Engine, int8: Engine, clock: Callable[[], float]) -> float:
-    """Median time of `wide` over that of `int8`; full buckets of the same token, in turns, the first of each unused."""
+    """Returns the median time of `wide` over that of `int8`, on full buckets of one token, in turns, without first
+    calls.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for engine in (wide, int8):
         for name, buffer in engine.inputs.items():
             buffer[...] = name == "alive"
     for turn in range(_WARM_UP + _ROUNDS):
-        for place in (0, 1) if turn % 2 else (1, 0):
+        for which in (0, 1) if turn % 2 else (1, 0):
             started = clock()
-            (wide, int8)[place].run()
+            (wide, int8)[which].run()
             if turn >= _WARM_UP:
-                times[place].append(clock() - started)
+                times[which].append(clock() - started)
     return statistics.median(times[0]) / statistics.median(times[1])

@@ -1,4 +1,4 @@
-"""The gates that look at an artifact's graphs and engines, for its build and for its parity check."""
+"""Runs the gates on an artifact's graphs and engines, for its build and for its parity check."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def engine_gates(
 
 
 def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> list[Gate]:
-    """What the library planned for the engines of a build that have a report: for one target, precision and place."""
+    """Checks what the library planned for the engines that have a report, all of one target, precision and machine."""
     reports = {record: compilation.report_of(record) for record in records if record.report is not None}
     if not reports:
         return []
@@ -74,9 +74,10 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
 
 
 def _int8_decisions(expected: Expected, engines: EnginesUnderTest, results: Sequence[SampleResult]) -> Gate:
-    """Gate 3 in INT8: against the simulation of the same ranges; flips against float32 are counted beside it.
+    """Runs gate 3 in INT8, against the simulation of the same ranges.
 
-    Quantisation moves what is decided, which the task metric judges; the engines must decide as the simulation does.
+    Quantisation changes decisions, and the task metric judges that. The engines must decide as the simulation does.
+    Differences from float32 are counted beside it.
     """
     simulated = simulated_model(expected, engines.folder)
     ours = Reference.of(simulated, expected.samples)

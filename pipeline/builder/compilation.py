@@ -1,4 +1,4 @@
-"""Compiles the engines of a build: several at a time where memory allows, resumed, and reused where nothing changed."""
+"""Compiles the engines of a build: several at a time if memory allows, and only those that changed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pipeline.builder.reuse import Previous
 from pipeline.builder.target import BuildTarget
 
 _SHOWN = 3
-"""Failed engines whose log an error shows."""
+"""The number of failed engines whose logs an error shows."""
 
 
 class EngineReport(BaseModel):
-    """What compiling one engine took, and what the library made of it; the JSON file beside the engine.
+    """What compiling one engine took, and its layers; the JSON file beside the engine.
 
-    fusible: attentions of the stage that feed no score. fused: attentions that became one kernel.
+    fusible: attention layers of the stage that feed no score. fused: those that became one kernel.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass
 class Compiled:
-    """The engines that there are, and by bucket why one is missing: a line, then the end of its log."""
+    """The compiled engines and, by bucket, why one is missing: a line, then the end of its log."""
 
     records: list[EngineRecord] = field(default_factory=list)
     failed: dict[Bucket, str] = field(default_factory=dict)
@@ -90,10 +90,9 @@ class Compilation:
         self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
 
     def run(self, buckets: Mapping[Unit, Sequence[Bucket]], progress: Progress) -> Compiled:
-        """Compiles what is not there yet of the buckets of every unit. One engine's failure does not keep the others
-        from being built.
+        """Compiles the missing engines of every unit. A failed engine does not stop the others.
 
-        Raises InputError for a graph that cannot be read, and BuildError when no bucket is complete.
+        Raises InputError for a graph that cannot be read, and BuildError if no bucket is complete.
         """
         (self._root / self.folder).mkdir(parents=True, exist_ok=True)
         jobs, compiled = self._all_jobs(buckets), Compiled()
@@ -110,7 +109,7 @@ class Compilation:
                 errors[job] = error
             progress.advance(task)
         self._held.share_timings(self.folder)
-        for job in jobs:  # in their order, not in that in which they failed
+        for job in jobs:  # in the order of the buckets, not of the failures
             if job in errors:
                 compiled.failed.setdefault(job.bucket, str(errors[job]))
         if len(compiled.failed) == len({bucket for held in buckets.values() for bucket in held}):
@@ -118,7 +117,7 @@ class Compilation:
             raise BuildError(f"{len(errors)} of {len(jobs)} engines could not be compiled\n{logs}")
         compiled.records = [self._record(job) for job in jobs if job.bucket not in compiled.failed]
         for job in jobs:
-            if job.bucket in compiled.failed:  # what other stages have of it is of no use
+            if job.bucket in compiled.failed:  # one stage of an incomplete bucket is useless
                 (self._root / job.file).unlink(missing_ok=True)
                 (self._root / job.report).unlink(missing_ok=True)
         return compiled
@@ -143,11 +142,11 @@ class Compilation:
         return jobs
 
     def _is_there(self, job: Job) -> bool:
-        """Whether the build that is resumed has compiled it, and it was not given up for a faster one since."""
+        """Returns whether the resumed build has compiled the engine and has not since replaced it by a faster one."""
         return self._publisher.done(_step(job)) and (self._root / job.file).is_file()
 
     def _take(self, job: Job) -> bool:
-        """Takes an engine with the same key from the held artifact, where engines are files of their own."""
+        """Takes an engine with the same key from the previous artifact, if engines are separate files."""
         if not self._target.backend.isolated or not self._held.take(job.key, job.file):
             return False
         self._publisher.mark(_step(job))
@@ -164,7 +163,7 @@ class Compilation:
         if not jobs:
             return
         stop = Event()
-        # The largest one first and alone, to see how much memory one takes at most.
+        # The largest one first and alone: it shows the most memory that one takes.
         first, *rest = sorted(jobs, key=self._size, reverse=True)
         yield first, self._attempt(first, progress, stop)
         with ThreadPoolExecutor(self._parallel(first)) as pool:
@@ -206,14 +205,14 @@ class Compilation:
         return None
 
     def _size(self, job: Job) -> tuple[int, int]:
-        """What the memory of a builder grows with: the weights, then the rows."""
+        """Returns the sizes that a builder's memory grows with: the weights, then the rows."""
         return (self._root / job.graph).stat().st_size, job.bucket.batch * job.bucket.length
 
     def _parallel(self, first: Job) -> int:
         if self._jobs is not None:
             return self._jobs
         if self._target.backend.needs_device_to_build:
-            return 1  # kernels that are timed side by side time each other
+            return 1  # engines compiled side by side would disturb each other's timings
         try:
             peak = EngineReport.model_validate_json((self._root / first.report).read_bytes()).peak_bytes
         except OSError:  # it failed
@@ -240,7 +239,7 @@ class _Stopped(Exception):
 
 
 def _step(job: Job) -> str:
-    """What is marked as done: the file, and what it was made from."""
+    """Returns the mark of a finished engine: the file, and what it was made from."""
     return f"{job.file} {job.key}"
 
 
@@ -255,16 +254,16 @@ def _line(progress: Progress, name: str) -> Iterator[Callable[[str, float], None
 
 
 _SHARE_OF_MEMORY = 0.8
-"""Of what is free, that they may take together."""
+"""The share of free memory that all builders together may use."""
 
 
 def builders_side_by_side(peak_bytes: int) -> int:
-    """How many builders of that size the free memory holds; at least one, and not more than there are cores."""
+    """Returns how many builders of that size fit the free memory: at least one, at most one per core."""
     return max(1, min(len(os.sched_getaffinity(0)), int(_SHARE_OF_MEMORY * _free_memory() // peak_bytes)))
 
 
 def _free_memory() -> int:
-    """Bytes that can be taken without swapping; Linux counts them, elsewhere it is what nobody has."""
+    """Returns the bytes that are free without swapping; only Linux counts them, elsewhere those of unused pages."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -21,7 +21,7 @@ from pipeline.model.reference import Reference
 
 
 def calibrated(work: Work, reference: Reference) -> Calibration | None:
-    """Calibrates an INT8 build, unless the build that is resumed has; warns of texts that are not like the gates'."""
+    """Calibrates an INT8 build unless the resumed build has done so. Warns if the texts differ from the gates'."""
     start, publisher = work.start, work.publisher
     if start.calibration_texts is None:
         return None
@@ -58,7 +58,7 @@ def same_texts_warning(config: BuildConfig) -> str | None:
 
 
 def compile_both(wide: Compilation, int8: Compilation, work: Work, planned: Planned) -> tuple[Compiled, Calibration]:
-    """Both kinds of engines; of each pair the faster one stays. The calibration that comes back says which."""
+    """Compiles both kinds of engines and keeps the faster one of each pair. The returned calibration says which."""
     both = [compilation.run(planned.buckets, work.progress) for compilation in (wide, int8)]
     plain, quantised = ({(r.stage, r.bucket): r for r in compiled.records} for compiled in both)
     task = work.progress.add_task("INT8 or wider, by time", total=len(quantised))
@@ -81,7 +81,7 @@ def compile_both(wide: Compilation, int8: Compilation, work: Work, planned: Plan
 
 
 def quantised_graphs(graphs: Mapping[Unit, str], scheme: QuantizationScheme, root: Path) -> dict[Unit, str]:
-    """Writes the quantised graph of every stage beside its own; a stage that has no INT8 layer gets none."""
+    """Writes the quantised graph of every stage beside its own, except for stages without INT8 layers."""
     stages = [unit for unit in graphs if unit != "head"]
     targets: dict[Unit, str] = {unit: int8_graph_file(graphs[unit]) for unit in stages}
     layers = quantize_graphs([root / graphs[u] for u in stages], scheme, [root / targets[u] for u in stages])
@@ -92,7 +92,7 @@ def quantised_graphs(graphs: Mapping[Unit, str], scheme: QuantizationScheme, roo
 
 
 def _remove_unused(built: Sequence[EngineRecord], used: Sequence[EngineRecord], root: Path) -> None:
-    """Deletes engines that were not chosen, and the shared weights of a stage that has no engine left beside them."""
+    """Deletes the engines that lost, and the shared weights of stages without engines beside them."""
     kept = {(record.stage, Path(record.file).parent) for record in used}
     for record in {record.file: record for record in built}.values():
         path = Path(record.file)

@@ -1,4 +1,4 @@
-"""Wall-clock time of several artifacts on the same texts: one process, alternating, ratios of medians."""
+"""Times several artifacts on the same texts: in one process, in turns, with ratios of medians."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from engines.runner import Runner
 from engines.tokenization import Text
 
 _CHUNK = 256
-"""Texts at a time: as many as the runner regroups together by default."""
+"""Texts in a chunk: as many as the runner regroups together by default."""
 _WARMING = 32
 """Texts before the clock starts. Every engine has run once by then, and what is left is the tokenizer and Python."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one way of running took over all texts: the sum of each chunk's median over the rounds."""
+    """Seconds of one way of running over all texts: the sum of each chunk's median over the rounds."""
 
     name: str
     batch: int
@@ -38,14 +38,16 @@ def alternate(
     rounds: int,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Median seconds per chunk of texts for every way, taken in turn on each chunk so that drift meets all alike."""
+    """Returns the median seconds of every way for each chunk. The ways take turns on each chunk, so drift affects all
+    alike.
+    """
     chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
     medians: dict[str, list[float]] = {name: [] for name in ways}
     for number, chunk in enumerate(chunks):
         times: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds):
             names = list(ways)
-            shift = (number + turn) % len(names)  # nobody is always first
+            shift = (number + turn) % len(names)  # no way is always first
             for name in names[shift:] + names[:shift]:
                 started = time.perf_counter()
                 ways[name](chunk)
@@ -95,11 +97,11 @@ def common_length(artifacts: Iterable[Path]) -> int:
 
 
 def speedups(timings: Sequence[Timing], name: str, baseline: str) -> dict[int, float]:
-    """How many times faster `name` is than `baseline`, by batch size."""
+    """Returns how many times faster `name` is than `baseline`, by batch size."""
     seconds = {(t.name, t.batch): t.seconds for t in timings}
     return {t.batch: seconds[baseline, t.batch] / t.seconds for t in timings if t.name == name}
 
 
 def as_record(timings: Sequence[Timing]) -> dict:
-    """For a results file: the machine, the versions, and every figure."""
+    """Returns the record for a results file: the machine, the versions, and every figure."""
     return {**machine_record(), "timings": [asdict(timing) for timing in timings]}

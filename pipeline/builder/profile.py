@@ -1,4 +1,4 @@
-"""A short profile of the target: a few stages at a few lengths, kept for the next build on the same machine."""
+"""Profiles the target: a few stages at a few lengths, kept for the next build on the same machine."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _LENGTHS = 7
 _SHORTEST = 4
 _ROUNDS = 5
 _LONG_CALL = 0.05
-"""Seconds of a call beside which it does not matter whether the engine's weights were in the cache."""
+"""Calls that take longer than this many seconds do not depend on whether the weights were in the cache."""
 _REPEATS, _REPEATED = (2, 16), 0.01
-"""Fewest and most calls that are timed in a row, and their seconds in all: short ones become faster over the first."""
+"""Fewest and most calls timed in a row, and their total seconds: short calls get faster after the first ones."""
 
 
 def cost_table(
@@ -48,10 +48,10 @@ def cost_table(
     scheme: QuantizationScheme | None = None,
     export: Export = export_stage,
 ) -> CostTable:
-    """The table of this machine for models of this shape: read if it was measured before, else measured now.
+    """Returns this machine's table for models of this shape, from the cache or measured now.
 
-    target: runs here. scheme: the layers that are in INT8; their ranges change no time.
-    export: writes the graphs of the stages.
+    target: can run here. scheme: the layers in INT8; their ranges do not change the time. export: writes the graphs of
+            the stages.
     """
     path = _cache() / f"{_key(model, target, batches, threads, scheme)}.json"
     if path.is_file():
@@ -106,7 +106,7 @@ def measure_costs(
 
 
 def profiled_stages(model: PrunedTransformer) -> dict[Kind, StageSpec]:
-    """The shortest first, middle and last stage that the model can be cut into, as far as there are, and all of it."""
+    """Returns the shortest first, middle and last stage of the model, if it has them, and the whole model."""
     points = decision_layers(model)
     found: dict[Kind, StageSpec] = {"whole": cut_stages(model, [])[0]}
     if points:
@@ -118,12 +118,12 @@ def profiled_stages(model: PrunedTransformer) -> dict[Kind, StageSpec]:
 
 
 def profiled_lengths(longest: int) -> list[int]:
-    """A few lengths up to the longest, closer together where they are short."""
+    """Returns a few lengths up to the longest, closer together where they are short."""
     return sorted({max(1, round(x)) for x in np.geomspace(min(_SHORTEST, longest), longest, _LENGTHS)})
 
 
 def _times(calls: dict[tuple[Kind, int, int], Call]) -> tuple[dict, dict]:
-    """Median seconds of a call among calls of other engines (batch 1), and of calls that follow each other."""
+    """Returns the median seconds of a call between calls of other engines (batch 1), and of calls in a row."""
     for call in calls.values():
         call()
     order, rng = [key for key in calls if key[1] == 1], random.Random(0)
@@ -144,13 +144,13 @@ def _times(calls: dict[tuple[Kind, int, int], Call]) -> tuple[dict, dict]:
 
 
 def _repeats(seconds: float) -> int:
-    """How many calls of so many seconds to time in a row."""
+    """Returns how many calls of the given duration to time in a row."""
     fewest, most = _REPEATS
     return min(most, max(fewest, round(_REPEATED / seconds)))
 
 
 def _compile(target: BuildTarget, graph: Path, shapes: Sequence[Bucket]) -> dict[Bucket, Path]:
-    """The engine file of a graph for every shape, beside it."""
+    """Compiles a graph for every shape, beside it, and returns the engine files."""
     files = {bucket: graph.with_name(f"{graph.stem}_{bucket}{target.backend.suffix}") for bucket in shapes}
     for bucket, file in files.items():
         target.backend.build(graph, bucket, file, target.options)
@@ -164,7 +164,7 @@ def _seconds(call: Call) -> float:
 
 
 def _cache() -> Path:
-    """Where tables are kept between builds: SKIMRT_CACHE, or the user's cache directory."""
+    """Returns the folder that keeps tables between builds: SKIMRT_CACHE, or the user's cache directory."""
     base = os.environ.get("SKIMRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "skimrt" / "profiles"
 

@@ -1,4 +1,4 @@
-"""Builds an artifact in five steps: plan, export, compile, check, publish. Only the last one gives it its name."""
+"""Builds an artifact in five steps: plan, export, compile, check, publish. Only the last step makes it visible."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def build(
 ) -> Artifact:
     """Builds, checks and publishes the artifact of a configuration.
 
-    baseline: the dense artifact to time against. dense: the model of `config.dense_checkpoint`, where another build has
-    loaded it already. An artifact of the same build key that lacks engines for this machine gets them added. Raises
-    InputError, GateError, BuildError or TargetError, and then has published nothing.
+    baseline: the dense artifact to time against. dense: the model of `config.dense_checkpoint`, if another build has
+              loaded it already. An artifact of the same build key without engines for this machine gets them added.
+              Raises InputError, GateError, BuildError or TargetError; then nothing is published.
     """
     start = Start.of(config, dense=dense)
     with start.publisher() as publisher:
@@ -58,7 +58,7 @@ def build(
 
 
 def build_from(start: Start, publisher: Publisher, console: Console, baseline: Path | None = None) -> Artifact:
-    """`build` for inputs that are read and an output directory that is held."""
+    """Does the same for inputs that are read already and an output directory that is locked."""
     previous = Previous(start.previous, publisher.path, start.config.timing_cache)
     if start.subject.assumed is not None:
         console.print(
@@ -84,7 +84,7 @@ def plan(work: Work) -> Planned:
     work.progress.advance(task)
     elsewhere = start.elsewhere
     if elsewhere and work.previous.bring(PLAN_FILE):
-        # The engines of other machines are those of this plan and of these ranges.
+        # The engines of other machines were built for this plan and these ranges.
         work.publisher.mark(PLAN_FILE)
         if work.previous.bring(CALIBRATION_FILE):
             work.publisher.mark(CALIBRATION_FILE)
@@ -110,7 +110,7 @@ def _warn(work: Work) -> None:
 
 
 def export(work: Work, planned: Planned) -> Exported:
-    """Writes the graph of every stage; in INT8 also the quantised one."""
+    """Writes the graph of every stage; in INT8 the quantised one too."""
     target = work.start.target
     graphs = export_graphs(work, planned.expected)
     if work.config.frontend == "torch-tensorrt":
@@ -121,14 +121,14 @@ def export(work: Work, planned: Planned) -> Exported:
 
 
 def compile_engines(work: Work, planned: Planned, exported: Exported) -> Engines:
-    """Compiles every stage for its buckets, and writes what an artifact holds beside its engines."""
+    """Compiles every stage for its buckets, and writes the other files of the artifact."""
     engines = compile_all(work, planned, exported)
     write_contents(work, planned, exported, engines)
     return engines
 
 
 def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None) -> list[Gate]:
-    """Asks every gate, and times the artifact against the dense one."""
+    """Runs every gate, and times the artifact against the dense one."""
     start, config = work.start, work.config
     task = work.progress.add_task("gates", total=4 + (baseline is not None))
 
@@ -157,7 +157,7 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
 
 
 def publish(work: Work, found: Sequence[Gate]) -> None:
-    """Writes what the gates found; the artifact gets its name if none failed. Raises GateError."""
+    """Writes the results of the gates, and publishes the artifact if none failed. Raises GateError."""
     root = work.root
     (root / layout.PARITY_NAME).write_text(json.dumps([gate.model_dump() for gate in found], indent=1) + "\n", "utf-8")
     manifest = Artifact.open(root, verify=False).manifest

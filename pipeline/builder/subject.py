@@ -1,4 +1,4 @@
-"""What a build and its parity check look at: the model, and the texts that it is judged on and planned for."""
+"""Loads what a build and its parity check look at: the model, and the texts of the gates and of planning."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokeni
 from pipeline.model.transformer import PrunedTransformer
 
 TYPICAL = 1024
-"""Most texts that a plan and INT8 ranges are made from. A drop counted on 256 has a standard error of 0.8 points."""
+"""Most texts for a plan and for INT8 ranges. A drop counted on 256 texts would have a standard error of 0.8 points."""
 
 
 class Inputs:
-    """Reads every checkpoint and every set of examples once, for a build and for that of the dense model beside it."""
+    """Reads every checkpoint and every set of examples once, for a build and for that of its dense baseline."""
 
     def __init__(self) -> None:
         self._examples, self._models = cache(read_examples), cache(load_checkpoint)
@@ -33,7 +33,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and texts.
+    """A model and its texts.
 
     examples, samples: of the gates, and what the model sees of them. typical: texts like those that will come.
     assumed: what was assumed of the labels, to be told to the user; None: nothing.
@@ -63,7 +63,9 @@ class Subject:
         examples: Sequence[Example],
         typical: Sequence[Example] = (),
     ) -> Subject:
-        """Of what was read already; labels that are not the model's are taken for its, where that is meant."""
+        """Returns the subject for inputs that are read already. Labels that are not the model's are matched to them
+        where possible.
+        """
         names = model.config.head.labels
         examples, assumed = relabelled(examples, names)
         typical, _ = relabelled(typical[:TYPICAL], names)

@@ -1,4 +1,4 @@
-"""Calls of engines as the runner makes them, to time: on a GPU, hidden states stay where they are."""
+"""Calls engines as the runner does, to time them: on a GPU, hidden states stay on the device."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _COMPATIBILITY = {"none": {}, "ampere-plus": {"hardware_compatible": True}}
 
 
 class TracedBackend(TensorRtBackend):
-    """Compiles in this process, which holds the model on the GPU; loads and runs what TensorRT does.
+    """Compiles in this process, which has the model on the GPU. Loads and runs as TensorRT does.
 
     stages: by the stem of their graph's file name.
     """
@@ -47,7 +47,7 @@ class TracedBackend(TensorRtBackend):
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        """As any backend's, but with the options of the build, and the compaction always our plugin."""
+        """Compiles like any backend, but with the options of the build and always with our plugin."""
         started = time.perf_counter()
         try:
             given = {**settings(self._options), "timing_cache_path": str(out.parent / TIMING_CACHE)}

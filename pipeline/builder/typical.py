@@ -1,4 +1,4 @@
-"""Texts like those that will come: what they retain, and what tokenising them takes."""
+"""Measures typical texts: what they retain, and how long tokenising them takes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TypicalTexts:
 
     @classmethod
     def of(cls, subject: Subject) -> TypicalTexts:
-        """Runs the reference on them, as far as it decides anything."""
+        """Runs the reference on them up to its last decision."""
         examples = subject.typical
         samples = tokens_of(subject.checkpoint, subject.model, examples, subject.typical_length)
         return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())

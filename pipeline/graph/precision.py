@@ -57,5 +57,5 @@ def reference_in(model: Module, precision: Precision) -> Module:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type of `hidden` in a model, stage or head: that of its first weights, an embedding or a linear layer."""
+    """Returns the type of `hidden` in a model, stage or head: that of its first weights."""
     return next(module.parameters()).dtype

@@ -1,4 +1,4 @@
-"""What a GPU host needs beside the graphs: golden data, and scripts around trtexec and Polygraphy."""
+"""Writes golden data, and scripts around trtexec and Polygraphy, for a GPU host."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ def write_gpu_kit(
 def compile_script(
     root: Path, manifest: Manifest, options: EngineOptions, int8: Mapping[Unit, str] = MappingProxyType({})
 ) -> str:
-    """The trtexec line of every engine; where it is quantised also of the one without, which has golden data."""
+    """Returns the trtexec line of every engine, and for a quantised one also that of the wider engine, which has golden
+    data.
+    """
     common = ["--stronglyTyped", "--noTF32", "--skipInference", "--profilingVerbosity=detailed", "--dumpLayerInfo"]
     if options.optimization_level is not None:
         common.append(f"--builderOptimizationLevel={options.optimization_level}")
@@ -148,7 +150,7 @@ def compile_script(
 
 
 def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOptions) -> str:
-    """The Polygraphy call of every engine that there is golden data for."""
+    """Returns the Polygraphy call of every engine with golden data."""
     compiled = [r for r in manifest.engines if (r.target, r.precision) == ("tensorrt", manifest.plan.precision)]
     folders = {str(Path(record.file).parent) for record in compiled}
     head = {"engines": min(folders, default="trtexec"), "plugin": _PLUGIN if options.plugin else ""}
