@@ -117,6 +117,8 @@ def build(config: BuildConfig, console: Console, baseline: Path | None = None) -
     start = _Start.of(config)
     target, subject, buckets, held, others = start.target, start.subject, start.buckets, start.held, start.others
     calibration_texts, precision = start.calibration_texts, target.graph_precision
+    for line in subject.report():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     with start.publisher(config) as publisher, progress_bars(console) as progress:
         root = publisher.path
         there = Held(held, root, config.timing_cache)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from calib.data import Example, examples_digest, read_examples
+from calib.data import Example, examples_digest, read_examples, relabelled
+from calib.labels import listed
+from calib.summary import oddities, summary
 from engines.artifact import Gate
 from engines.runner import Runner
 from engines.tokenization import TextEncoder, Tokens
@@ -23,20 +25,34 @@ _DENSE_METRICS: dict[tuple[str, str], float] = {}
 
 @dataclass(frozen=True)
 class Subject:
-    """The model, and the texts that the gates use."""
+    """The model, and the texts that the gates use; `assumed` tells how their labels were taken as the model's."""
 
     checkpoint: Path
     model: PrunedTransformer
     examples: Sequence[Example]
     samples: Sequence[Tokens]
     data: str
+    assumed: str | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
         """Loads a checkpoint and the first `count` examples of the test split (or the file). Raises InputError."""
         model = load_checkpoint(checkpoint)
-        examples = read_examples(data, "test")[:count]
-        return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data)
+        examples, assumed = relabelled(read_examples(data, "test")[:count], model.config.head.labels)
+        return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data, assumed)
+
+    def report(self) -> list[str]:
+        """What was taken as data, and what is odd about it."""
+        head = self.model.config.head
+        fits = labelled(head, self.examples)
+        regression = head.kind == "regression" and fits
+        odd = oddities(self.examples, regression)
+        if self.assumed is not None:
+            odd.append(self.assumed)
+        if not fits and not head.token_level:
+            expected = "numbers" if head.kind == "regression" else listed(head.labels)
+            odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
+        return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 
 
 def refuse_other_dense(config: BuildConfig) -> None:
@@ -63,7 +79,7 @@ def metric_gate(config: BuildConfig, subject: Subject, runner: Runner) -> Gate:
     count = min(config.metric_samples, len(subject.examples))
     wanted = subject.model.config.head
     if not labelled(wanted, subject.examples):
-        expected = "numbers" if wanted.kind == "regression" else f"the model's ({', '.join(wanted.labels)})"
+        expected = "numbers" if wanted.kind == "regression" else f"the model's ({listed(wanted.labels)})"
         reason = f"the labels of {subject.data} are not {expected}"
         return Gate(name="task metric", status="SKIPPED", reason=reason)
     if wanted.token_level:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from engines.artifact import Labels
 from engines.errors import InputError, validation_problems
 
 SCHEMA_VERSION = 1
@@ -53,10 +54,10 @@ class EncoderConfig(_Strict):
 
 
 class HeadConfig(_Strict):
-    """What the model predicts. `labels` are the names by index; regression has exactly one."""
+    """What the model predicts. `labels` are the names by index, all different; regression has exactly one."""
 
     kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
-    labels: list[str] = Field(min_length=1)
+    labels: Labels
 
     @property
     def token_level(self) -> bool:

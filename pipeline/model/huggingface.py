@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
+from calib.row import shortened
 from engines.errors import InputError, validation_problems
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
 from pipeline.model.weights import find_weights, read_weights
@@ -165,6 +166,9 @@ def _labels(raw: dict, problems: list[str]) -> list:
             raise ValueError("an index has two labels")
     except (AttributeError, ValueError):
         form = {"id2label": '{"0": "bad", "1": "good"}', "label2id": '{"bad": 0, "good": 1}'}[key]
-        problems.append(f"{key} must be like {form}, with an index for every label, found {found!r}")
+        problems.append(f"{key} must be like {form}, with an index for every label, found {shortened(found)}")
         return []
-    return [names[index] for index in sorted(names)]
+    if sorted(names) != list(range(len(names))):
+        problems.append(f"{key} must name every index from 0 to {len(names) - 1}, found {shortened(sorted(names))}")
+        return []
+    return [names[index] for index in range(len(names))]
