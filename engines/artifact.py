@@ -6,48 +6,24 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, validation_problems
 from engines.files import Digest, digest_tree, sha256
+from engines.head import Head
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
-from engines.tokenization import text_problem
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer/tokenizer.json"
+PARITY_NAME = "parity.json"
+BENCH_NAME = "bench.json"
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _names(labels: list[str]) -> list[str]:
-    """Raises ValueError for names by which answers could not be told from each other, or not be written."""
-    if twice := repeated(labels):
-        raise ValueError(f"every label must be another one, {twice[0]!r:.80} is there {labels.count(twice[0])} times")
-    for label in labels:
-        if not label.strip() or (problem := text_problem(label)) is not None:
-            raise ValueError(f"expected names, found {label!r}" + (f": {problem}" if label.strip() else ""))
-    return labels
-
-
-Labels = Annotated[list[str], Field(min_length=1), AfterValidator(_names)]
-"""Names of what a model predicts, by index."""
-
-
-class Head(_Strict):
-    """What the model predicts; `labels` are the names by index."""
-
-    kind: Literal["classification", "regression", "question_answering", "tagging"]
-    labels: Labels
-
-    @property
-    def token_level(self) -> bool:
-        """Whether the head reads every token's state, not only the first one's."""
-        return self.kind in ("question_answering", "tagging")
 
 
 class Encoder(_Strict):

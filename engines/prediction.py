@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.artifact import Head
 from engines.errors import InputError
+from engines.head import Head
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ from engines.artifact import TOKENIZER_NAME, Artifact
 from engines.backends import Backend, choose_backend
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError
-from engines.fused import FusedRunner
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
 from engines.scheduler import Scheduler, cost_in
-from engines.stage_runner import Call, open_stages
+from engines.stage_runner import Call, StageRunner
 from engines.tokenization import MAX_BYTES, Text, TextEncoder, Tokens, longest_part, text_problem
 
 TOKENISE_TOGETHER = 32
@@ -41,7 +40,6 @@ class Runner:
     truncate:  cuts texts that are longer than the model takes, which are an error otherwise.
     streams:   on a GPU, calls that it works on at a time.
     cuda_graphs: on a GPU, every call is one CUDA graph.
-    fused:     uses the fused engines of a fused plan; False runs every sample through the stages.
 
     Raises InputError for an invalid artifact or argument, TargetError when nothing here can run its engines.
     """
@@ -50,6 +48,7 @@ class Runner:
         self,
         path: str | Path,
         target: str | Backend = "auto",
+        *,
         provider: str | None = None,
         threads: int | None = None,
         max_batch: int | None = None,
@@ -58,7 +57,6 @@ class Runner:
         verify: bool = True,
         streams: int = 2,
         cuda_graphs: bool = True,
-        fused: bool = True,
     ) -> None:
         limits = {"threads": threads, "max_batch (--batch)": max_batch, "window": window, "streams": streams}
         for name, value in limits.items():
@@ -67,13 +65,9 @@ class Runner:
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
         self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
-        units = [unit for unit in manifest.plan.units if unit != "fused"]
-        self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
+        self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))
-        self.fused = None
-        if fused and manifest.plan.fused is not None:
-            self.fused = FusedRunner(self.artifact, self.backend, threads, max_batch)
         self._encode = TextEncoder(
             self.artifact.file(TOKENIZER_NAME), manifest.max_length, manifest.encoder.type_vocab_size
         )
@@ -107,8 +101,6 @@ class Runner:
     def warm_up(self) -> None:
         """Loads every engine now instead of at its first use, and runs it once."""
         self._stages.load_all(self._buckets)
-        if self.fused is not None:
-            self.fused.load_all()
 
     def _usable(self, buckets: Sequence[Bucket], max_batch: int | None) -> list[Bucket]:
         usable = [bucket for bucket in buckets if max_batch is None or bucket.batch <= max_batch]
@@ -144,11 +136,8 @@ class Runner:
 
     def _run(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult]:
         for window in self._windows(inputs):
-            if self.fused is not None:
-                self.fused.run(window)
-            left = [sample for sample in window if sample.logits is None]
             for unit in range(self._stages.units):
-                self._run_unit(unit, left)
+                self._run_unit(unit, window)
             yield from (sample.result() for sample in window)
 
     def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:
@@ -207,6 +196,22 @@ def _read(texts: Iterator[Text], most: int) -> tuple[list[Text], InputError | No
     except InputError as error:
         return chunk, error
     return chunk, None
+
+
+def open_stages(
+    artifact: Artifact, backend: Backend, threads: int | None, streams: int = 2, cuda_graphs: bool = True
+) -> StageRunner:
+    """The stage runner of a backend: over buffers of its device if it has one, else over host arrays.
+
+    streams:     calls that a device works on at a time; without one there is one.
+    cuda_graphs: a call on a device is one CUDA graph; otherwise its copies and kernels are queued one by one.
+    """
+    device = backend.device()
+    if device is None:
+        return StageRunner(artifact, backend, threads)
+    from engines.device_stages import DeviceStageRunner  # which a deployment on a CPU never needs
+
+    return DeviceStageRunner(artifact, backend, threads, device, streams, cuda_graphs)
 
 
 def _is_one(texts: object) -> TypeGuard[Text]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt"):
     from calib.row import Row, text_of_row
@@ -19,13 +19,14 @@ with importing(__name__, "skimrt"):
     from engines.errors import InputError
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
+    from engines.writing import output_file
     from pipeline.cli import main_of, standard_output
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.run",
+        prog=program("run"),
         description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
         "in the order of the texts: label, probability, logits, tokens (of the text) and "
         "retention (tokens still worked on at the end of every stage of the model). Files of any "
@@ -81,16 +82,18 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
-    runner = Runner(args.artifact, args.target, args.provider, args.threads, args.batch, args.window, args.truncate)
+    runner = Runner(
+        args.artifact,
+        args.target,
+        provider=args.provider,
+        threads=args.threads,
+        max_batch=args.batch,
+        window=args.window,
+        truncate=args.truncate,
+    )
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts):
             sink(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
-    if runner.fused is not None and runner.fused.overflowed:
-        print(
-            f"{runner.fused.overflowed} of {runner.fused.samples} texts overflowed the fused engines and ran again "
-            "through the stages; pipeline.inspect tells how many the build expected",
-            file=sys.stderr,
-        )
     return 0
 
 
@@ -141,20 +144,16 @@ def _sink(path: Path | None) -> Iterator[Callable[[str], object]]:
     if path is None:
         yield _print
         return
-    path = path.resolve()  # a link stays one, what it points to is written
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device has no content to keep
-            partial = path
-        with partial.open("w", encoding="utf-8", buffering=1) as file:
-            yield file.write
-        if partial != path:
-            os.replace(partial, path)
+        with output_file(path) as file:
+
+            def write(line: str) -> None:
+                file.write(line.encode())
+                file.flush()  # whoever reads a pipe waits for every line
+
+            yield write
     except OSError as error:
         raise InputError(f"--output {path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if partial != path:
-            partial.unlink(missing_ok=True)
 
 
 def _print(line: str) -> None:

@@ -7,11 +7,11 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[train]"):
     import torch
@@ -19,19 +19,20 @@ with importing(__name__, "skimrt[train]"):
 
     from calib.data import NAMED_SETS, Example, examples_digest
     from engines.errors import InputError, validation_problems
-    from engines.files import sha256, write_whole
+    from engines.files import sha256
     from engines.tokenization import TextEncoder
+    from engines.writing import write_whole
     from pipeline.cli import main_of
     from pipeline.model import load_checkpoint
     from pipeline.model.checkpoint import checkpoint_digest
     from pipeline.model.config import Method
     from pipeline.model.huggingface import locate_backbone
     from pipeline.model.task import refuse_other_task
-    from pipeline.training.batches import TokenisedSet
+    from pipeline.training.batches import Sets, TokenisedSet
     from pipeline.training.config import TrainConfig
     from pipeline.training.evaluation import evaluate, reaches_ratio
     from pipeline.training.examples import TrainingExamples
-    from pipeline.training.resume import RunState, writing
+    from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
     from pipeline.training.trainer import Trainer, make_progress
 
@@ -39,7 +40,7 @@ with importing(__name__, "skimrt[train]"):
 def parser() -> argparse.ArgumentParser:
     """The command line; every flag is a field of TrainConfig."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.train",
+        prog=program("train"),
         description="Trains a text classifier that skips tokens, from a pretrained encoder (--backbone) or a dense "
         "checkpoint (--init), which then also teaches the pruned model. An interrupted run goes on "
         "where it stopped, with the same settings and files.",
@@ -90,16 +91,7 @@ def parser() -> argparse.ArgumentParser:
     flag("max-length", "tokens per input", type=int)
     flag("limit", "use only so many training examples", type=int)
     flag("dev-limit", "use only so many dev examples", type=int)
-    flag("batch-tokens", "padded tokens per batch", type=int)
-    flag("lr", "learning rate of the encoder or its adapters", type=float)
-    flag("head-lr", "learning rate of the head", type=float)
-    flag(
-        "pruner-lr",
-        "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
-        type=float,
-    )
-    flag("weight-decay", "AdamW's weight decay", type=float)
-    flag("warm-up", "share of the steps with a rising learning rate", type=float)
+    _add_optimiser_flags(flag)
     flag("adapter-rank", "rank of low-rank adapters; 0 trains all weights", type=int)
     flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
     flag("ramp", "share of the run over which the ratio rises", type=float)
@@ -124,6 +116,19 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _add_optimiser_flags(flag: Callable[..., None]) -> None:
+    flag("batch-tokens", "padded tokens per batch", type=int)
+    flag("lr", "learning rate of the encoder or its adapters", type=float)
+    flag("head-lr", "learning rate of the head", type=float)
+    flag(
+        "pruner-lr",
+        "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
+        type=float,
+    )
+    flag("weight-decay", "AdamW's weight decay", type=float)
+    flag("warm-up", "share of the steps with a rising learning rate", type=float)
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains and writes the checkpoint and run.json."""
     out: Path = args.out
@@ -134,11 +139,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError.listing("arguments", validation_problems(error)) from None
     if config.threads:
         torch.set_num_threads(config.threads)
-    with writing(out):
-        if (out / "run.json").is_file():
-            raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
-        out.mkdir(parents=True, exist_ok=True)
+    with claimed(out):
+        return _train(config, out)
 
+
+def _train(config: TrainConfig, out: Path) -> int:
     examples = TrainingExamples.read(config)
     train, dev, labels = examples.train, examples.dev, examples.labels
     trainee = make_trainee(config, labels)
@@ -155,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
     progress = make_progress()
     with progress:
         content = _content(config, trainee, train, dev)
-        result = Trainer(config, trainee, teacher, train_set, dev_set, out, content).run(progress)
+        result = Trainer(config, trainee, Sets(train_set, dev_set), out, teacher, content).run(progress)
     final = evaluate(load_checkpoint(out), dev_set, config.batch_tokens * 2)
     reached = {"metric": final.metric, "flops_ratio": final.flops_ratio, "keep": final.keep}
     record = {
@@ -167,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
         "dev": reached,
     }
     with writing(out):
-        write_whole(out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+        write_whole(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
         RunState.remove(out)
     print(json.dumps({"checkpoint": str(out), **reached}))
     if not reaches_ratio(config, final):

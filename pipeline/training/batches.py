@@ -78,6 +78,14 @@ class TokenisedSet:
         return [group for group in groups if group]
 
 
+@dataclass(frozen=True)
+class Sets:
+    """What a run learns from, and what it is judged on."""
+
+    train: TokenisedSet
+    dev: TokenisedSet
+
+
 def _targets(found: Sequence[str], labels: Sequence[str] | None) -> list[float] | list[int]:
     if labels is None:
         if wrong := sorted({label for label in found if not is_number(label)}):

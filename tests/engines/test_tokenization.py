@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from calib.data import read_examples
 from engines.errors import InputError
 from engines.tokenization import TextEncoder
-from pipeline.config import DEMO
+from pipeline.builder.config import DEMO
 
 
 def words(count: int, first: int = 4) -> str:

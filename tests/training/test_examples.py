@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_a_run_goes_on_with_the_classes_of_its_start_in_their_order(config, tiny
 def test_classes_are_in_the_order_of_a_backbone_that_has_them(config, tiny_backbone: Path, tmp_path: Path) -> None:
     raw = json.loads((tiny_backbone / "config.json").read_text("utf-8"))
     raw["id2label"] = dict(enumerate(MNLI))
-    (tmp_path / "mnli").mkdir()
+    shutil.copytree(tiny_backbone, tmp_path / "mnli")
     (tmp_path / "mnli" / "config.json").write_text(json.dumps(raw), "utf-8")
     assert TrainingExamples.read(config(MNLI, backbone=tmp_path / "mnli")).labels == MNLI
     assert TrainingExamples.read(config([*MNLI, "other"], backbone=tmp_path / "mnli")).labels == sorted(
