@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MINIMUM = tuple(
     map(int, re.findall(r"minimum_required\(VERSION (\d+)\.(\d+)", (ROOT / "CMakeLists.txt").read_text())[0])
 )
-TOOLS = ("sh", "true", "dirname", "sed", "sort", "head", "nproc", "tail")
+TOOLS = ("sh", "true", "date", "dirname", "sed", "sort", "head", "nproc", "tail")
 
 
 @pytest.fixture
@@ -43,11 +43,18 @@ def cmake_of(major: int, minor: int) -> str:
     return f"if [ $1 = --version ]; then echo cmake version {major}.{minor}.1; else echo configured >&2; fi"
 
 
-def make_test(machine: Path, **environment: str) -> str:
-    """What `make test` prints, with tests that pass and an environment that is set up."""
-    command = [str(shutil.which("make")), "-o", ".venv/.ready", "test", "PY=true", f"BUILD={machine.parent}/build"]
+def run_make(machine: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """make with tests that pass; without arguments `make test` in an environment that is set up."""
+    variables = [f"{name}={environment.pop(name)}" for name in ("VENV",) if name in environment]
+    command = [str(shutil.which("make")), *(arguments or ("-o", ".venv/.ready", "test"))]
+    command += ["PY=true", f"BUILD={machine.parent}/build", *variables]
     environment = {"PATH": str(machine), **environment}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def make_test(machine: Path, **environment: str) -> str:
+    """What `make test` prints."""
+    done = run_make(machine, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -63,8 +70,27 @@ def assert_skipped(printed: str, reason: str) -> None:
 def test_with_all_that_it_needs_the_plugin_is_built_and_tested(machine: Path, version: tuple[int, int]) -> None:
     tool(machine, "cmake", cmake_of(*version))
     printed = make_test(machine)
+    assert re.search(r"^setup: building the plugin \(log: .*/build.log\) \.\.\. \d+ s$", printed, re.MULTILINE)
     assert "ctest ran" in printed
     assert "SKIPPED" not in printed
+
+
+def test_a_step_that_fails_ends_setup_with_the_end_of_its_log(machine: Path) -> None:
+    tool(machine, "cmake", f"{cmake_of(*MINIMUM)}; [ $1 = --version ] || {{ echo no such generator; exit 1; }}")
+    done = run_make(machine)
+    assert done.returncode == 2
+    assert "... failed\n" in done.stdout and "no such generator" in done.stdout
+    assert "ctest ran" not in done.stdout
+
+
+def test_every_step_of_setup_says_what_it_does_and_how_long_it_took(machine: Path, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    tool(machine, "python3", f"/bin/mkdir -p {venv}")
+    tool(machine, "touch", "")
+    done = run_make(machine, "-B", "setup", VENV=str(venv))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("setup: ")]
+    assert len(lines) == 5 and all(re.search(r" \.\.\. \d+ s$", line) for line in lines), done.stdout
 
 
 def test_without_cmake(machine: Path) -> None:

@@ -37,6 +37,7 @@ class Subject:
 
     examples, samples: of the gates, and what the model sees of them. typical: texts like those that will come.
     assumed: what was assumed of the labels, to be told to the user; None: nothing.
+    typical_length:    tokens at which these are cut, where that is less than the model takes.
     """
 
     checkpoint: Path
@@ -46,6 +47,7 @@ class Subject:
     data: str
     typical: Sequence[Example] = ()
     assumed: str | None = None
+    typical_length: int | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
@@ -73,12 +75,15 @@ class Subject:
         return checkpoint_digest(self.checkpoint)
 
 
-def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
-    """What the model sees of the examples: longer texts are cut at max_length, as in training."""
-    tokens = encoder_of(checkpoint, model)([example.content for example in examples])
+def tokens_of(
+    checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example], max_length: int | None = None
+) -> list[Tokens]:
+    """What the model sees of the examples: longer texts are cut at its max_length, as in training, or at a shorter."""
+    tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
     return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
 
 
-def encoder_of(checkpoint: Path, model: PrunedTransformer) -> TextEncoder:
+def encoder_of(checkpoint: Path, model: PrunedTransformer, max_length: int | None = None) -> TextEncoder:
     """The tokenizer of a checkpoint, as the runner uses it."""
-    return TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
+    longest = min(model.config.max_length, max_length or model.config.max_length)
+    return TextEncoder(tokenizer_path(checkpoint), longest, model.config.encoder.type_vocab_size)

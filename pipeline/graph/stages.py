@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from engines import stages as names
 from engines.errors import InputError
 from engines.plan import unit_name
+from engines.stages import Step
 from pipeline.model.compaction import token_compact
-from pipeline.model.transformer import PrunedTransformer, State, Step
+from pipeline.model.transformer import PrunedTransformer, State
 from plugins.library import NAMESPACE, VERSION
 
 
@@ -33,7 +34,7 @@ class StageSpec:
     @property
     def step_names(self) -> list[str]:
         """Readable steps, such as "attend 2"."""
-        return [f"{step.kind} {step.layer}" for step in self.steps]
+        return [step.name for step in self.steps]
 
 
 def decision_layers(model: PrunedTransformer) -> list[int]:

@@ -11,6 +11,7 @@ import onnx
 
 from engines.artifact import Manifest, Unit
 from engines.backends.base import PLAIN, EngineOptions
+from engines.backends.tensorrt import TIMING_CACHE
 from engines.plan import engine_stem
 from pipeline.gates.expected import Expected
 from pipeline.kit.golden import Golden, write_golden
@@ -130,7 +131,7 @@ def compile_script(
     if options.compatibility != "none":
         common.append(f"--hardwareCompatibilityLevel={_TRTEXEC_LEVELS[options.compatibility]}")
     plugin = f' --dynamicPlugins="{_PLUGIN}"' if options.plugin else ""
-    cache = ' --timingCacheFile="$OUT/timing.cache"'
+    cache = f' --timingCacheFile="$OUT/{TIMING_CACHE}"'
     lines = []
     graphs = manifest.plan.graphs
     quantised = [(unit, int8[unit], f"{INT8}/") for unit in graphs if unit in int8]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
+from engines.stages import Step
 from pipeline.model.compaction import are_carried, surviving, token_compact
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.encoder import Attention, Embeddings, FeedForward, make_norm
@@ -21,14 +22,6 @@ from pipeline.model.positions import Geometry, Positions
 from pipeline.model.pruners import make_pruner
 
 Execution = Literal["masked", "compacted"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the encoder; `decide` is a decision point, where a stage may be cut."""
-
-    kind: Literal["attend", "decide", "feed"]
-    layer: int
 
 
 @dataclass
