@@ -39,8 +39,8 @@ def int8_graph_file(graph: str) -> str:
     return graph.replace(".onnx", "-int8.onnx")
 
 
-def engine_stem(unit: Unit, bucket: Bucket) -> str:
-    """Name of an engine's file without its suffix: stage_0_b8_s128."""
+def profile_stem(unit: Unit, bucket: Bucket) -> str:
+    """What files that concern one profile of a unit's engine are called: stage_0_b8_s128."""
     return f"{unit_name(unit)}_b{bucket.batch}_s{bucket.length}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,13 +48,13 @@ class TensorRtRtxBackend(TensorRtBackend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
         explicit = replace(options, compute_capabilities=_capabilities(options))
-        return super().build(stage_graph, bucket, out, explicit, report)
+        return super().build(stage_graph, buckets, out, explicit, report)
 
     def known_capabilities(self) -> list[str]:
         """The compute capabilities that the library can compile for."""

@@ -150,11 +150,14 @@ class Toy:
             onnx.save(self.graph(unit), directory / graph)
         engines = []
         for unit, graph in graphs.items():
-            for bucket in buckets:
-                file = f"engines/cpu-fp32/{backend.engine_name(unit, bucket)}"
-                backend.build(directory / graph, bucket, directory / file)
-                shape = {"batch": bucket.batch, "length": bucket.length}
-                engines.append(EngineRecord(stage=unit, target="cpu", precision="fp32", file=file, **shape))
+            file = f"engines/cpu-fp32/{backend.engine_name(unit)}"
+            built = backend.build(directory / graph, buckets, directory / file)
+            weights = None if built.weights is None else str(built.weights.relative_to(directory))
+            engines.append(
+                EngineRecord(
+                    stage=unit, profiles=tuple(buckets), target="cpu", precision="fp32", file=file, weights=weights
+                )
+            )
         write_manifest(
             directory,
             Manifest(
