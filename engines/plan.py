@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -37,6 +38,11 @@ def graph_file(unit: Unit) -> str:
 def int8_graph_file(graph: str) -> str:
     """The quantised graph beside a stage's own: stages/stage_0-int8.onnx."""
     return graph.replace(".onnx", "-int8.onnx")
+
+
+def weights_file(engine: str) -> str:
+    """Where the large weights of an engine lie whose own file does not hold them: stage_0.weights beside stage_0.onnx."""
+    return str(PurePosixPath(engine).with_suffix(".weights"))
 
 
 def profile_stem(unit: Unit, bucket: Bucket) -> str:

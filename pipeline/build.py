@@ -55,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
         help="auto (the planner's choice, or with --buckets where enough tokens die), a number of stages, or the "
         "layers to cut at, such as 1,3 (default auto)",
     )
-    p.add_argument("--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})")
+    help_profiles = f"buckets, over all stages, that the planner may use (default {default.max_profiles})"
+    p.add_argument("--max-profiles", type=int, help=help_profiles)
     p.add_argument(
         "--token-budget",
         type=int,

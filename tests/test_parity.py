@@ -16,7 +16,7 @@ from pipeline import parity
 from tests.gates.builds import Built, classifier, reseal, reversed_labels, run_verb, set_attribute
 from tests.graph.small import small_model
 
-STAGE_0, ENGINE_1 = "stages/stage_0.onnx", "engines/cpu-fp32/stage_1_b1_s32.onnx"
+STAGE_0, ENGINE_1 = "stages/stage_0.onnx", "engines/cpu-fp32/stage_1.onnx"
 
 
 @pytest.fixture

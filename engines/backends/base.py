@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.binding import Binding, Compatibility
 from engines.buckets import Bucket
-from engines.plan import Unit, unit_name
+from engines.plan import Unit, profile_stem, unit_name
 
 if TYPE_CHECKING:
     from engines.backends.device import Device
@@ -48,13 +48,12 @@ PLAIN = EngineOptions()
 class Built:
     """What compiling one engine took: wall-clock seconds, bytes of memory at its peak, and the layers of every profile.
 
-    None and {} where a backend does not tell. weights: a file beside the engine that it reads, if there is one.
+    None and {} where a backend does not tell.
     """
 
     seconds: float | None = None
     peak_bytes: int | None = None
     layers: Mapping[Bucket, tuple[Layer, ...]] = field(default_factory=dict)
-    weights: Path | None = None
 
 
 class Profile(ABC):
@@ -104,6 +103,7 @@ class Backend(ABC):
     plugin_by_default:     TokenCompact is the plugin unless the function body is asked for; None: it never is.
     machine_bound:         engines run only where their binding says, so an artifact may hold them for several machines.
     options:               the fields of EngineOptions that change what is compiled.
+    most_profiles:         that an engine may have; None: any number.
     suffix:                of an engine's file.
     """
 
@@ -115,6 +115,7 @@ class Backend(ABC):
     plugin_by_default: ClassVar[bool | None] = None
     machine_bound: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
+    most_profiles: ClassVar[int | None] = None
     suffix: ClassVar[str] = ".onnx"
 
     @abstractmethod
@@ -139,6 +140,8 @@ class Backend(ABC):
         report: Report | None = None,
     ) -> Built:
         """Compiles a stage graph (symbolic batch and length) into `out`, with a profile for each of the buckets.
+
+        Large weights may come to lie in a file beside it (`weights_file`).
 
         Raises InputError for a graph that it cannot read, BuildError for one that it cannot compile. What `report`
         raises ends the compilation.
@@ -187,6 +190,6 @@ class Backend(ABC):
             if getattr(options, name) != plain and name not in self.options
         ]
 
-    def engine_name(self, unit: Unit) -> str:
-        """File name of an engine: stage_0.onnx, head.onnx."""
-        return unit_name(unit) + self.suffix
+    def engine_name(self, unit: Unit, bucket: Bucket | None = None) -> str:
+        """File name of an engine: stage_0.onnx, or stage_0_b8_s128.onnx where it runs this bucket alone."""
+        return (unit_name(unit) if bucket is None else profile_stem(unit, bucket)) + self.suffix

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import InputError
 from engines.files import write_whole
+from engines.plan import weights_file
 
 if TYPE_CHECKING:
     import onnx
@@ -19,11 +19,10 @@ _ALIGNMENT = 4096
 """Offsets in the weights file are multiples of a page, so that providers map them instead of copying."""
 
 
-def write_cpu_graph(stage_graph: Path, out: Path) -> Path | None:
+def write_cpu_graph(stage_graph: Path, out: Path) -> None:
     """Writes `stage_graph`, symbolic in batch and length, with its functions inlined and constants folded.
 
-    Returns the file beside `out` with its large weights, which is named by their digest; None without any. Raises
-    InputError for a file that is not such a graph.
+    Large weights go to a file beside `out` (`weights_file`). Raises InputError for a file that is not such a graph.
     """
     import onnx.inliner
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -33,14 +32,15 @@ def write_cpu_graph(stage_graph: Path, out: Path) -> Path | None:
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise InputError(f"{stage_graph}: expected an ONNX graph, found {error}") from None
     _require_symbolic(model, stage_graph)
-    location, content = _take_weights(model, out.stem)
+    weights = Path(weights_file(str(out)))
+    content = _take_weights(model, weights.name)
     model = onnx.inliner.inline_local_functions(model)
     _split_key_transposes(model)
-    weights = None if location is None else out.parent / location
-    if weights is not None:
+    if content:
         write_whole(weights, content)
+    else:
+        weights.unlink(missing_ok=True)
     write_whole(out, _folded(model).SerializeToString(deterministic=True))
-    return weights
 
 
 def _split_key_transposes(model: onnx.ModelProto) -> None:
@@ -91,8 +91,8 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return serde.serialize_model(graph)
 
 
-def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]:
-    """Makes the large initializers external; returns the name and the content of the file that they refer to."""
+def _take_weights(model: onnx.ModelProto, location: str) -> bytes:
+    """Makes the large initializers external; returns the content of the file at `location` that they refer to."""
     from onnx import TensorProto, numpy_helper
 
     content, places = bytearray(), {}
@@ -102,9 +102,6 @@ def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]
             content.extend(bytes(-len(content) % _ALIGNMENT))
             places[tensor.name] = (len(content), len(block))
             content.extend(block)
-    if not places:
-        return None, b""
-    location = f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}.weights"
     for tensor in model.graph.initializer:
         if tensor.name in places:
             offset, length = places[tensor.name]
@@ -113,4 +110,4 @@ def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]
             for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
                 external.external_data.add(key=key, value=value)
             tensor.CopyFrom(external)
-    return location, bytes(content)
+    return bytes(content)

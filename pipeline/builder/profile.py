@@ -16,7 +16,7 @@ import numpy as np
 
 from calib.int8.qdq import quantize_graph
 from calib.int8.scheme import QuantizationScheme
-from engines.backends import Engine
+from engines.backends import Profile
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.files import digest_of, write_whole
@@ -80,19 +80,21 @@ def measure_costs(
     specs, sizes = profiled_stages(model), sorted({1, *batches})
     lengths = profiled_lengths(model.config.max_length)
     shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
-    files: dict[tuple[Kind, int, int], Path] = {}
+    profiles: dict[tuple[Kind, int, int], Profile] = {}
+    files: dict[Kind, Path] = {}
     for kind, spec in specs.items():
         graph = directory / f"{kind}.onnx"
         export(Stage(model, spec), model.config, graph, target.graph_precision)
         if scheme is not None:
             quantize_graph(graph, scheme, graph)
-        compiled = _compile(target, graph, shapes)
-        files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
+        files[kind] = graph.with_name(f"{kind}-engine{target.backend.suffix}")
+        target.backend.build(graph, shapes, files[kind], target.options)
     loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
-    engines = dict(zip(files, loaded, strict=True))
-    for engine in engines.values():
-        _fill(engine, model.config.encoder.vocab_size)
-    alone, together = _times(engines)
+    for kind, engine in zip(files, loaded, strict=True):
+        profiles |= {(kind, shape.batch, shape.length): engine.profile(shape) for shape in shapes}
+    for profile in profiles.values():
+        _fill(profile, model.config.encoder.vocab_size)
+    alone, together = _times(profiles)
     return CostTable(
         processor=processor(),
         tools=tool_versions(),
@@ -122,21 +124,21 @@ def profiled_lengths(longest: int) -> list[int]:
     return sorted({max(1, round(x)) for x in np.geomspace(min(_SHORTEST, longest), longest, _LENGTHS)})
 
 
-def _times(engines: dict[tuple[Kind, int, int], Engine]) -> tuple[dict, dict]:
+def _times(profiles: dict[tuple[Kind, int, int], Profile]) -> tuple[dict, dict]:
     """Median seconds of a call among calls of other engines (batch 1), and of calls that follow each other."""
-    for engine in engines.values():
-        engine(engine.inputs)
-    order, rng = [key for key in engines if key[1] == 1], random.Random(0)
+    for profile in profiles.values():
+        profile(profile.inputs)
+    order, rng = [key for key in profiles if key[1] == 1], random.Random(0)
     scattered: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in order}
     for _ in range(_ROUNDS):
         rng.shuffle(order)  # as in a run, no engine finds its weights in the cache
         for key in order:
-            scattered[key].append(_seconds(engines[key]))
-    repeated: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in engines}
+            scattered[key].append(_seconds(profiles[key]))
+    repeated: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in profiles}
     for _ in range(3):
-        for key, engine in engines.items():
-            first = _seconds(engine)
-            repeated[key] += [first] if first > _LONG_CALL else [_seconds(engine) for _ in range(_repeats(first))]
+        for key, profile in profiles.items():
+            first = _seconds(profile)
+            repeated[key] += [first] if first > _LONG_CALL else [_seconds(profile) for _ in range(_repeats(first))]
     return (
         {(kind, length): statistics.median(scattered[kind, _, length]) for kind, _, length in order},
         {key: statistics.median(times) for key, times in repeated.items()},
@@ -149,25 +151,17 @@ def _repeats(seconds: float) -> int:
     return min(most, max(fewest, round(_REPEATED / seconds)))
 
 
-def _compile(target: BuildTarget, graph: Path, shapes: Sequence[Bucket]) -> dict[Bucket, Path]:
-    """The engine file of a graph for every shape, beside it."""
-    files = {bucket: graph.with_name(f"{graph.stem}_{bucket}{target.backend.suffix}") for bucket in shapes}
-    for bucket, file in files.items():
-        target.backend.build(graph, bucket, file, target.options)
-    return files
-
-
-def _seconds(engine: Engine) -> float:
+def _seconds(profile: Profile) -> float:
     """Of a call with its inputs copied in and its outputs copied out, as the runner does."""
     started = time.perf_counter()
-    engine(engine.inputs)
+    profile(profile.inputs)
     return time.perf_counter() - started
 
 
-def _fill(engine: Engine, words: int) -> None:
+def _fill(profile: Profile, words: int) -> None:
     """Real-looking rows, all alive: what dies inside a stage costs as much as what lives."""
     rng = np.random.default_rng(0)
-    for name, buffer in engine.inputs.items():
+    for name, buffer in profile.inputs.items():
         match name:
             case "hidden":
                 values = rng.standard_normal(buffer.shape, np.float32)

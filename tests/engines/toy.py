@@ -14,7 +14,7 @@ from engines.artifact import TOKENIZER_NAME, Checkpoint, Encoder, EngineRecord, 
 from engines.backends import BACKENDS
 from engines.buckets import Bucket, parse_buckets
 from engines.head import Head
-from engines.plan import Plan, StagePlan, graph_file
+from engines.plan import Plan, StagePlan, graph_file, weights_file
 from engines.tokenization import Tokens
 from pipeline.graph.function import OPSET, token_compact_function
 
@@ -151,12 +151,10 @@ class Toy:
         engines = []
         for unit, graph in graphs.items():
             file = f"engines/cpu-fp32/{backend.engine_name(unit)}"
-            built = backend.build(directory / graph, buckets, directory / file)
-            weights = None if built.weights is None else str(built.weights.relative_to(directory))
+            backend.build(directory / graph, buckets, directory / file)
+            assert not (directory / weights_file(file)).exists()
             engines.append(
-                EngineRecord(
-                    stage=unit, profiles=tuple(buckets), target="cpu", precision="fp32", file=file, weights=weights
-                )
+                EngineRecord(stage=unit, profiles=tuple(buckets), target="cpu", precision="fp32", file=file)
             )
         write_manifest(
             directory,

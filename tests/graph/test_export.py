@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.backends.static_graph import write_static_graph
+from engines.backends.cpu_graph import write_cpu_graph
 from engines.buckets import Bucket
 from engines.errors import GateError, InputError
 from pipeline.graph.export import example_inputs, export_stage
@@ -165,5 +165,5 @@ def test_a_small_model_is_made_static_without_warnings(
     (_, path), *_ = exported("dense")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        write_static_graph(path, Bucket(batch=1, length=16), tmp_path / "static.onnx")
+        write_cpu_graph(path, tmp_path / "engine.onnx")
     assert not caplog.records

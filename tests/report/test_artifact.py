@@ -45,10 +45,9 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
         buckets = [Bucket(batch=1, length=16), Bucket(batch=8, length=32)]
         records = [
             EngineRecord(
-                stage=stage, batch=b.batch, length=b.length, target="cpu", precision="fp32", file=f"engines/{stage}_{b}"
+                stage=stage, profiles=tuple(buckets), target="cpu", precision="fp32", file=f"engines/{stage}"
             )
             for stage in (0, 1)
-            for b in buckets
         ]
         plans = [
             StagePlan(graph="stages/stage_0.onnx", steps=["attend 0", "decide 0"]),
