@@ -43,7 +43,7 @@ def compare(path: Path, texts: Sequence[Text], batch: int, rounds: int) -> dict:
     """Milliseconds a text of both providers, and the median ratio of the chunks of texts."""
     ways: dict[str, Callable[[Sequence[Text]], object]] = {}
     for provider in PROVIDERS:
-        runner = Runner(path, "cpu", provider, max_batch=batch, truncate=True)
+        runner = Runner(path, "cpu", provider=provider, max_batch=batch, truncate=True)
         runner.warm_up()
         ways[provider] = runner
     chunks = alternate(ways, texts, rounds)

@@ -17,7 +17,8 @@ from pipeline.cli import main_of
 
 DEFAULT = Path(__file__).resolve().parent / "results" / "gpu.json"
 NOT_MEASURED = "No GPU has run SkimRT yet: **not measured**. `make test-gpu` on a GPU host measures and fills this in."
-BATCHES = (1, 8)
+BATCHES = (1, 8, 32, 128)
+"""Texts of a call: a GPU is busy from about 32 on."""
 _EACH = "batch " + " / ".join(map(str, BATCHES))
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,36 +65,72 @@ class Case(_Strict):
 
 
 class Timing(_Strict):
-    """Seconds for all texts, texts in, labels out: the sum of each chunk's median over the rounds."""
+    """Seconds for all texts, texts in, labels out: the sum of each chunk's median over the rounds.
+
+    dense_seconds: of the dense model, taken in turn with this one on the same chunks.
+    """
 
     case: str
     batch: Count
     cuda_graphs: bool
     streams: Count
     seconds: Positive
+    dense_seconds: Positive
 
 
 class Regroup(_Strict):
-    """Time of one regroup of a full bucket on the device."""
+    """Time of one regroup of a full bucket on the device, of rows that the level-2 cache holds if they fit."""
 
     batch: Count
     length: Count
     row_bytes: Count
     microseconds: Positive
 
+    @property
+    def gigabytes_per_second(self) -> float:
+        """Read and written: the rows with their alive bit and position."""
+        return 2 * self.batch * self.length * (self.row_bytes + 8) / self.microseconds / 1e3
+
+
+class Compaction(_Strict):
+    """Time of one TokenCompact, and the bandwidth of a copy of the same rows; both cold in the level-2 cache."""
+
+    device: str
+    batch: Count
+    length: Count
+    capacity: Count
+    width: Count
+    dtype: str
+    bytes_that_must_move: Count
+    microseconds: Positive
+    gigabytes_per_second: Positive
+    copy_gigabytes_per_second: Positive
+
+    @property
+    def ratio(self) -> float:
+        """The kernel's bandwidth over the copy's."""
+        return self.gigabytes_per_second / self.copy_gigabytes_per_second
+
 
 class GpuResults(_Strict):
-    """Everything that one run of `make test-gpu` found. Timings name cases; every case has a dense one beside it."""
+    """Everything that one run of `make test-gpu` found. Timings name cases; every case has a dense one beside it.
 
-    schema_version: Literal[1] = 1
+    skipped: why a target cannot run here. failed: what went wrong, by step. not_run: steps behind the time budget.
+    """
+
+    schema_version: Literal[2] = 2
     created: str
     skimrt_version: str
     machine: Machine
     data: str
     texts: Count
-    cases: list[Case] = Field(min_length=1)
+    cases: list[Case]
     timings: list[Timing]
     regroup: list[Regroup]
+    compaction: list[Compaction]
+    skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    not_run: list[str] = []
 
     @model_validator(mode="after")
     def _parts_fit(self) -> GpuResults:
@@ -111,21 +148,22 @@ class GpuResults(_Strict):
             raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
-    def seconds(self, case: Case, batch: int, cuda_graphs: bool = True) -> float | None:
+    def timing(self, case: Case, batch: int, cuda_graphs: bool = True) -> Timing | None:
         """The time of a case, None if it was not taken."""
         for timing in self.timings:
             if (timing.case, timing.batch, timing.cuda_graphs) == (case.name, batch, cuda_graphs):
-                return timing.seconds
+                return timing
         return None
 
     def speedup(self, case: Case, batch: int) -> float | None:
         """How many times faster a case is than the dense model of the same target and precision."""
-        dense = self._dense(case)
-        return None if dense is None else _ratio(self.seconds(dense, batch), self.seconds(case, batch))
+        timing = self.timing(case, batch)
+        return None if timing is None else timing.dense_seconds / timing.seconds
 
     def gain_of_graphs(self, case: Case, batch: int) -> float | None:
         """How many times faster CUDA graphs make a case."""
-        return _ratio(self.seconds(case, batch, cuda_graphs=False), self.seconds(case, batch))
+        plain, graphs = self.timing(case, batch, cuda_graphs=False), self.timing(case, batch)
+        return None if plain is None or graphs is None else plain.seconds / graphs.seconds
 
     def gain_of_plugin(self, case: Case, batch: int) -> float | None:
         """How many times faster a case with the plugin is than the same with the operator's function body."""
@@ -133,7 +171,9 @@ class GpuResults(_Strict):
         body = next((c for c in self.cases if (c.method, c.target, c.precision) == kind and not c.plugin), None)
         if body is None or not case.plugin:
             return None
-        return _ratio(self.seconds(body, batch), self.seconds(case, batch))
+        # The two were not timed in turns with each other, but each with the dense model.
+        ours, theirs = self.speedup(case, batch), self.speedup(body, batch)
+        return None if ours is None or theirs is None else ours / theirs
 
     def _dense(self, case: Case) -> Case | None:
         kind = ("dense", case.target, case.precision)
@@ -151,9 +191,14 @@ def read_results(path: Path) -> GpuResults | None:
 
 
 def markdown_table(results: GpuResults | None) -> str:
-    """The table of the README and of docs/gpu.md; NOT_MEASURED when there are no results."""
+    """The table of the README and of docs/gpu.md; NOT_MEASURED when there are no results.
+
+    A run on a GPU that no target supports has figures of the kernels alone, and no table.
+    """
     if results is None:
         return NOT_MEASURED
+    if not results.cases:
+        return f"No target was measured: {_reasons(results)}.\n\n{_setting(results)}"
     head = ["model", "target", "precision", "compaction", "parity", "accuracy", "FLOPs"]
     head += [*(f"time, batch {batch}" for batch in BATCHES), *(f"{what}, {_EACH}" for what in ("graphs", "plugin"))]
     lines = [head, ["---"] * 5 + ["---:"] * (len(head) - 5)]
@@ -189,21 +234,33 @@ def _setting(results: GpuResults) -> str:
         f"{cost.batch}x{cost.length} rows of {cost.row_bytes} bytes {cost.microseconds:.1f} µs"
         for cost in results.regroup
     )
-    return (
-        f"{results.texts} texts of {results.data}, texts in, labels out, on {machine.gpu} (compute capability "
-        f"{machine.compute_capability}, driver {machine.driver or 'unknown'}, CUDA {machine.cuda}) and "
-        f"{machine.processor}; {tools}. FLOPs and time: how many times less than the dense model of the same target, "
-        "precision, buckets and regrouping takes. Graphs, plugin: how many times less than without CUDA graphs, and "
-        f"than with the operator's function body. Regrouping on the device: {moves or 'not measured'}."
+    ratios = ", ".join(f"{c.batch}x{c.length}x{c.width} {c.ratio:.2f}" for c in results.compaction)
+    place = (
+        f"on {machine.gpu} (compute capability {machine.compute_capability}, driver {machine.driver or 'unknown'}, "
+        f"CUDA {machine.cuda}) and {machine.processor}; {tools}."
     )
+    kernels = (
+        f"TokenCompact's bandwidth over a copy's, cold: {ratios or 'not measured'}. Regrouping on the device, rows in "
+        f"the level-2 cache where they fit: {moves or 'not measured'}."
+    )
+    if not results.cases:
+        return f"Measured {place} {kernels}"
+    return (
+        f"{results.texts} texts of {results.data}, texts in, labels out, {place} FLOPs and time: how many times less "
+        "than the dense model of the same target, precision, buckets and regrouping takes. Graphs, plugin: how many "
+        "times less than without CUDA graphs, and than with the operator's function body. " + kernels
+    )
+
+
+def _reasons(results: GpuResults) -> str:
+    reasons = [f"{target}: {reason}" for target, reason in results.skipped.items()]
+    reasons += [f"{len(results.failed)} steps failed"] if results.failed else []
+    reasons += [f"{len(results.not_run)} steps were behind the time budget"] if results.not_run else []
+    return "; ".join(reasons) or "none was asked for"
 
 
 def _times(ratio: float | None) -> str:
     return "–" if ratio is None else f"{ratio:.2f}x"
-
-
-def _ratio(above: float | None, below: float | None) -> float | None:
-    return None if above is None or below is None else above / below
 
 
 def parser() -> argparse.ArgumentParser:

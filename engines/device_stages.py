@@ -67,7 +67,7 @@ class DeviceStageRunner(StageRunner):
         self._lanes = [_Lane(device) for _ in range(streams)]
 
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
-        """Loads the engines that run these buckets of every unit, and captures a graph of each bucket on every stream."""
+        """Loads the engines that run these buckets of every unit; captures a graph of each bucket on every stream."""
         with self._turn:
             keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
             scratch = max(self._device_profile(*key).executable.scratch_bytes for key in keys)

@@ -1,10 +1,9 @@
-"""Digests of files, trees and values, whole writes, and which relative paths stay inside a directory."""
+"""Digests of files, trees and values, and which relative paths stay inside a directory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -57,11 +56,3 @@ def path_problem(relative: str) -> str | None:
     if not pure.parts or ".." in pure.parts or relative != pure.as_posix():
         return "expected a plain path inside the artifact, without . and .."
     return None
-
-
-def write_whole(path: Path, content: bytes | bytearray) -> None:
-    """Writes a file as a whole or not at all, so that an interrupted build does not leave half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -41,7 +41,7 @@ def int8_graph_file(graph: str) -> str:
 
 
 def weights_file(engine: str) -> str:
-    """Where the large weights of an engine lie whose own file does not hold them: stage_0.weights beside stage_0.onnx."""
+    """Where the large weights of an engine lie that its own file does not hold: stage_0.weights by stage_0.onnx."""
     return str(PurePosixPath(engine).with_suffix(".weights"))
 
 

@@ -168,7 +168,8 @@ def fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], he
         for place, sample in enumerate(samples):
             rows = len(sample.tokens)
             inputs["input_ids"][place, :rows] = sample.tokens.input_ids
-            inputs["token_type_ids"][place, :rows] = sample.tokens.token_type_ids
+            if "token_type_ids" in inputs:  # OpenVINO drops an input that a model without segments does not read
+                inputs["token_type_ids"][place, :rows] = sample.tokens.token_type_ids
             inputs["alive"][place, :rows] = 1
         return
     if not head:

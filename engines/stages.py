@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+StepKind = Literal["attend", "decide", "feed"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the encoder; `decide` is a decision point, where a stage may be cut."""
+
+    kind: StepKind
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """As a plan has it: "attend 2"."""
+        return f"{self.kind} {self.layer}"
+
+    @classmethod
+    def parse(cls, name: str) -> Step:
+        """The step of a name. Raises ValueError."""
+        kind, _, layer = name.partition(" ")
+        if kind not in get_args(StepKind) or not layer.isdecimal():
+            raise ValueError(f"expected a step such as 'attend 2', found {name!r}")
+        return cls(cast("StepKind", kind), int(layer))
+
+
 OPERATOR, DOMAIN = "TokenCompact", "skimrt"
 """Of the node that ends every stage but the last."""
 FIRST_INPUTS = ("input_ids", "token_type_ids", "alive")

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt"):
     from rich.console import Console
@@ -22,7 +22,7 @@ with importing(__name__, "skimrt"):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.inspect",
+        prog=program("inspect"),
         description="Shows what is in an artifact that pipeline.build wrote: the model, its stages, the "
         "shapes that they are compiled for, and what the checks of the build found. Compares every file with "
         "its digest and loads no engine.",

@@ -7,7 +7,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
@@ -31,7 +31,7 @@ with importing(__name__, "skimrt[cpu]"):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.parity",
+        prog=program("parity"),
         description="Checks that an artifact computes what its PyTorch model computes: its files are those that were "
         "built, every stage gives the reference's numbers on the reference's own state, and the engines running free "
         "keep the same tokens and give the same labels. Exit code 0: parity holds; 3: it does not.",

@@ -135,6 +135,21 @@ def test_another_artifact_in_the_place_of_the_dense_one_stays(
     assert (copy / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("manifest", ['{"manifest_version": 3}', None])
+def test_a_directory_in_the_place_of_the_dense_artifact_stays(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture, manifest: str | None
+) -> None:
+    """Fault 35."""
+    theirs = tmp_path / "a-dense"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    if manifest is not None:
+        (theirs / "manifest.json").write_text(manifest)
+    assert run_verb(build, *model_of(built), "--dense", built.dense, "--out", tmp_path / "a") == 2
+    assert f"is built as {theirs}, where there is something that is no artifact" in capsys.readouterr().err
+    assert (theirs / "thesis.tex").read_text() == "years of work" and not (tmp_path / "a").exists()
+
+
 def test_the_dense_artifact_is_known_by_any_name_of_its_model(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

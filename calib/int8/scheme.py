@@ -15,7 +15,8 @@ LEVELS = 127
 LARGEST_SHIFT = 6
 """Of an exponent in `shifts`: so that neither quotients nor weights leave what fp16 holds."""
 _QUANTISED = ("attention.", "feed_forward.")
-"""Modules whose linear layers may be quantised; predictors, pooler and classifier stay in the wider precision."""
+"""Modules whose linear layers may be quantised; predictors, pooler and classifier stay in the wider precision, and the
+projections of disentangled positions, which are constants of an engine."""
 
 
 class QuantizationScheme(BaseModel):
@@ -57,16 +58,18 @@ def quantizable_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(_QUANTISED)
+        if isinstance(module, nn.Linear) and name.startswith(_QUANTISED) and ".relative." not in name
     }
 
 
 def groups(layers: Collection[str]) -> dict[str, list[str]]:
-    """Layers that are quantised together or not at all, by name: query, key and value share one input tensor."""
+    """Layers that are quantised together or not at all, by name: query, key and value share one input tensor, and so
+    do the two of a gated feed-forward."""
     found: dict[str, list[str]] = {}
     for layer in layers:
         block, leaf = layer.rsplit(".", 1)
-        found.setdefault(f"{block}.qkv" if leaf in ("query", "key", "value") else layer, []).append(layer)
+        shared = {"query": "qkv", "key": "qkv", "value": "qkv", "gate": "up"}.get(leaf, leaf)
+        found.setdefault(f"{block}.{shared}", []).append(layer)
     return found
 
 

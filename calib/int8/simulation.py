@@ -28,7 +28,7 @@ class QuantizedLinear(nn.Module):
         scales = weight_scales(weight).float()
         self.divisors = None if factors is None else divisors
         zeros = torch.zeros_like(scales, dtype=torch.int32)
-        self.scale, self.bias = scale, linear.bias.detach().float()
+        self.scale, self.bias = scale, None if linear.bias is None else linear.bias.detach().float()
         self.weight = torch.fake_quantize_per_channel_affine(weight.float(), scales, zeros, 0, -LEVELS, LEVELS)
 
     def forward(self, x: Tensor) -> Tensor:

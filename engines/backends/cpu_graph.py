@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import InputError
-from engines.files import write_whole
 from engines.plan import weights_file
+from engines.writing import write_whole
 
 if TYPE_CHECKING:
     import onnx
@@ -66,7 +66,7 @@ def _split_key_transposes(model: onnx.ModelProto) -> None:
 
 
 def _require_symbolic(model: onnx.ModelProto, source: Path) -> None:
-    """Raises InputError unless batch and length, the first two dimensions of every input, are symbolic, and only they."""
+    """Raises InputError unless of every input only the first two dimensions, batch and length, are symbolic."""
     if not model.graph.input:
         raise InputError(f"{source}: expected an ONNX graph with inputs, found none; the file is empty or cut off")
     for value in model.graph.input:

@@ -1,4 +1,4 @@
-"""A profile of a TensorRT engine as what the device runner executes; the same for the modules tensorrt and tensorrt_rtx."""
+"""A profile of a TensorRT engine as what the device runner executes, for the modules tensorrt and tensorrt_rtx."""
 
 from __future__ import annotations
 

@@ -135,4 +135,4 @@ class Executable(Protocol):
         """Memory that a run needs for activations."""
 
     def execution(self, scratch: int, stream: int) -> Execution:
-        """A new execution context, whose runs use the memory at `scratch`; it is set up on the stream of that handle."""
+        """A new execution context, set up on the stream of that handle; its runs use the memory at `scratch`."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
+from engines.stages import Step
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -106,8 +108,8 @@ _PROFILE, _GRAPH = re.compile(r"\[profile (\d+)\]"), re.compile(r"_myl(\d+)_\d+$
 def _with_profiles(layers: Sequence[Layer], texts: Sequence[str]) -> list[Layer]:
     """The layers, each with its profile: the library lists those of all profiles together.
 
-    texts: what it says of each. Its own names and those of its tensors carry "[profile 1]" in any profile but the first;
-    where it made all of them up, other layers of the compiled graph ("_myl1_4") tell.
+    texts: what it says of each. The names of layers and tensors carry "[profile 1]" in any profile but the first; where
+    it made all of them up, other layers of the compiled graph ("_myl1_4") tell.
     """
     named = [int(match[1]) if (match := _PROFILE.search(text)) else None for text in texts]
     graphs = [match[1] if (match := _GRAPH.search(layer.name)) else "" for layer in layers]
@@ -142,9 +144,10 @@ def fusible_attention(steps: Sequence[str]) -> int:
 
     steps: the stage's steps, such as "attend 2". A decision right behind an attention reads its probabilities.
     """
+    parsed = [Step.parse(step) for step in steps]
     return sum(
-        step.startswith("attend ") and following != step.replace("attend", "decide")
-        for step, following in zip_longest(steps, steps[1:])
+        step.kind == "attend" and following != Step("decide", step.layer)
+        for step, following in zip_longest(parsed, parsed[1:])
     )
 
 

@@ -58,7 +58,7 @@ class _OnnxRuntimeEngine(Engine):
 
 
 class _OnnxRuntimeProfile(Profile):
-    """Arrays of one shape, bound once: the inputs when they are made, the outputs when the first run has shaped them."""
+    """Arrays of one shape, bound once: the inputs at once, the outputs when the first run has shaped them."""
 
     def __init__(self, session: Any, bucket: Bucket) -> None:
         self._session, self._binding = session, session.io_binding()

@@ -59,7 +59,7 @@ def _peak_bytes() -> int:
 
 
 def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[list[Layer]]:
-    """Compiles with TensorRT 10.12 or newer, 11, or TensorRT-RTX, and writes the engine. Returns every profile's layers.
+    """Compiles with TensorRT 10.14 or newer, 11, or TensorRT-RTX, and writes the engine. Returns the profiles' layers.
 
     Raises InputError for a graph that does not parse, PluginError when the plugin is not what the network got, and
     BuildError when the library gives no engine.
@@ -83,17 +83,12 @@ def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[list[Lay
     Path(request.out).write_bytes(plan)
     if request.timing_cache is not None:
         _replace(Path(request.timing_cache), config.get_timing_cache().serialize())
-    if request.inspect:
-        runtime = trt.Runtime(logger)  # has to live as long as its engine
-        inspector = runtime.deserialize_cuda_engine(plan).create_engine_inspector()
-        layers = parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    else:
-        layers = parse_build_log(logger.plan)
+    layers = _inspected(trt, logger, plan) if request.inspect else parse_build_log(logger.plan)
     return by_profile(layers, len(request.buckets))
 
 
 def _add_profiles(builder: Any, network: Any, config: Any, request: Request) -> None:
-    """A profile for each bucket. Its least, best and greatest shapes are one, so that it is as fast as a static engine."""
+    """A profile for each bucket. Its least, best and greatest shapes are one, so it is as fast as a static engine."""
     for bucket in request.buckets:
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
@@ -102,6 +97,21 @@ def _add_profiles(builder: Any, network: Any, config: Any, request: Request) -> 
             profile.set_shape(tensor.name, shape, shape, shape)
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(f"the library refused the profile {bucket[0]}x{bucket[1]}")
+
+
+def _inspected(trt: ModuleType, logger: Any, plan: Any) -> list[Layer]:
+    """The layers of an engine. None where they cannot be read: the engine is good all the same, and kept."""
+    runtime = trt.Runtime(logger)  # has to live as long as its engine
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        print("[WARNING] the engine cannot be loaded here, so its layers are not known", file=sys.stderr)
+        return []
+    try:
+        information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        return parse_inspector(information)
+    except ValueError as error:
+        print(f"[WARNING] the engine's layers cannot be read: {error}", file=sys.stderr)
+        return []
 
 
 def _strongly_typed(trt: ModuleType) -> int:

@@ -30,7 +30,7 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
 def dense_artifact(start: Start, console: Console) -> Path:
     """Path of the dense model's artifact for a build, beside `out`; built unless it is there already."""
     assert start.dense is not None
-    dense = Start.of(dense_config(start.config, start.subject.model.config.max_length), start.reader)
+    dense = Start.of(dense_config(start.config, start.subject.model.config.max_length), start.inputs)
     if not _is_current(dense):
         _refuse_strangers(dense.config.out, start.dense, start.config.out)
         console.print(f"the dense model to compare with, {dense.config.out}:")
@@ -50,18 +50,22 @@ def dense_config(config: BuildConfig, max_length: int) -> BuildConfig:
 
 
 def _refuse_strangers(out: Path, dense: DenseModel, asked: Path) -> None:
-    """Raises InputError where another artifact has the name that the dense model's is to have."""
+    """Raises InputError where anything but the dense model's artifact has the name that this is to have."""
+    if not out.is_symlink() and (not out.exists() or (out.is_dir() and not any(out.iterdir()))):
+        return
     try:
-        manifest = Artifact.open(out, verify=False).manifest
-    except InputError:
-        return  # nothing, or what no build replaces
-    # The same model may be named otherwise than by the last build, or have been trained anew in its place.
-    known = manifest.checkpoint
-    if Path(known.path).resolve() != dense.checkpoint.resolve() and known.sha256 != dense.digest:
-        raise InputError(
-            f"--out {asked}: the dense model to compare with is built as {out}, where there is an artifact of "
-            f"{known.path}; choose another --out, or remove that one"
-        )
+        known = Artifact.open(out, verify=False).manifest.checkpoint
+    except InputError as error:
+        found = f"something that is no artifact ({str(error).splitlines()[0]})"
+    else:
+        # The same model may be named otherwise than by the last build, or have been trained anew in its place.
+        if Path(known.path).resolve() == dense.checkpoint.resolve() or known.sha256 == dense.digest:
+            return
+        found = f"an artifact of {known.path}"
+    raise InputError(
+        f"--out {asked}: the dense model to compare with is built as {out}, where there is {found}; choose "
+        "another --out, or remove that one"
+    )
 
 
 def _is_current(start: Start) -> bool:

@@ -188,9 +188,7 @@ class Compilation:
         first, *rest = sorted(jobs, key=self._size, reverse=True)
         yield first, self._attempt(first, progress, stop)
         with ThreadPoolExecutor(self._parallel(first)) as pool:
-            futures: dict[Future[Errors], Job] = {
-                pool.submit(self._attempt, job, progress, stop): job for job in rest
-            }
+            futures: dict[Future[Errors], Job] = {pool.submit(self._attempt, job, progress, stop): job for job in rest}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()

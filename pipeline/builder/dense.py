@@ -9,8 +9,8 @@ from pathlib import Path
 from calib.data import Example, examples_digest
 from calib.metric import accuracy
 from engines.errors import InputError
-from pipeline.builder.subject import tokens_of
-from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, read_config, tokenizer_path
+from pipeline.builder.subject import Inputs, tokens_of
+from pipeline.model.checkpoint import checkpoint_digest, read_config, tokenizer_path
 from pipeline.model.reference import Reference
 from pipeline.model.task import refuse_other_task
 from pipeline.model.transformer import PrunedTransformer
@@ -22,14 +22,14 @@ class DenseModel:
     flag: what names it on the command line.
     """
 
-    def __init__(self, checkpoint: Path, flag: str = "--dense") -> None:
-        self.checkpoint, self.flag = checkpoint, flag
+    def __init__(self, checkpoint: Path, inputs: Inputs | None = None, flag: str = "--dense") -> None:
+        self.checkpoint, self.flag, self._inputs = checkpoint, flag, inputs or Inputs()
         self._metrics: dict[str, float] = {}
 
     @cached_property
     def model(self) -> PrunedTransformer:
         """The model in PyTorch."""
-        return load_checkpoint(self.checkpoint)
+        return self._inputs.model(self.checkpoint)
 
     @cached_property
     def digest(self) -> str:

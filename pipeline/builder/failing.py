@@ -16,9 +16,7 @@ Build = Callable[[Sequence[Bucket], Path], Built]
 """Compiles an engine with these profiles into a file. Raises BuildError."""
 
 
-def build_what_can_be(
-    unit: Unit, buckets: Sequence[Bucket], out: Path, build: Build
-) -> tuple[Built | None, Errors]:
+def build_what_can_be(unit: Unit, buckets: Sequence[Bucket], out: Path, build: Build) -> tuple[Built | None, Errors]:
     """Builds an engine with as many of its profiles as can be; None where there is not one.
 
     A library tells that an engine failed, not for which profile. Halves are tried until single ones are left, in files
@@ -40,11 +38,8 @@ def build_what_can_be(
 
 def _failing(unit: Unit, buckets: Sequence[Bucket], out: Path, build: Build) -> Errors:
     """Which of these buckets fail, all of which have failed together; {} where smaller numbers of them do not."""
-    if len(buckets) == 1:
-        middle = 1
-    else:
-        middle = len(buckets) // 2
     errors: Errors = {}
+    middle = (len(buckets) + 1) // 2
     for half in (buckets[:middle], buckets[middle:]):
         if not half:
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.artifact import Manifest, Unit
 from engines.errors import InputError
 from engines.plan import graph_file, unit_name
+from engines.stages import Step
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.traced_backend import TracedBackend
 from pipeline.builder.work import Work
@@ -22,8 +23,8 @@ from pipeline.model.transformer import PrunedTransformer
 
 def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
     """The stages of an artifact's plan; InputError if they are not stages of this model."""
-    ends = [stage.steps[-1:] for stage in manifest.plan.stages[:-1]]
-    specs = cut_stages(model, [layer for layer in decision_layers(model) if [f"decide {layer}"] in ends])
+    ends = {stage.steps[-1] for stage in manifest.plan.stages[:-1] if stage.steps}
+    specs = cut_stages(model, [layer for layer in decision_layers(model) if Step("decide", layer).name in ends])
     if [spec.step_names for spec in specs] != [stage.steps for stage in manifest.plan.stages]:
         raise InputError(
             "the artifact's stages are not those of this model; pass the checkpoint that it was built from"

@@ -12,23 +12,13 @@ from calib.int8.qdq import quantize_graphs
 from calib.int8.scheme import QuantizationScheme
 from calib.int8.selection import choose_profiles
 from calib.shift import shift_warning
-from calib.texts import CalibrationSet
 from engines.artifact import EngineRecord, Unit
 from engines.buckets import Bucket
 from engines.plan import int8_graph_file
 from pipeline.builder.compilation import Compilation, Compiled
 from pipeline.builder.config import BuildConfig
-from pipeline.builder.subject import Subject, encoder_of
 from pipeline.builder.work import Planned, Work
 from pipeline.model.reference import Reference
-
-
-def calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:
-    """The texts of --calibration, by default the dev split of the gates' data. Raises InputError for unusable ones."""
-    model = subject.model.config
-    samples = encoder_of(subject.checkpoint, subject.model)([example.content for example in subject.typical])
-    data, pad = config.calibration or config.data, model.encoder.pad_token_id
-    return CalibrationSet.of(data, subject.typical, samples, pad, model.head.labels, buckets)
 
 
 def calibrated(work: Work, reference: Reference) -> Calibration | None:
@@ -64,7 +54,7 @@ def _same_texts_warning(config: BuildConfig) -> str | None:
 
 
 def compile_both(wide: Compilation, int8: Compilation, work: Work, planned: Planned) -> tuple[Compiled, Calibration]:
-    """Both kinds of engines; every bucket is a profile of the faster one. The calibration that comes back says which."""
+    """Both kinds of engines; every bucket is run by the faster one. The calibration that comes back says which."""
     both = [compilation.run(planned.buckets, work.progress) for compilation in (wide, int8)]
     plain, quantised = ({record.stage: record for record in compiled.records} for compiled in both)
     task = work.progress.add_task("INT8 or wider, by time", total=sum(len(r.profiles) for r in quantised.values()))

@@ -57,13 +57,14 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
     config, subject = start.config, start.subject
     model = subject.model.config
     encoder = model.encoder.model_dump(include=set(layout.Encoder.model_fields))
+    encoder["type_vocab_size"] = max(1, model.encoder.type_vocab_size)  # an engine takes segments in any case
     return Manifest(
         skimrt_version=__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         build_key=start.key,
         build_arguments=config.arguments,
         method=model.pruner.method,
-        head=layout.Head(**model.head.model_dump()),
+        head=layout.Head(**model.head.model_dump(include=set(layout.Head.model_fields))),
         max_length=model.max_length,
         encoder=layout.Encoder(**encoder),
         protect_first=model.pruner.protect_first,

@@ -8,7 +8,7 @@ from rich.table import Table
 from calib.int8.calibrate import Calibration
 from engines.buckets import within_budget
 from engines.errors import InputError
-from engines.files import write_whole
+from engines.writing import write_whole
 from pipeline.builder.profile import cost_table
 from pipeline.builder.typical import TypicalTexts
 from pipeline.builder.work import Work

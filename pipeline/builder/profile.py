@@ -19,9 +19,10 @@ from calib.int8.scheme import QuantizationScheme
 from engines.backends import Profile
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import digest_of, write_whole
+from engines.files import digest_of
 from engines.loading import on_all_cores
 from engines.machine import processor, tool_versions
+from engines.writing import write_whole
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.export import Export, export_stage
 from pipeline.graph.stages import Stage, StageSpec, attentions, cut_stages, decision_layers
@@ -58,8 +59,7 @@ def cost_table(
             return CostTable.read(path)
         except InputError as error:
             _log.warning("%s; the costs are measured again", error)
-    with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
-        table = measure_costs(model, target, batches, threads, Path(directory), scheme, export)
+    table = measure_costs(model, target, batches, threads, scheme, export)
     try:
         write_whole(path, (table.model_dump_json(indent=1) + "\n").encode())
     except OSError as error:
@@ -72,7 +72,6 @@ def measure_costs(
     target: BuildTarget,
     batches: Sequence[int],
     threads: int | None,
-    directory: Path,
     scheme: QuantizationScheme | None = None,
     export: Export = export_stage,
 ) -> CostTable:
@@ -82,14 +81,15 @@ def measure_costs(
     shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
     profiles: dict[tuple[Kind, int, int], Profile] = {}
     files: dict[Kind, Path] = {}
-    for kind, spec in specs.items():
-        graph = directory / f"{kind}.onnx"
-        export(Stage(model, spec), model.config, graph, target.graph_precision)
-        if scheme is not None:
-            quantize_graph(graph, scheme, graph)
-        files[kind] = graph.with_name(f"{kind}-engine{target.backend.suffix}")
-        target.backend.build(graph, shapes, files[kind], target.options)
-    loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
+    with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
+        for kind, spec in specs.items():
+            graph = Path(directory) / f"{kind}.onnx"
+            export(Stage(model, spec), model.config, graph, target.graph_precision)
+            if scheme is not None:
+                quantize_graph(graph, scheme, graph)
+            files[kind] = graph.with_name(f"{kind}-engine{target.backend.suffix}")
+            target.backend.build(graph, shapes, files[kind], target.options)
+        loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
     for kind, engine in zip(files, loaded, strict=True):
         profiles |= {(kind, shape.batch, shape.length): engine.profile(shape) for shape in shapes}
     for profile in profiles.values():

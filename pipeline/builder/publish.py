@@ -10,15 +10,17 @@ import errno
 import json
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
-
 from engines.artifact import MANIFEST_NAME
 from engines.errors import InputError
+from engines.writing import is_partial, locked, remove_partials, sibling, sync, write_whole
 
 _PROGRESS_NAME = "progress.json"
+_KIT_OUTPUT = "trtexec/"
+"""Where the scripts of an exported artifact put what they compile."""
 _STORAGE_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -27,6 +29,12 @@ _STORAGE_ERRORS = {
     errno.EPERM,
     errno.ENOTDIR,
     errno.EIO,
+    errno.EFBIG,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ESTALE,
 }
 
 
@@ -53,37 +61,30 @@ class Publisher:
         if not out.name or out.name == "..":
             raise InputError(f"--out {out}: expected the name of a directory to write, such as artifact")
         self.out = out.parent.resolve() / out.name
-        self.path = self._sibling("partial") / "artifact"
+        self._work = sibling(self.out, "partial")
+        self.path, self._old = self._work / "artifact", self._work / "old"
         self._key, self._force, self._resume, self._timeout = key, force, resume, timeout
-        self._lock = FileLock(self._sibling("lock"))
+        self._held = ExitStack()
         self._done: list[str] = []
 
     def __enter__(self) -> Publisher:
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=self._timeout)
-        except Timeout:
-            raise InputError(
-                f"--out {self.out}: another build is writing it (waited {self._timeout:g} s for its lock); "
-                "let it finish or choose another directory"
-            ) from None
+            with ExitStack() as held:
+                held.enter_context(locked(self.out, f"--out {self.out}", self._timeout, "build"))
+                self._check_work()
+                self._recover()
+                self._check_free()
+                self._prepare()
+                self._held = held.pop_all()
         except OSError as error:
             raise self._cannot_write(error) from None
-        try:
-            self._recover()
-            self._check_free()
-            self._prepare()
-        except BaseException as error:
-            self._lock.release()
-            if isinstance(error, OSError) and not isinstance(error, InputError):
-                raise self._cannot_write(error) from None
-            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        self._held.close()
         if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
             raise self._cannot_write(error) from error
 
@@ -98,26 +99,41 @@ class Publisher:
 
     def publish(self) -> None:
         """Makes the build the content of `out`, all at once."""
-        _sync_tree(self.path)
+        for path in [*self.path.rglob("*"), self.path]:
+            sync(path)
+        self._check_free()  # again: much may have been put there while engines were compiled
         # What an exchange leaves in the place of this build is the old artifact, which no resume may take for its work.
-        (self._sibling("partial") / _PROGRESS_NAME).unlink()
+        (self._work / _PROGRESS_NAME).unlink()
         if not self.out.exists():
             os.rename(self.path, self.out)
         elif not _exchange(self.path, self.out):
             # There is a moment with nothing at `out`; after a crash in it `_recover` brings the old one back.
-            os.rename(self.out, self._sibling("old"))
+            os.rename(self.out, self._old)
             os.rename(self.path, self.out)
-        _sync(self.out.parent)
+        sync(self.out.parent)
         self._tidy()
 
-    def _sibling(self, kind: str) -> Path:
-        return self.out.with_name(f".{self.out.name}.{kind}")
+    def _tidy(self) -> None:
+        """What is left is the old artifact; failing to remove it must not fail a build that is published."""
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def _check_work(self) -> None:
+        """Raises InputError where the place for unfinished work holds anything else: what lies there is deleted."""
+        if not self._work.is_symlink() and not self._work.exists():
+            return
+        ours = self._work.is_dir() and not self._work.is_symlink()
+        if not ours or any(
+            path.is_symlink() or not (path.is_dir() if path in (self.path, self._old) else _is_progress(path))
+            for path in self._work.iterdir()
+        ):
+            raise InputError(
+                f"--out {self.out}: expected nothing or an interrupted build at {self._work}, found something else; it "
+                "is left alone: move it, or choose another directory"
+            )
 
     def _recover(self) -> None:
-        old = self._sibling("old")
-        if old.exists() and not self.out.exists():
-            os.rename(old, self.out)
-        shutil.rmtree(old, ignore_errors=True)
+        if self._old.exists() and not self.out.exists():
+            os.rename(self._old, self.out)
 
     def _check_free(self) -> None:
         if self.out.is_symlink() or (self.out.exists() and not self.out.is_dir()):
@@ -126,45 +142,36 @@ class Publisher:
             )
         if not self.out.exists() or not any(self.out.iterdir()):
             return
-        if not (self.out / MANIFEST_NAME).is_file():
-            raise InputError(
-                f"--out {self.out}: it holds files but no {MANIFEST_NAME}, so it is no artifact and is never "
-                "replaced; choose another directory"
-            )
+        problem = _not_ours(self.out)
+        if problem is not None:
+            raise InputError(f"--out {self.out}: {problem}; it is never replaced: choose another directory")
         if not self._force:
             raise InputError(f"--out {self.out}: it already holds an artifact; --force replaces it")
 
     def _prepare(self) -> None:
         """Takes up the work of an interrupted build, or starts anew."""
-        partial = self._sibling("partial")
         if self._resume:
             try:
-                progress = json.loads((partial / _PROGRESS_NAME).read_text("utf-8"))
+                progress = json.loads((self._work / _PROGRESS_NAME).read_text("utf-8"))
                 if progress["key"] == self._key and self.path.is_dir():
                     self._done = list(progress["done"])
+                    remove_partials(self._work)
                     return
             except (OSError, ValueError, KeyError, TypeError):
                 pass  # nothing to resume
-        if partial.exists():
-            (partial / _PROGRESS_NAME).unlink(missing_ok=True)  # first: half of a build is nothing to resume
-            shutil.rmtree(partial)
+        if self._work.exists():
+            (self._work / _PROGRESS_NAME).unlink(missing_ok=True)  # first: half of a build is nothing to resume
+            shutil.rmtree(self._work)
         self.path.mkdir(parents=True)
         self._write_progress()
 
     def _write_progress(self) -> None:
-        target = self._sibling("partial") / _PROGRESS_NAME
-        fresh = target.with_suffix(".new")
-        fresh.write_text(json.dumps({"key": self._key, "done": self._done}), "utf-8")
-        os.replace(fresh, target)
-
-    def _tidy(self) -> None:
-        """What is left is the old artifact; failing to remove it must not fail a build that is published."""
-        for kind in ("partial", "old"):
-            shutil.rmtree(self._sibling(kind), ignore_errors=True)
+        content = json.dumps({"key": self._key, "done": self._done})
+        write_whole(self._work / _PROGRESS_NAME, content.encode())
 
     def _cannot_write(self, error: OSError) -> InputError:
         path = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
-        places = (self.out, self.path.parent, self._sibling("lock"))
+        places = (self.out, self._work, sibling(self.out, "lock"))
         ours = path is None or self.out.is_relative_to(path) or any(map(path.is_relative_to, places))
         what = f"--out {self.out}: cannot be written" if ours else f"{path}: cannot be read or written"
         return InputError(
@@ -182,15 +189,27 @@ def _exchange(one: Path, other: Path) -> bool:
     return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _sync_tree(directory: Path) -> None:
-    for path in [*directory.rglob("*"), directory]:
-        _sync(path)
+def _is_progress(path: Path) -> bool:
+    return path.is_file() and (path.name == _PROGRESS_NAME or is_partial(path))
 
 
-def _sync(path: Path) -> None:
-    """Flushes a file or a directory to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+def _not_ours(directory: Path) -> str | None:
+    """Why a directory is not to be replaced: it is no artifact of a build, or holds more than one; None if it is."""
+    manifest = directory / MANIFEST_NAME
+    if not manifest.is_file() or manifest.is_symlink():
+        return f"it holds files but no {MANIFEST_NAME}, so it is no artifact"
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        content = json.loads(manifest.read_bytes())
+        files, version = content["files"], content["skimrt_version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"its {MANIFEST_NAME} is none of SkimRT's, so it is no artifact"
+    if not isinstance(files, dict) or not isinstance(version, str):
+        return f"its {MANIFEST_NAME} is none of SkimRT's, so it is no artifact"
+    known = {MANIFEST_NAME, *files}
+    found = (path for path in sorted(directory.rglob("*")) if path.is_symlink() or not path.is_dir())
+    names = [path.relative_to(directory).as_posix() for path in found if not is_partial(path)]
+    strange = [name for name in names if name not in known and not name.startswith(_KIT_OUTPUT)]
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        return f"beside the artifact it holds {strange[0]}{more}, which no build has written"
+    return None

@@ -11,7 +11,8 @@ from pathlib import Path
 from engines.artifact import Artifact, EngineRecord
 from engines.backends.tensorrt import TIMING_CACHE
 from engines.buckets import Bucket
-from engines.files import sha256, write_whole
+from engines.files import sha256
+from engines.writing import write_whole
 
 _log = logging.getLogger(__name__)
 _PLUGINS = "plugins/"

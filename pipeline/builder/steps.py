@@ -56,6 +56,10 @@ def build(
 def build_from(start: Start, publisher: Publisher, console: Console, baseline: Path | None = None) -> Artifact:
     """`build` for inputs that are read and an output directory that is held."""
     previous = Previous(start.previous, publisher.path, start.config.timing_cache)
+    if start.subject.assumed is not None:
+        console.print(
+            f"note: {start.subject.data}: {start.subject.assumed}", highlight=False, markup=False, soft_wrap=True
+        )
     with progress_bars(console) as progress:
         work = Work(start, publisher, previous, progress, ExportOnce())
         planned = plan(work)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from calib.data import NAMED_SETS, Example, read_examples
+from calib.data import NAMED_SETS, Example, read_examples, relabelled
 from engines.tokenization import TextEncoder, Tokens
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
@@ -16,15 +16,19 @@ TYPICAL = 1024
 """Most texts that a plan and INT8 ranges are made from. A drop counted on 256 has a standard error of 0.8 points."""
 
 
-class ExampleReader:
-    """Reads every set of examples once, for a build and for that of the dense model beside it."""
+class Inputs:
+    """Reads every checkpoint and every set of examples once, for a build and for that of the dense model beside it."""
 
     def __init__(self) -> None:
-        self._read = cache(read_examples)
+        self._examples, self._models = cache(read_examples), cache(load_checkpoint)
 
-    def __call__(self, data: str, split: str) -> list[Example]:
+    def examples(self, data: str, split: str) -> list[Example]:
         """The examples of a named set's split, or of a file, which has no splits. Raises InputError."""
-        return self._read(data, split if data in NAMED_SETS else "test")
+        return self._examples(data, split if data in NAMED_SETS else "test")
+
+    def model(self, checkpoint: Path) -> PrunedTransformer:
+        """The model of a checkpoint. Raises InputError."""
+        return self._models(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Subject:
     """A model, and texts.
 
     examples, samples: of the gates, and what the model sees of them. typical: texts like those that will come.
+    assumed: what was assumed of the labels, to be told to the user; None: nothing.
     """
 
     checkpoint: Path
@@ -40,6 +45,7 @@ class Subject:
     samples: Sequence[Tokens]
     data: str
     typical: Sequence[Example] = ()
+    assumed: str | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
@@ -55,8 +61,11 @@ class Subject:
         examples: Sequence[Example],
         typical: Sequence[Example] = (),
     ) -> Subject:
-        """Of what was read already."""
-        return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data, typical[:TYPICAL])
+        """Of what was read already; labels that are not the model's are taken for its, where that is meant."""
+        names = model.config.head.labels
+        examples, assumed = relabelled(examples, names)
+        typical, _ = relabelled(typical[:TYPICAL], names)
+        return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data, typical, assumed)
 
     @cached_property
     def digest(self) -> str:

@@ -81,7 +81,7 @@ class _Found:
 def numeric_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:
     """One gate for the graphs (ONNX Runtime) and one for the engines. The reason names the stages.
 
-    Every profile of every engine is asked, with the first rows of a sample where none is short enough; a graph, whose shapes are
+    Every profile is asked, with the first rows of a sample where none is short enough; a graph, whose shapes are
     symbolic, in the shortest and the longest bucket of a batch size. In a narrower precision a stage's error against
     fp32 may be at most twice PyTorch's own, the largest over all buckets and some more samples.
     """

@@ -19,7 +19,7 @@ def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int
 
 
 def int8_products_gate(name: str, found: Mapping[str, tuple[int, int]]) -> Gate:
-    """name: of the gate. found: linear layers that are INT8 in the graph, and that the library computes so, by profile."""
+    """name: of the gate. found: by profile, linear layers that are INT8 in the graph, and that are computed so."""
     return _gate(name, ("linear_layers", "in_int8"), found, "the graphs have no linear layer in INT8")
 
 

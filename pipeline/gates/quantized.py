@@ -1,4 +1,4 @@
-"""Gate 2 for INT8: every profile of an INT8 engine, fed with the reference's own state, is as near to float32 as the simulation."""
+"""Gate 2 for INT8: an INT8 engine, fed with the reference's own state, is as near to float32 as the simulation."""
 
 from __future__ import annotations
 

@@ -38,18 +38,16 @@ def reference_parity(model: PrunedTransformer, reference: Reference) -> Gate:
         "largest_difference": worst,
         "within_rounding_of_threshold": undecided,
     }
-    failures = [f"masked and compacted execution disagree for sample {failed[0]} and {len(failed) - 1} more"]
-    return verdict(
-        "reference", figures, failures if failed else [], NOTHING_DECIDED if undecided == len(samples) else None
-    )
+    failures = []
+    if failed:
+        failures.append(f"masked and compacted execution disagree for sample {failed[0]} and {len(failed) - 1} more")
+    return verdict("reference", figures, failures, NOTHING_DECIDED if undecided == len(samples) else None)
 
 
 def _undecided(model: PrunedTransformer, reference: Reference, index: int) -> bool:
     """Whether any score of a sample is so near its threshold that the two executions may differ there."""
-    return any(
-        bool(
-            (reference.score[index][layer] - model.pruner.threshold(layer)).abs().nan_to_num(torch.inf).min()
-            <= EXECUTIONS * reference.score_scale(layer)
-        )
-        for layer in decision_layers(model)
-    )
+    for layer in decision_layers(model):
+        distance = (reference.score[index][layer] - model.pruner.threshold(layer)).abs()
+        if bool((distance <= EXECUTIONS * reference.score_scale(layer)).any()):
+            return True
+    return False

@@ -11,6 +11,7 @@ import onnx
 
 from engines.artifact import Manifest, Unit
 from engines.backends.base import PLAIN, EngineOptions
+from engines.backends.tensorrt import TIMING_CACHE
 from engines.plan import profile_stem, unit_name
 from pipeline.gates.expected import Expected
 from pipeline.kit.golden import Golden, write_golden
@@ -22,7 +23,7 @@ _TRTEXEC_LEVELS = {"same-compute-capability": "sameComputeCapability", "ampere-p
 
 _COMPILE_HEAD = """\
 #!/usr/bin/env bash
-# Compiles an engine for every profile of this artifact with trtexec, one at a time: scripts/trtexec.sh [more options of trtexec]
+# Compiles every profile of this artifact as an engine, with trtexec: scripts/trtexec.sh [more options of trtexec]
 #   OUT     folder for the engines, their layers and the timing cache; those in INT8, if any, go to int8/ in it
 #   ONLY    compile only engines whose name contains this, such as stage_0_b8 or int8/
 # The types are those of the graphs; --stronglyTyped is needed by TensorRT 10 and ignored by 11. --shapes makes the only
@@ -132,7 +133,7 @@ def compile_script(
     if options.compatibility != "none":
         common.append(f"--hardwareCompatibilityLevel={_TRTEXEC_LEVELS[options.compatibility]}")
     plugin = f' --dynamicPlugins="{_PLUGIN}"' if options.plugin else ""
-    cache = ' --timingCacheFile="$OUT/timing.cache"'
+    cache = f' --timingCacheFile="$OUT/{TIMING_CACHE}"'
     lines = []
     graphs = manifest.plan.graphs
     quantised = [(unit, int8[unit], f"{INT8}/") for unit in graphs if unit in int8]
@@ -160,7 +161,9 @@ def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOp
         profile = f"{unit_name(data.unit)} {places.get((data.unit, data.bucket), 0)}"
         lines.append(f"check {profile_stem(data.unit, data.bucket)} {profile} {' '.join(tolerances)}")
     profiles = sum(len(manifest.plan.buckets_of(unit)) for unit in manifest.plan.units)
-    covered = f"golden data for {len(golden)} of {profiles} profiles, the shortest and longest bucket of every batch size"
+    covered = (
+        f"golden data for {len(golden)} of {profiles} profiles, the shortest and longest bucket of every batch size"
+    )
     if manifest.plan.precision == "bf16":
         covered += "; none in bf16, which the format cannot hold"
     return "\n".join([_CHECK_HEAD % head, *lines, _CHECK_TAIL % {"covered": covered}])

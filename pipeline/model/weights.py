@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engines.errors import InputError
+from engines.writing import share_as_new
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -51,6 +52,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             raise
         code = int(number[1])
         raise OSError(code, os.strerror(code), str(path)) from None
+    share_as_new(path)
 
 
 def find_weights(directory: Path) -> Path:

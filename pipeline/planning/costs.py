@@ -142,7 +142,7 @@ class AnalyticCost:
 
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         width, inner = self.encoder.hidden_size, self.encoder.intermediate_size
-        weights = 4 * width**2 + 2 * width * inner
+        weights = 4 * width**2 + self.encoder.feed_forward_products * width * inner
         flops = 2 * weights * batch * length + 4 * width * batch * length**2
         values = weights + batch * length * (8 * width + 2 * inner)
         device = self.device

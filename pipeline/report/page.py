@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engines.errors import InputError
 from engines.version import __version__
+from engines.writing import output_file
 
 _METHODS = {"ltp": "LTP", "transkimmer": "Transkimmer"}
 
@@ -20,7 +21,8 @@ def write_page(template: str, path: Path, **content: object) -> Path:
     html = _environment().get_template(template).render(version=__version__, **content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(html.encode("utf-8", "replace"))  # a path's name may hold bytes that are no text
+        with output_file(path) as file:
+            file.write(html.encode("utf-8", "replace"))  # a path's name may hold bytes that are no text
     except OSError as error:
         raise InputError(f"report {path}: cannot be written: {error.strerror or error}; choose another file") from None
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +14,14 @@ import torch
 from torch import Tensor
 
 from engines.errors import InputError
+from engines.writing import locked, remove_partials, whole_path
+from pipeline.model.checkpoint import CHECKPOINT_FILES
 from pipeline.model.weights import read_metadata, read_weights, write_weights
 from pipeline.training.budget import FlopsBudget
 from pipeline.training.setup import Trainee
 
+RECORD = "run.json"
+"""What a finished run leaves beside its checkpoint."""
 _STATE, _BEST = "training_state.safetensors", "training_best.safetensors"
 
 
@@ -48,7 +53,8 @@ class RunState:
                     tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
         tensors["random"] = torch.get_rng_state()
         # One file, so that the numbers and the tensors are always of the same step.
-        _replace(out / _STATE, lambda path: write_weights(path, tensors, {"state": json.dumps(asdict(self))}))
+        with writing(out), whole_path(out / _STATE) as path:
+            write_weights(path, tensors, {"state": json.dumps(asdict(self))})
 
     @staticmethod
     def read(out: Path) -> RunState | None:
@@ -86,8 +92,9 @@ class RunState:
     def write_best(out: Path, trainee: Trainee) -> None:
         """Keeps the best state so far: as the checkpoint, and its tensors, from which the next phase starts."""
         with writing(out):
+            with whole_path(out / _BEST) as path:  # first: by it the checkpoint is known as this run's
+                write_weights(path, trainee.trained_tensors())
             trainee.save(out)
-        _replace(out / _BEST, lambda path: write_weights(path, trainee.trained_tensors()))
 
     @staticmethod
     def read_best(out: Path) -> dict[str, Tensor]:
@@ -99,6 +106,29 @@ class RunState:
         """A finished run leaves only its checkpoint and its record; call it when both are written."""
         for name in (_STATE, _BEST):
             (out / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """The directory of a run, which nothing but this run and those that it goes on from may have written into.
+
+    Raises InputError where another process trains into it, or it holds a finished run or somebody's checkpoint.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(out / "run", f"--out {out}", writer="run"):
+            if (out / RECORD).is_file():
+                raise InputError(f"--out {out}: it already holds a finished run; choose another directory or remove it")
+            taken = [name for name in CHECKPOINT_FILES if os.path.lexists(out / name)]
+            if taken and not any((out / name).is_file() for name in (_STATE, _BEST)):
+                raise InputError(
+                    f"--out {out}: it holds {', '.join(taken)}, which no interrupted run has left there; choose "
+                    "another directory"
+                )
+            remove_partials(out)
+            for left in out.glob(".checkpoint.*.partial"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield
 
 
 @contextmanager
@@ -115,10 +145,3 @@ def writing(out: Path) -> Iterator[None]:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _replace(path: Path, write) -> None:  # type: ignore[no-untyped-def]
-    aside = path.with_name(path.name + ".part")
-    with writing(path.parent):
-        write(aside)
-        os.replace(aside, path)

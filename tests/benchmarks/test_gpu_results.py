@@ -11,6 +11,7 @@ from benchmarks.gpu_results import (
     DEFAULT,
     NOT_MEASURED,
     Case,
+    Compaction,
     GpuResults,
     Machine,
     Regroup,
@@ -43,8 +44,22 @@ def case(method: str = "ltp", plugin: bool = True, **changed) -> Case:
     return Case(**{**values, **changed})
 
 
-def timing(of: Case, batch: int, seconds: float, graphs: bool = True) -> Timing:
-    return Timing(case=of.name, batch=batch, cuda_graphs=graphs, streams=1, seconds=seconds)
+def timing(of: Case, batch: int, seconds: float, dense: float, graphs: bool = True) -> Timing:
+    return Timing(case=of.name, batch=batch, cuda_graphs=graphs, streams=1, seconds=seconds, dense_seconds=dense)
+
+
+COMPACTION = Compaction(
+    device="Some GPU",
+    batch=8,
+    length=256,
+    capacity=256,
+    width=384,
+    dtype="fp16",
+    bytes_that_must_move=1000,
+    microseconds=2.0,
+    gigabytes_per_second=900.0,
+    copy_gigabytes_per_second=1000.0,
+)
 
 
 def results(**changed) -> GpuResults:
@@ -64,14 +79,15 @@ def results(**changed) -> GpuResults:
         "texts": 100,
         "cases": [dense, plugin, body],
         "timings": [
-            timing(dense, 1, 3.0),
-            timing(plugin, 1, 1.5),
-            timing(plugin, 1, 2.25, graphs=False),
-            timing(body, 1, 2.0),
-            timing(dense, 8, 1.0),
-            timing(plugin, 8, 0.4),
+            timing(dense, 1, 3.0, dense=3.0),
+            timing(plugin, 1, 1.5, dense=3.0),
+            timing(plugin, 1, 2.25, dense=5.0, graphs=False),
+            timing(body, 1, 4.0, dense=6.0),
+            timing(dense, 8, 1.0, dense=1.0),
+            timing(plugin, 8, 0.4, dense=1.0),
         ],
         "regroup": [Regroup(batch=8, length=128, row_bytes=768, microseconds=2.5)],
+        "compaction": [COMPACTION],
     }
     return GpuResults(**{**values, **changed})
 
@@ -87,12 +103,16 @@ def test_ratios_compare_like_with_like() -> None:
 
 def test_the_table_shows_every_case_and_what_is_missing() -> None:
     lines = markdown_table(results()).splitlines()
-    assert "| dense | tensorrt | fp16 | – | PASSED | 0.8600 | 1.00x | 1.00x | 1.00x | – / – | – / – |" in lines
+    none = "– / – / – / –"
     assert (
-        "| ltp | tensorrt | fp16 | plugin | PASSED | 0.8600 | 2.10x | 2.00x | 2.50x | 1.50x / – | 1.33x / – |" in lines
+        f"| dense | tensorrt | fp16 | – | PASSED | 0.8600 | 1.00x | 1.00x | 1.00x | – | – | {none} | {none} |" in lines
     )
-    assert "| ltp | tensorrt | fp16 | function body | PASSED | 0.8600 | 2.10x | 1.50x | – | – / – | – / – |" in lines
+    plugin = "| ltp | tensorrt | fp16 | plugin | PASSED | 0.8600 | 2.10x | 2.00x | 2.50x | – | – |"
+    assert f"{plugin} 1.50x / – / – / – | 1.33x / – / – / – |" in lines
+    body = "| ltp | tensorrt | fp16 | function body | PASSED | 0.8600 | 2.10x | 1.50x | – | – | – |"
+    assert f"{body} {none} | {none} |" in lines
     assert "8x128 rows of 768 bytes 2.5 µs" in lines[-1] and "driver unknown" in lines[-1]
+    assert "TokenCompact's bandwidth over a copy's, cold: 8x256x384 0.90." in lines[-1]
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
@@ -110,8 +130,8 @@ def test_a_skipped_gate_is_never_shown_as_passed(statuses: list[str], shown: str
     [
         ({"cases": [case()], "timings": []}, "tensorrt fp16 lacks the dense model"),
         ({"cases": [case("dense"), case("dense")], "timings": []}, "listed twice"),
-        ({"timings": [timing(case("topk"), 1, 1.0)]}, "there is no case 'topk tensorrt fp16 plugin'"),
-        ({"timings": [timing(case(), 1, 1.0), timing(case(), 1, 2.0)]}, "listed twice"),
+        ({"timings": [timing(case("topk"), 1, 1.0, 1.0)]}, "there is no case 'topk tensorrt fp16 plugin'"),
+        ({"timings": [timing(case(), 1, 1.0, 1.0), timing(case(), 1, 2.0, 1.0)]}, "listed twice"),
     ],
 )
 def test_results_that_contradict_themselves_are_refused(changed: dict, message: str) -> None:
@@ -132,6 +152,13 @@ def test_a_results_file_survives_a_round_trip_and_a_wrong_one_is_an_input_error(
         read_results(path)
     with pytest.raises(InputError, match="expected a results file"):
         run(parser().parse_args(["--table", str(tmp_path / "none.json")]))
+
+
+def test_a_gpu_that_no_target_supports_has_figures_of_the_kernels_alone() -> None:
+    found = results(cases=[], timings=[], skipped={"tensorrt-rtx": "no such GPU"}, not_run=["one"])
+    text = markdown_table(found)
+    assert text.startswith("No target was measured: tensorrt-rtx: no such GPU; 1 steps were behind the time budget.")
+    assert "8x256x384 0.90" in text and "8x128 rows of 768 bytes 2.5 µs" in text and "|" not in text
 
 
 def test_without_results_nothing_is_claimed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -26,13 +27,18 @@ def build(out: Path, content: str, **options) -> None:
     with Publisher(out, key="k", **options) as publisher:
         (publisher.path / "engines").mkdir(exist_ok=True)
         (publisher.path / "engines" / "stage_0.onnx").write_text(content + BIG)
-        (publisher.path / "manifest.json").write_text(content)
+        (publisher.path / "manifest.json").write_text(manifest_of(content))
         publisher.publish()
+
+
+def manifest_of(content: str) -> str:
+    """As much of a manifest as tells that a directory is an artifact, and which files belong to it."""
+    return json.dumps({"skimrt_version": content, "files": {"engines/stage_0.onnx": "0" * 64}})
 
 
 def content(out: Path) -> str:
     """What is published, checked to be of one build."""
-    manifest = (out / "manifest.json").read_text()
+    manifest = json.loads((out / "manifest.json").read_text())["skimrt_version"]
     assert (out / "engines" / "stage_0.onnx").read_text() == manifest + BIG
     return manifest
 
@@ -66,6 +72,70 @@ def test_a_directory_that_is_no_artifact_is_never_replaced(tmp_path: Path) -> No
     with pytest.raises(InputError, match="no artifact"):
         build(tmp_path / "home", "one", force=True)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ['{"manifest_version": 3}', '{"name": "a web app", "files": ["a"]}', "[]", "", "{" * 100_000, '{"files": {}}'],
+)
+def test_a_manifest_of_another_program_makes_no_artifact(tmp_path: Path, manifest: str) -> None:
+    """Fault 35."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match="no artifact"):
+        build(tmp_path / "app", "one", force=True)
+    assert (tmp_path / "app" / "manifest.json").read_text() == manifest
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("name", ["thesis.tex", "engines/thesis.tex", "link"])
+def test_somebodys_file_in_an_artifact_keeps_it_from_being_replaced(tmp_path: Path, name: str, when: str) -> None:
+    """Fault 35."""
+    out = tmp_path / "artifact"
+    build(out, "one")
+
+    def put() -> None:
+        (out / name).symlink_to(tmp_path) if name == "link" else (out / name).write_text("years of work")
+
+    if when == "before":
+        put()
+    with (
+        pytest.raises(InputError, match=f"it holds {name}, which no build has written"),
+        Publisher(out, "k", force=True) as publisher,
+    ):
+        if when == "meanwhile":
+            put()
+        publisher.publish()
+    assert os.path.lexists(out / name) and content(out) == "one"
+
+
+def test_what_the_scripts_of_an_artifact_compile_belongs_to_it(tmp_path: Path) -> None:
+    build(tmp_path / "artifact", "one")
+    (tmp_path / "artifact" / "trtexec").mkdir()
+    (tmp_path / "artifact" / "trtexec" / "stage_0.plan").write_text("compiled")
+    build(tmp_path / "artifact", "two", force=True)
+    assert content(tmp_path / "artifact") == "two"
+
+
+@pytest.mark.parametrize("what", ["file", "link", "directory", "artifact is a link"])
+def test_somebody_elses_things_where_work_would_lie_are_kept(tmp_path: Path, what: str) -> None:
+    """Fault 35."""
+    work, theirs = tmp_path / ".artifact.partial", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    if what == "file":
+        work.write_text("years of work")
+    elif what == "link":
+        work.symlink_to(theirs)
+    elif what == "directory":
+        theirs.rename(work)
+    else:
+        work.mkdir()
+        (work / "artifact").symlink_to(theirs)
+    with pytest.raises(InputError, match="left alone"):
+        build(tmp_path / "artifact", "one", force=True)
+    assert "years of work" in {path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not (tmp_path / "artifact").exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
@@ -105,7 +175,10 @@ def interrupted(out: Path, key: str, resume: bool) -> list[bool]:
 def test_resume_goes_on_with_marked_steps_of_the_same_key_only(tmp_path: Path) -> None:
     out = tmp_path / "artifact"
     assert interrupted(out, "k", resume=False) == [False, False]
+    half = tmp_path / ".artifact.partial" / "artifact" / f".{'0' * 32}.partial"
+    half.write_text("of a file, when a builder was killed")
     assert interrupted(out, "k", resume=True) == [True, True]
+    assert not half.exists()
     assert interrupted(out, "k", resume=False) == [False, False], "without --resume a build starts anew"
     assert interrupted(out, "other", resume=True) == [False, False], "the inputs changed"
 
@@ -144,7 +217,7 @@ def test_a_lock_left_by_a_dead_process_does_not_hold(tmp_path: Path) -> None:
         import os
         from pathlib import Path
         from pipeline.builder.publish import Publisher
-        Publisher(Path({str(tmp_path / "artifact")!r}), key="k").__enter__()
+        publisher = Publisher(Path({str(tmp_path / "artifact")!r}), key="k").__enter__()
         os.kill(os.getpid(), 9)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
@@ -239,7 +312,7 @@ def test_what_was_replaced_is_never_taken_for_the_work_of_a_build(
     with monkeypatch.context() as patch:
         patch.setattr(Publisher, "_tidy", interrupt)
         with pytest.raises(KeyboardInterrupt), Publisher(out, "k", force=True) as publisher:
-            (publisher.path / publish.MANIFEST_NAME).write_text("two")
+            (publisher.path / publish.MANIFEST_NAME).write_text(manifest_of("two"))
             publisher.mark("step")
             publisher.publish()
     with Publisher(out, "k", force=True, resume=True) as publisher:

@@ -98,8 +98,10 @@ def test_a_newer_schema_is_recognised_whatever_else_it_holds(copy: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        (["--checkpoint", "runs/my ltp", "--max-engines", "9", "--plan", "fused", "--out", "a"],
-         "--checkpoint 'runs/my ltp' --max-profiles 9 --out a --force"),
+        (
+            ["--checkpoint", "runs/my ltp", "--max-engines", "9", "--plan", "fused", "--out", "a"],
+            "--checkpoint 'runs/my ltp' --max-profiles 9 --out a --force",
+        ),
         ([], "--out {} --force"),
         ("damaged", "--out {} --force"),
     ],
@@ -109,8 +111,9 @@ def test_an_older_schema_is_refused_with_the_command_that_rebuilds_it(
 ) -> None:
     edit(copy, lambda m: m.update(schema_version=1, build_arguments=arguments))
     expected = f"python -m pipeline.build {command.format(copy)}"
-    assert refusal(copy).endswith(f"made by an older version of SkimRT: schema 1, this one reads 2; build the artifact "
-                                  f"again: {expected}")
+    assert refusal(copy).endswith(
+        f"made by an older version of SkimRT: schema 1, this one reads 2; build the artifact again: {expected}"
+    )
 
 
 def test_every_wrong_field_is_listed(copy: Path) -> None:

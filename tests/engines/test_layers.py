@@ -60,8 +60,8 @@ def test_the_build_log() -> None:
 PROFILES = "\n".join(
     [
         "Layers:",
-        f"Name: __myl_Cast_myl0_0, LayerType: kgen, Inputs: [ {{ Name: alive, {INT} }}], Outputs: [ {{ Name: o, {INT} }}], ",
-        f"Name: __myl_Fc_myl1_0, LayerType: kgen, Inputs: [ {{ Name: x_myl1, {HALF} }}], Outputs: [ {{ Name: y, {HALF} }}], ",
+        f"Name: __myl_Cast_myl0_0, LayerType: kgen, Inputs: [ {{ Name: alive, {INT} }}], Outputs: [], ",
+        f"Name: __myl_Fc_myl1_0, LayerType: kgen, Inputs: [ {{ Name: x_myl1, {HALF} }}], Outputs: [], ",
         f"Name: node_a [profile 2]_myl1_1, LayerType: gemm, Inputs: [ {{ Name: y, {HALF} }}], Outputs: [], ",
         f"Name: compact, LayerType: custom_layer, Inputs: [ {{ Name: alive [profile 1], {INT} }}], Outputs: [], ",
     ]

@@ -153,9 +153,7 @@ class Toy:
             file = f"engines/cpu-fp32/{backend.engine_name(unit)}"
             backend.build(directory / graph, buckets, directory / file)
             assert not (directory / weights_file(file)).exists()
-            engines.append(
-                EngineRecord(stage=unit, profiles=tuple(buckets), target="cpu", precision="fp32", file=file)
-            )
+            engines.append(EngineRecord(stage=unit, profiles=tuple(buckets), target="cpu", precision="fp32", file=file))
         write_manifest(
             directory,
             Manifest(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from engines.backends.cpu_graph import write_cpu_graph
-from engines.buckets import Bucket
 from engines.errors import GateError, InputError
 from pipeline.graph.export import example_inputs, export_stage
 from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers

@@ -15,7 +15,7 @@ from engines.stages import DOMAIN, OPERATOR
 from pipeline.model.compaction import token_compact
 from plugins import library
 from plugins.regroup import binding
-from plugins.token_compact.make_cases import cases
+from tests.plugins.make_token_compact_cases import cases
 
 from .models import INPUTS, OUTPUTS
 from .registry_probe import CONTRACT

@@ -44,9 +44,7 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
         root = tmp_path / "artifact"
         buckets = [Bucket(batch=1, length=16), Bucket(batch=8, length=32)]
         records = [
-            EngineRecord(
-                stage=stage, profiles=tuple(buckets), target="cpu", precision="fp32", file=f"engines/{stage}"
-            )
+            EngineRecord(stage=stage, profiles=tuple(buckets), target="cpu", precision="fp32", file=f"engines/{stage}")
             for stage in (0, 1)
         ]
         plans = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from calib.data import examples_digest
 from pipeline import train
 from pipeline.model import load_checkpoint
 from pipeline.training.config import TrainConfig
+from pipeline.training.resume import claimed
 from pipeline.training.setup import make_trainee
 from pipeline.training.trainer import Trainer
 from tests.gates.builds import run_verb
@@ -300,3 +302,36 @@ def test_a_pruner_that_goes_on_takes_the_flags_that_were_given(data: Path, tiny_
     protected = trained("protected", "--backbone", tiny_backbone)
     assert protected.protect_first
     assert not trained("not", "--init", data / "protected", "--no-protect-first").protect_first
+
+
+def test_a_directory_that_another_run_is_writing_is_refused_at_once(
+    data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Fault 25."""
+    with claimed(data / "out"):
+        assert run_verb(train, *flags(data, tiny_backbone)) == 2
+    assert f"--out {data / 'out'}: another run is writing it" in capsys.readouterr().err
+    assert run_verb(train, *flags(data, tiny_backbone, "--phases", "fine_tune")) == 0
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "checkpoint.json"])
+def test_somebody_elses_checkpoint_is_not_trained_over(
+    data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    """Fault 35."""
+    (data / "out").mkdir()
+    (data / "out" / name).write_text("years of work")
+    assert run_verb(train, *flags(data, tiny_backbone)) == 2
+    assert f"it holds {name}, which no interrupted run has left there" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in (data / "out").iterdir()] == [(name, "years of work")]
+
+
+def test_a_checkpoint_can_be_read_by_whom_the_umask_lets(data: Path, tiny_backbone: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert run_verb(train, *flags(data, tiny_backbone, "--phases", "fine_tune")) == 0
+    finally:
+        os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (data / "out").iterdir()} == dict.fromkeys(
+        ("checkpoint.json", "model.safetensors", "tokenizer.json", "run.json"), "0o644"
+    )

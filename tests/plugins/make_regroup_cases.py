@@ -1,6 +1,6 @@
 """Writes the golden cases of Regroup, cases.txt, with an oracle that moves row numbers instead of rows.
 
-python -m plugins.regroup.make_cases
+python -m tests.plugins.make_regroup_cases
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PATH = Path(__file__).with_name("cases.txt")
+PATH = Path(__file__).parents[2] / "plugins" / "regroup" / "cases.txt"
 
 HEADER = """\
-# Golden cases of Regroup, written by make_cases.py: edit that file, not this one.
+# Golden cases of Regroup, written by make_regroup_cases.py: edit that file, not this one.
 # case NAME, width D, target B S; buffers: samples and length of each source buffer; sources: for each target
 # sample the buffer and the sample in it, -1 -1 for none; rows [B, S] is what must come out: the number of the
 # row, counted through all buffers, or -1 where the row is cleared. Row g of the sources has hidden

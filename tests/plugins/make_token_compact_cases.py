@@ -1,6 +1,6 @@
 """Writes the golden cases of TokenCompact, cases.txt; the oracle is a plain transcription of the contract.
 
-python -m plugins.token_compact.make_cases
+python -m tests.plugins.make_token_compact_cases
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PATH = Path(__file__).with_name("cases.txt")
+PATH = Path(__file__).parents[2] / "plugins" / "token_compact" / "cases.txt"
 
 HEADER = """\
-# Golden cases of skimrt::TokenCompact, written by make_cases.py: edit that file, not this one.
+# Golden cases of skimrt::TokenCompact, written by make_token_compact_cases.py: edit that file, not this one.
 # case NAME, then shape B S D, the attributes, the inputs [B, S], and what must come out: source [B, C] is the
 # row of the sample that lies in each output row (packed = hidden[source]), then packed_alive, packed_position
 # [B, C] and count [B]. hidden is not listed: element (b, s, d) is (131 * (b * S + s) + 7 * d) mod 251 - 125,
