@@ -99,7 +99,10 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
         assert record.report is not None
         reports.append(EngineReport.model_validate_json((artifact.path / record.report).read_bytes()))
     each = [report.seconds for report in reports]
-    layers = [sum(layer.kind == "custom_layer" for layer in report.layers) for report in reports]
+    layers = [
+        sum(layer.kind == "custom_layer" for profile in report.profiles for layer in profile.layers)
+        for report in reports
+    ]
     binding = manifest.engines[0].binding
     assert binding is not None
     return {
@@ -111,10 +114,13 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
         "stages": len(manifest.plan.stages),
         "buckets": len(manifest.plan.buckets),
         "engines": len(reports),
-        "stage_ends": sum(record.stage != len(manifest.plan.stages) - 1 for record in manifest.engines),
+        "profiles": sum(len(record.profiles) for record in manifest.engines),
+        "stage_ends": sum(
+            len(record.profiles) * (record.stage != len(manifest.plan.stages) - 1) for record in manifest.engines
+        ),
         "plugin_layers": sum(layers),
-        "fusible_attention": sum(report.fusible for report in reports),
-        "fused_attention": sum(report.fused for report in reports),
+        "fusible_attention": sum(report.fusible * len(report.profiles) for report in reports),
+        "fused_attention": sum(profile.fused for report in reports for profile in report.profiles),
         "megabytes": round(sum(report.size for report in reports) / 1e6, 1),
         "megabytes_of_the_largest": round(max(report.size for report in reports) / 1e6, 1),
         "seconds_per_engine_median": round(statistics.median(each), 3),

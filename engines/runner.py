@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeGuard, overload
 
 from engines.artifact import TOKENIZER_NAME, Artifact
-from engines.backends import Backend, choose_backend
+from engines.backends import Backend, choose_backend, records_for
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError
 from engines.prediction import Prediction, SampleResult, predict
@@ -31,7 +31,7 @@ TOKENISE_TOGETHER = 32
 class Runner:
     """Runs an artifact. Safe to call from several threads; their engine calls take turns.
 
-    path:      the artifact's directory; its files are compared with their digests first.
+    path:      the artifact's directory; the files that it uses are compared with their digests first.
     target:    "auto" takes the best that the artifact was built for and this machine has; or a backend itself.
     provider:  restricts a target to one library, such as "onnxruntime".
     threads:   CPU threads of a call; None leaves it to the library.
@@ -65,7 +65,7 @@ class Runner:
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise InputError(f"{name}: expected at least 1, found {value}")
-        self.artifact = Artifact.open(path, verify)
+        self.artifact = Artifact.read(path)
         manifest = self.manifest = self.artifact.manifest
         if manifest.failed:
             raise InputError(
@@ -74,6 +74,8 @@ class Runner:
             )
         self._limit = min(manifest.max_length, max_length or manifest.max_length)
         self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
+        used = [name for record in records_for(manifest, self.backend) for name in record.files]
+        self.artifact.check([TOKENIZER_NAME, *used] if verify else ())
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))

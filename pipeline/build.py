@@ -82,7 +82,9 @@ def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) ->
         "layers to cut at, such as 1,3 (default auto)",
     )
     group.add_argument(
-        "--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})"
+        "--max-profiles",
+        type=int,
+        help=f"shapes that the planner may use, over all stages (default {default.max_profiles})",
     )
     group.add_argument(
         "--token-budget",

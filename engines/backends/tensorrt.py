@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +15,11 @@ from typing import Any, ClassVar, Literal
 
 from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.cuda_device import cuda_device, missing_bindings, missing_cuda
-from engines.backends.cuda_tensorrt import TensorRtExecutable
 from engines.backends.device import Device
-from engines.backends.device_engine import DeviceEngine
 from engines.backends.gpu import find_gpu
 from engines.backends.isolated import Request, compile_isolated
 from engines.backends.stage_graph import count_compactions
+from engines.backends.tensorrt_engine import TensorRtEngine
 from engines.binding import Binding, Gpu
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
@@ -80,7 +80,7 @@ class TensorRtBackend(Backend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
@@ -89,8 +89,7 @@ class TensorRtBackend(Backend):
             library=self.library,
             graph=str(stage_graph),
             out=str(out),
-            batch=bucket.batch,
-            length=bucket.length,
+            buckets=tuple((bucket.batch, bucket.length) for bucket in buckets),
             options=options,
             plugin=str(_library()) if options.plugin else None,
             compactions=count_compactions(stage_graph),
@@ -118,7 +117,7 @@ class TensorRtBackend(Backend):
         if engine is None:
             raise InputError(f"{engine_file}: {self.library} cannot deserialise it; its log says why")
         engine = self._prepared(engine, engine_file)
-        return DeviceEngine(cuda_device(), TensorRtExecutable(trt, engine, runtime))
+        return TensorRtEngine(cuda_device(), trt, engine, runtime)
 
     def device(self) -> Device:
         return cuda_device()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,13 @@ class TensorRtRtxBackend(TensorRtBackend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
         explicit = replace(options, compute_capabilities=_capabilities(options))
-        return super().build(stage_graph, bucket, out, explicit, report)
+        return super().build(stage_graph, buckets, out, explicit, report)
 
     def _prepared(self, engine: Any, engine_file: Path) -> Any:
         return KeptEngine(engine, engine_file)

@@ -32,7 +32,7 @@ def build_key(
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),
-        "max_engines": config.max_engines,
+        "max_profiles": config.max_profiles,
         "token_budget": config.token_budget,
         "device": config.device,
         "target": config.target,

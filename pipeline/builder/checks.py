@@ -60,15 +60,21 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
     if not reports:
         return []
     precision, where = records[0].precision, f"({records[0].target} {records[0].place})"
-    fusion = {record.file: (report.fusible, report.fused) for record, report in reports.items()}
+    profiles = {
+        f"{record.file} {profile.bucket}": (record, profile, report.fusible)
+        for record, report in reports.items()
+        for profile in report.profiles
+        if profile.bucket in record.profiles
+    }
+    fusion = {name: (fusible, profile.fused) for name, (_, profile, fusible) in profiles.items()}
     found = [gates.attention_gate(f"fused attention {where}", precision, fusion)]
     if precision == "int8":
         graphs = set(map(compilation.graph_of, reports))
         products = {path: quantized_products(onnx.load(path)) for path in graphs}
         counts = {}
-        for record, report in reports.items():
+        for name, (record, profile, _) in profiles.items():
             wanted = products[compilation.graph_of(record)]
-            counts[record.file] = len(wanted), len(int8_products(report.layers, wanted))
+            counts[name] = len(wanted), len(int8_products(profile.layers, wanted))
         found.append(gates.int8_products_gate(f"INT8 products {where}", counts))
     return found
 

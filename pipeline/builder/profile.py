@@ -16,6 +16,7 @@ import numpy as np
 
 from calib.int8.qdq import quantize_graph
 from calib.int8.scheme import QuantizationScheme
+from engines.backends import Profile
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.files import digest_of
@@ -79,19 +80,20 @@ def measure_costs(
     specs, sizes = profiled_stages(model), sorted({1, *batches})
     lengths = profiled_lengths(model.config.max_length)
     shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
-    files: dict[tuple[Kind, int, int], Path] = {}
+    profiles: dict[tuple[Kind, int, int], Profile] = {}
+    files: dict[Kind, Path] = {}
     with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
         for kind, spec in specs.items():
             graph = Path(directory) / f"{kind}.onnx"
             export(Stage(model, spec), model.config, graph, target.graph_precision)
             if scheme is not None:
                 quantize_graph(graph, scheme, graph)
-            compiled = _compile(target, graph, shapes)
-            files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
+            files[kind] = graph.with_name(f"{kind}-engine{target.backend.suffix}")
+            target.backend.build(graph, shapes, files[kind], target.options)
         loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
-    calls = calls_of(
-        dict(zip(files, loaded, strict=True)), model.config.encoder.vocab_size, model.config.head.token_level
-    )
+    for kind, engine in zip(files, loaded, strict=True):
+        profiles |= {(kind, shape.batch, shape.length): engine.profile(shape) for shape in shapes}
+    calls = calls_of(profiles, model.config.encoder.vocab_size, model.config.head.token_level)
     alone, together = _times(calls)
     return CostTable(
         processor=processor(),
@@ -147,14 +149,6 @@ def _repeats(seconds: float) -> int:
     """Returns how many calls of the given duration to time in a row."""
     fewest, most = _REPEATS
     return min(most, max(fewest, round(_REPEATED / seconds)))
-
-
-def _compile(target: BuildTarget, graph: Path, shapes: Sequence[Bucket]) -> dict[Bucket, Path]:
-    """Compiles a graph for every shape, beside it, and returns the engine files."""
-    files = {bucket: graph.with_name(f"{graph.stem}_{bucket}{target.backend.suffix}") for bucket in shapes}
-    for bucket, file in files.items():
-        target.backend.build(graph, bucket, file, target.options)
-    return files
 
 
 def _seconds(call: Call) -> float:

@@ -39,7 +39,7 @@ from tests.gates.builds import (
 
 EXPORT = ExportOnce()
 """Exports are the same from test to test."""
-STAGE_0, STAGE_1, ENGINE = "stages/stage_0.onnx", "stages/stage_1.onnx", "engines/cpu-fp32/stage_1_b1_s32.onnx"
+STAGE_0, STAGE_1, ENGINE = "stages/stage_0.onnx", "stages/stage_1.onnx", "engines/cpu-fp32/stage_1.onnx"
 
 
 @pytest.fixture(autouse=True)
@@ -119,8 +119,8 @@ def scaled_weights(artifact: Path) -> None:
 
 
 def swapped_engines(artifact: Path) -> None:
-    """The engines of two buckets under each other's name."""
-    one, other = artifact / ENGINE, artifact / ENGINE.replace("s32", "s16")
+    """The engines of two stages under each other's name."""
+    one, other = artifact / ENGINE, artifact / ENGINE.replace("stage_1", "stage_0")
     content = one.read_bytes(), other.read_bytes()
     other.write_bytes(content[0]), one.write_bytes(content[1])
 
@@ -278,7 +278,7 @@ def requantised(artifact: Path, factor: float, layers: Callable[[str], bool] = l
     for record in manifest.engines:
         (artifact / record.file).parent.mkdir(exist_ok=True)
         graph = stages[record.stage].int8_graph
-        choose_backend("cpu").build(artifact / graph, record.bucket, artifact / record.file)
+        choose_backend("cpu").build(artifact / graph, record.profiles, artifact / record.file)
     reseal(artifact)
 
 
