@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.errors import InputError
 from engines.head import Head
 
 
@@ -50,7 +51,12 @@ class Prediction:
 
 
 def predict(result: SampleResult, head: Head) -> Prediction:
-    """Reads the logits as the head means them."""
+    """Reads the logits as the head means them. Raises InputError where it has another number of labels."""
+    if len(head.labels) != result.logits.shape[-1]:
+        raise InputError(
+            f"head.labels: expected {result.logits.shape[-1]}, as the engines answer, found {len(head.labels)}; "
+            "the manifest is not that of the build: run pipeline.parity on the artifact"
+        )
     retention = [len(positions) for positions in result.survivors]
     logits, rest = result.logits, (result.logits.tolist(), result.length, retention)
     if head.kind == "regression":
