@@ -130,6 +130,11 @@ class Manifest(_Strict):
             found.setdefault(engine.target, set()).add(engine.precision)
         return found
 
+    @property
+    def failed(self) -> list[str]:
+        """The gates that failed. A build that has any is not published."""
+        return [gate.name for gate in self.gates if gate.status == "FAILED"]
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Manifest:
         plan, problems = self.plan, self.plan.problems(self.max_length)

@@ -20,7 +20,7 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
     from pipeline.builder.target import BuildTarget
-    from pipeline.cli import main_of, print_gates
+    from pipeline.cli import main_of, not_checked, print_gates
     from pipeline.planning.costs import DEVICES
 
 
@@ -163,10 +163,12 @@ def run(args: argparse.Namespace) -> int:
         for batch, ratio in speedups(timings, "pruned", "dense").items():
             console.print(
                 f"speed      batch {batch}: {ratio:.2f} times the dense model's; "
-                f"{bench['flops_ratio']:.2f} times fewer FLOPs",
+                f"{bench['flops_ratio']:.2f} times fewer FLOPs (texts of at most {bench['max_length']} tokens)",
                 highlight=False,
             )
     console.print(f"next       {_next_command(config)}", markup=False, highlight=False, soft_wrap=True)
+    if left := not_checked(artifact.manifest.gates):
+        console.print(f"SKIPPED    so not checked: {left}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

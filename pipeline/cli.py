@@ -63,6 +63,11 @@ def print_gates(gates: Sequence[Gate], console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def not_checked(gates: Sequence[Gate]) -> str:
+    """The gates that are SKIPPED, which is not PASSED, for the last line of a verb."""
+    return ", ".join(gate.name for gate in gates if gate.status == "SKIPPED")
+
+
 def figures_line(gate: Gate) -> str:
     """Returns the figures of a gate as text."""
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())

@@ -21,6 +21,7 @@ from engines.backends.device import Device
 from engines.backends.device_engine import DeviceEngine, Lane
 from engines.buckets import Bucket
 from pipeline.cli import main_of
+from pipeline.graph.precision import Precision
 from pipeline.graph.stages import Stage, cut_stages
 from pipeline.model import CheckpointConfig, PrunedTransformer
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
@@ -97,7 +98,7 @@ def backend_of(name: str, mode: str, host: Device | None) -> TorchBackend:
     torch.manual_seed(0)
     model = PrunedTransformer(config).eval()
     (spec,) = cut_stages(model, [])
-    precision = "fp16" if host is None else "fp32"
+    precision: Precision = "fp16" if host is None else "fp32"
     return TorchBackend({"stage_0": Stage(model, spec)}, config, precision, mode, host)
 
 

@@ -168,6 +168,7 @@ class TorchExecution:
             if stream not in self._warm:
                 self._warm.add(stream)
                 _make_workspace()
+            assert self._pool is not None
             with torch.cuda.use_mem_pool(self._pool):
                 self._run()
 
@@ -196,7 +197,7 @@ def tensor_at(address: int, tensor: Tensor, on_gpu: bool) -> torch.Tensor:
         found = torch.as_tensor(_Memory(address, tensor), device="cuda")
     else:
         raw = (ctypes.c_uint8 * tensor.nbytes).from_address(address)
-        found = torch.from_numpy(np.frombuffer(raw, tensor.dtype).reshape(tensor.shape))
+        found = torch.from_numpy(np.frombuffer(memoryview(raw), tensor.dtype).reshape(tensor.shape))
     return found.view(torch.bfloat16) if tensor.dtype == np.uint16 else found
 
 

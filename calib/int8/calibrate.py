@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from calib.data import Example
 from calib.int8.equalise import equalised
 from calib.int8.methods import Choice, best_by_kind
 from calib.int8.ranges import Method, choose_ranges, collect_histograms
@@ -28,7 +29,7 @@ from pipeline.model.transformer import PrunedTransformer
 
 _COMPARED = 32
 """Number of texts on which methods are compared and each layer's cost is measured."""
-_RANGED = 256
+RANGED = 256
 """Number of texts whose activations give the ranges. The budget is counted on all texts, since accuracy needs more."""
 
 
@@ -102,17 +103,19 @@ class _Answers:
 
 @dataclass(frozen=True)
 class DropBudget:
-    """Points that the metric may lose in all against `dense`; without it, to INT8 alone."""
+    """Points that the metric may lose against the dense model, or to INT8 alone if there is none.
+
+    dense: returns the dense model's metric on examples.
+    """
 
     points: float
-    dense: PrunedTransformer | None = None
+    dense: Callable[[Sequence[Example]], float] | None = None
 
     def left(self, answers: _Answers) -> float:
         """Returns the points left for INT8 after the loss that pruning causes on the calibration texts."""
         if self.dense is None or not answers.by_label:
             return self.points
-        dense = answers.metric(Reference.of(self.dense, answers.samples))
-        lost = drop_points(dense, answers.metric(answers.reference))
+        lost = drop_points(self.dense(answers.examples), answers.metric(answers.reference))
         return max(0.0, self.points - max(0.0, lost)) if math.isfinite(lost) else self.points
 
 
@@ -131,7 +134,7 @@ def calibrate(
     """
     answers = _Answers(model, calibration)
     tick()
-    histograms = collect_histograms(model, calibration.samples[:_RANGED])
+    histograms = collect_histograms(model, calibration.samples[:RANGED])
     tick()
     schemes: dict[Choice, QuantizationScheme]
     schemes = {name: choose_ranges(histograms, name) for name in ([method] if method else get_args(Method))}

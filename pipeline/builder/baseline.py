@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from engines.artifact import Artifact
-from engines.buckets import default_buckets, format_buckets
+from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import InputError
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.dense import DenseModel
@@ -31,7 +31,10 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
 def dense_artifact(start: Start, console: Console) -> Path:
     """Returns the path of the dense model's artifact, beside `out`; builds it unless it is there already."""
     assert start.dense is not None
-    dense = Start.of(dense_config(start.config, start.subject.model.config.max_length), start.inputs)
+    ours, theirs = start.subject.model.config.max_length, start.dense.max_length
+    # Both are timed on texts cut at the shorter length, so that is what the dense model's buckets are chosen for.
+    shorter = ours if ours < theirs else None
+    dense = Start.of(dense_config(start.config, ours, theirs), start.inputs, typical_length=shorter)
     if not _is_current(dense):
         _refuse_strangers(dense.config.out, start.dense, start.config.out)
         console.print(f"the dense model to compare with, {dense.config.out}:")
@@ -40,11 +43,19 @@ def dense_artifact(start: Start, console: Console) -> Path:
     return dense.config.out
 
 
-def dense_config(config: BuildConfig, max_length: int) -> BuildConfig:
-    """Returns the same build for the dense model, with its artifact beside `out`. max_length: the pruned model's."""
+def dense_config(config: BuildConfig, max_length: int, dense_length: int) -> BuildConfig:
+    """Returns the same build for the dense model, with its artifact beside `out`.
+
+    max_length, dense_length: the limits of the pruned and the dense model in tokens; buckets for longer texts are
+                              added.
+    """
     buckets = config.buckets
     if buckets is None and config.stages != "auto":  # then nothing is planned, and the lengths are the default ones
         buckets = format_buckets(default_buckets(max_length))
+    if buckets is not None and dense_length > max(bucket.length for bucket in parse_buckets(buckets)):
+        batches = {bucket.batch for bucket in parse_buckets(buckets)}
+        longest = [Bucket(batch=batch, length=dense_length) for batch in sorted(batches)]
+        buckets = format_buckets([*parse_buckets(buckets), *longest])
     out = config.out.with_name(f"{config.out.name}-dense")
     own = {"checkpoint": config.dense_checkpoint, "dense": None, "stages": "auto", "buckets": buckets}
     return config.model_copy(update={**own, "out": out, "force": True})

@@ -40,6 +40,7 @@ def build_key(
         "precision": config.precision,
         "data": examples_digest(subject.examples),
         "typical": examples_digest(subject.typical),
+        "typical_length": subject.typical_length,
         "version": __version__,
         "tools": tool_versions(),
     }

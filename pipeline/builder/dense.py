@@ -46,6 +46,20 @@ class DenseModel:
                 f"({method}); name the model that it was trained from"
             )
 
+    @cached_property
+    def max_length(self) -> int:
+        """Tokens that it takes."""
+        return read_config(self.checkpoint).max_length
+
+    def length_warning(self, max_length: int) -> str | None:
+        """What a build says where the dense model takes another number of tokens than the model."""
+        if self.max_length == max_length:
+            return None
+        return (
+            f"{self.flag} {self.checkpoint}: it takes {self.max_length} tokens, the model {max_length}; the accuracy "
+            f"of each is measured at its own length, times and FLOPs of both at {min(self.max_length, max_length)}"
+        )
+
     def metric(self, examples: Sequence[Example]) -> float:
         """Returns its task metric on texts cut at its own maximum length."""
         key = examples_digest(examples)

@@ -27,7 +27,7 @@ def calibrated(work: Work, reference: Reference) -> Calibration | None:
         return None
     task = work.progress.add_task("calibration (INT8)", total=5)
     if not publisher.done(FILE):
-        budget = DropBudget(work.config.max_drop, None if start.dense is None else start.dense.model)
+        budget = DropBudget(work.config.max_drop, None if start.dense is None else start.dense.metric)
         advance = partial(work.progress.advance, task)
         found = calibrate(start.subject.model, start.calibration_texts, reference, budget, tick=advance)
         write_calibration(publisher.path, found)
@@ -35,20 +35,25 @@ def calibrated(work: Work, reference: Reference) -> Calibration | None:
     found = read_calibration(publisher.path)
     work.progress.update(task, completed=5)
     shift = shift_warning(found.shift, found.coverage.data, start.subject.data)
-    for warning in (shift, _same_texts_warning(work.config)):
-        if warning is not None:
-            work.progress.console.print(f"WARNING: {warning}", style="yellow", highlight=False)
+    if shift is not None:
+        work.progress.console.print(f"WARNING: {shift}", style="yellow", highlight=False)
     return found
 
 
-def _same_texts_warning(config: BuildConfig) -> str | None:
-    """Returns the warning for calibration texts that are also those of the gates, as in a file without splits."""
-    calibration = config.calibration or config.data
+def same_texts_warning(config: BuildConfig) -> str | None:
+    """Returns the warning for a file without splits that gives both the gates' texts and those of the plan and INT8.
+
+    Without INT8 only a plan is made from them, which changes nothing but the times against a dense model.
+    """
+    calibration, compared = config.calibration or config.data, config.dense_checkpoint is not None
+    if config.precision != "int8" and not compared:
+        return None
     if config.data in NAMED_SETS or Path(calibration).resolve() != Path(config.data).resolve():
         return None
     return (
-        f"calibration {calibration}: the gates read the same texts, so the accuracy of INT8 that they find is better "
-        "than on new ones; name other texts with --calibration"
+        f"calibration {calibration}: the gates read the same texts, so the "
+        f"{'accuracy of INT8' if config.precision == 'int8' else 'speed'} that is found is better than on new ones; "
+        "name other texts with --calibration"
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
+from engines.artifact import Artifact
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
@@ -68,15 +69,15 @@ def measure(
     """Times every artifact at every batch size, end to end: texts in, predictions out, tokenisation included.
 
     At batch 1 each text is answered before the next one starts; at batch n the runner regroups what a chunk of texts
-    leaves it. Every engine is loaded before the clock starts.
+    leaves it. Every engine is loaded before the clock starts. All see the same tokens, those of `common_length`.
     """
-    timings = []
+    timings, length = [], common_length(artifacts.values())
     for batch in batches:
         total = len(artifacts) * rounds * -(-len(texts) // _CHUNK)
         task = progress.add_task(f"timing, batch {batch}", total=total) if progress else None
         ways: dict[str, Callable[[Sequence[Text]], object]] = {}
         for name, path in artifacts.items():
-            runner = Runner(path, threads=threads, max_batch=batch, truncate=True, verify=False)
+            runner = Runner(path, threads=threads, max_batch=batch, truncate=True, verify=False, max_length=length)
             runner.warm_up()
             runner(list(texts[:_WARMING]))
             ways[name] = runner
@@ -88,6 +89,11 @@ def measure(
         for name, chunks in alternate(ways, texts, rounds, tick).items():
             timings.append(Timing(name, batch, sum(chunks), len(texts) / sum(chunks), [round(c, 5) for c in chunks]))
     return timings
+
+
+def common_length(artifacts: Iterable[Path]) -> int:
+    """The most tokens that all artifacts take: cut at different lengths, texts are different work."""
+    return min(Artifact.open(path, verify=False).manifest.max_length for path in artifacts)
 
 
 def speedups(timings: Sequence[Timing], name: str, baseline: str) -> dict[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from calib.texts import CalibrationSet
@@ -42,14 +42,21 @@ class Start:
     elsewhere: list[EngineRecord]
 
     @classmethod
-    def of(cls, config: BuildConfig, inputs: Inputs | None = None, dense: DenseModel | None = None) -> Start:
+    def of(
+        cls,
+        config: BuildConfig,
+        inputs: Inputs | None = None,
+        dense: DenseModel | None = None,
+        typical_length: int | None = None,
+    ) -> Start:
         """Reads the inputs of a configuration; several problems of the command line are one error.
 
-        dense: the model of `config.dense_checkpoint`, where another build has it already.
+        dense:          the model of `config.dense_checkpoint`, where another build has it already.
+        typical_length: tokens at which the texts that are planned for are cut; None: what the model takes.
         Raises InputError or TargetError for what can be known before anything is computed.
         """
         target, inputs = BuildTarget.of(config), inputs or Inputs()
-        subject = _subject(config, inputs)
+        subject = replace(_subject(config, inputs), typical_length=typical_length)
         if config.dense_checkpoint is not None:
             dense = dense or DenseModel(config.dense_checkpoint, inputs)
             dense.refuse_for(config.checkpoint)

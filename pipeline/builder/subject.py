@@ -35,8 +35,10 @@ class Inputs:
 class Subject:
     """A model and its texts.
 
-    examples, samples: the gates' texts, and their tokens. typical: texts like those of later requests. assumed: what
-                       was assumed about the labels, to tell the user; None: nothing.
+    examples, samples: the gates' texts, and their tokens.
+    typical:           texts like those of later requests.
+    assumed:           what was assumed about the labels, to tell the user; None: nothing.
+    typical_length:    tokens at which typical texts are cut, if that is less than the model's limit.
     """
 
     checkpoint: Path
@@ -46,6 +48,7 @@ class Subject:
     data: str
     typical: Sequence[Example] = ()
     assumed: str | None = None
+    typical_length: int | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
@@ -75,12 +78,15 @@ class Subject:
         return checkpoint_digest(self.checkpoint)
 
 
-def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
-    """Returns the tokens of the examples, cut at max_length as in training."""
-    tokens = encoder_of(checkpoint, model)([example.content for example in examples])
+def tokens_of(
+    checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example], max_length: int | None = None
+) -> list[Tokens]:
+    """Returns the tokens of the examples, cut at the model's max_length as in training, or at a shorter one."""
+    tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
     return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
 
 
-def encoder_of(checkpoint: Path, model: PrunedTransformer) -> TextEncoder:
+def encoder_of(checkpoint: Path, model: PrunedTransformer, max_length: int | None = None) -> TextEncoder:
     """The tokenizer of a checkpoint, as the runner uses it."""
-    return TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
+    longest = min(model.config.max_length, max_length or model.config.max_length)
+    return TextEncoder(tokenizer_path(checkpoint), longest, model.config.encoder.type_vocab_size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from engines.backends import BACKENDS, Backend, choose_builder
 from engines.backends.base import EngineOptions
@@ -13,7 +12,7 @@ from engines.binding import Binding
 from engines.errors import InputError, TargetError
 from pipeline.builder.config import BuildConfig
 from pipeline.graph import torch_tensorrt
-from pipeline.graph.precision import Precision
+from pipeline.graph.precision import Precision, graph_precision
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,8 @@ class BuildTarget:
 
     @property
     def graph_precision(self) -> Precision:
-        """The number format of the stage graphs; in INT8, that of the parts that are not quantised."""
-        if self.precision == "int8":
-            return "fp16" if self.backend.machine_bound else "fp32"
-        return cast("Precision", self.precision)
+        """The number format of the stage graphs."""
+        return graph_precision(self.precision, self.backend.machine_bound)
 
     @property
     def chooses_int8_by_time(self) -> bool:

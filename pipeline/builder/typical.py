@@ -27,12 +27,13 @@ class TypicalTexts:
     def of(cls, subject: Subject) -> TypicalTexts:
         """Runs the reference on them up to its last decision."""
         examples = subject.typical
-        samples = tokens_of(subject.checkpoint, subject.model, examples)
+        samples = tokens_of(subject.checkpoint, subject.model, examples, subject.typical_length)
         return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())
 
     def tokenising_seconds(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
         """Returns the seconds per text by batch size: at batch 1 one by one, else in the runner's groups."""
-        encode, texts = encoder_of(subject.checkpoint, subject.model), self.texts[:_TOKENISED]
+        encode = encoder_of(subject.checkpoint, subject.model, subject.typical_length)
+        texts = self.texts[:_TOKENISED]
         return {batch: _seconds(encode, texts, 1 if batch == 1 else TOKENISE_TOGETHER) for batch in batches}
 
 

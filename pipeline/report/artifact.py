@@ -20,9 +20,13 @@ _STATUSES = ("PASSED", "FAILED", "SKIPPED")
 
 
 class Bench(BaseModel):
-    """bench.json: the FLOPs ratio over the texts of the gates, and the timings of the artifact and of the dense one."""
+    """bench.json: the FLOPs ratio over the texts that are timed, and the timings of the artifact and of the dense one.
+
+    max_length: tokens at which the texts were cut for both.
+    """
 
     flops_ratio: float
+    max_length: int
     machine: dict[str, str | int | None]
     versions: dict[str, str]
     timings: list[Timing]
