@@ -10,7 +10,7 @@ import importlib.util
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.cuda_device import cuda_device, missing_bindings, missing_cuda
@@ -117,10 +117,15 @@ class TensorRtBackend(Backend):
         engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
         if engine is None:
             raise InputError(f"{engine_file}: {self.library} cannot deserialise it; its log says why")
+        engine = self._prepared(engine, engine_file)
         return DeviceEngine(cuda_device(), TensorRtExecutable(trt, engine, runtime))
 
     def device(self) -> Device:
         return cuda_device()
+
+    def _prepared(self, engine: Any, engine_file: Path) -> Any:
+        """The engine as its contexts are to be made."""
+        return engine
 
     def _missing_package(self) -> str | None:
         if importlib.util.find_spec(self.library) is None:

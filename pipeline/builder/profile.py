@@ -20,7 +20,7 @@ from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.files import digest_of
 from engines.loading import on_all_cores
-from engines.machine import processor, tool_versions
+from engines.machine import cache_folder, processor, tool_versions
 from engines.writing import write_whole
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.timed_calls import Call, calls_of
@@ -53,7 +53,7 @@ def cost_table(
     target: can run here. scheme: the layers in INT8; their ranges do not change the time. export: writes the graphs of
             the stages.
     """
-    path = _cache() / f"{_key(model, target, batches, threads, scheme)}.json"
+    path = cache_folder("profiles") / f"{_key(model, target, batches, threads, scheme)}.json"
     if path.is_file():
         try:
             return CostTable.read(path)
@@ -161,12 +161,6 @@ def _seconds(call: Call) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-def _cache() -> Path:
-    """Returns the folder that keeps tables between builds: SKIMRT_CACHE, or the user's cache directory."""
-    base = os.environ.get("SKIMRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "skimrt" / "profiles"
 
 
 def _key(

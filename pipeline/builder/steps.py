@@ -60,10 +60,8 @@ def build(
 def build_from(start: Start, publisher: Publisher, console: Console, baseline: Path | None = None) -> Artifact:
     """Does the same for inputs that are read already and an output directory that is locked."""
     previous = Previous(start.previous, publisher.path, start.config.timing_cache)
-    if start.subject.assumed is not None:
-        console.print(
-            f"note: {start.subject.data}: {start.subject.assumed}", highlight=False, markup=False, soft_wrap=True
-        )
+    for line in start.subject.report():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     with progress_bars(console) as progress:
         work = Work(start, publisher, previous, progress, ExportOnce())
         planned = plan(work)

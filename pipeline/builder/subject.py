@@ -8,6 +8,9 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from calib.data import NAMED_SETS, Example, read_examples, relabelled
+from calib.labels import listed
+from calib.metric import labelled
+from calib.summary import oddities, summary
 from engines.tokenization import TextEncoder, Tokens
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
@@ -71,6 +74,19 @@ class Subject:
         examples, assumed = relabelled(examples, names)
         typical, _ = relabelled(typical[:TYPICAL], names)
         return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data, typical, assumed)
+
+    def report(self) -> list[str]:
+        """What was taken as data, and what is odd about it."""
+        head = self.model.config.head
+        fits = labelled(head, self.examples)
+        regression = head.kind == "regression" and fits
+        odd = oddities(self.examples, regression)
+        if self.assumed is not None:
+            odd.append(self.assumed)
+        if not fits and not head.token_level:
+            expected = "numbers" if head.kind == "regression" else listed(head.labels)
+            odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
+        return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 
     @cached_property
     def digest(self) -> str:

@@ -231,7 +231,7 @@ def parse_checkpoint_config(text: str | bytes, source: Path) -> CheckpointConfig
     """Validates checkpoint.json; an InputError lists every wrong field at once."""
     try:
         version = json.loads(text).get("schema_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: expected a JSON object, found {error}") from None
     # Before anything else: a newer file may have fields that are not known here.
     if isinstance(version, int) and version > SCHEMA_VERSION:

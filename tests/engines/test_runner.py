@@ -154,6 +154,16 @@ def test_predictions_of_every_head(toy_artifact) -> None:
     assert 0 <= first <= last < answer.tokens and 0 < answer.probability <= 1
 
 
+@pytest.mark.parametrize("labels", [["one"], ["no", "yes", "perhaps"]])
+def test_another_number_of_labels_than_outputs_is_an_error(toy_artifact, tmp_path: Path, labels: list[str]) -> None:
+    path = Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    manifest["head"]["labels"] = labels
+    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(InputError, match=f"a label for each of the model's 2 outputs, found {len(labels)}"):
+        Runner(path)(words(2))
+
+
 @pytest.mark.parametrize("text", ["", "  \n", ("", ""), "\udcff", 7])
 def test_an_empty_text_or_none_is_an_error_that_names_it(toy_artifact, text) -> None:
     with pytest.raises(InputError, match="text 3"):

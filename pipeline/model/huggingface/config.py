@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from calib.row import shortened
 from engines.errors import InputError, validation_problems
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
 from pipeline.model.families import FAMILIES
@@ -136,7 +137,10 @@ def _labels(raw: Raw, outputs: int | None, problems: Problems) -> list:
             raise ValueError("an index has two labels")
     except (AttributeError, ValueError):
         form = {"id2label": '{"0": "bad", "1": "good"}', "label2id": '{"bad": 0, "good": 1}'}[key]
-        problems.append(f"{key} must be like {form}, with an index for every label, found {found!r}")
+        problems.append(f"{key} must be like {form}, with an index for every label, found {shortened(found)}")
+        return []
+    if sorted(names) != list(range(len(names))):
+        problems.append(f"{key} must name every index from 0 to {len(names) - 1}, found {shortened(sorted(names))}")
         return []
     if outputs is None:
         return [names[index] for index in sorted(names)]

@@ -136,7 +136,7 @@ def _shards(index: Path) -> list[Path]:
     """The files of an index, each of which must lie beside it."""
     try:
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{index}: expected the index of a sharded model with a weight_map, found {type(error).__name__}: {error}"
         ) from None
