@@ -28,9 +28,9 @@ from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 
 _COMPARED = 32
-"""Texts on which the methods are compared and each layer's cost is taken."""
+"""Number of texts on which methods are compared and each layer's cost is measured."""
 RANGED = 256
-"""Texts whose activations give the ranges. The budget is counted on all: an accuracy needs more texts than a range."""
+"""Number of texts whose activations give the ranges. The budget is counted on all texts, since accuracy needs more."""
 
 
 class Calibration(BaseModel):
@@ -103,9 +103,9 @@ class _Answers:
 
 @dataclass(frozen=True)
 class DropBudget:
-    """Points that the metric may lose in all against the dense model; without it, to INT8 alone.
+    """Points that the metric may lose against the dense model, or to INT8 alone if there is none.
 
-    dense: gives its metric on examples.
+    dense: returns the dense model's metric on examples.
     """
 
     points: float
