@@ -73,7 +73,10 @@ class Runner:
         if fused and manifest.plan.fused is not None:
             self.fused = FusedRunner(self.artifact, self.backend, threads, max_batch)
         self._encode = TextEncoder(
-            self.artifact.file(TOKENIZER_NAME), manifest.max_length, manifest.encoder.type_vocab_size
+            self.artifact.file(TOKENIZER_NAME),
+            manifest.max_length,
+            manifest.encoder.type_vocab_size,
+            self.artifact.content(TOKENIZER_NAME).tobytes(),
         )
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 

@@ -29,10 +29,12 @@ class Tokens:
 class TextEncoder:
     """Tokenises without padding; inputs are cut at `max_length` tokens, and `full_length` tells."""
 
-    def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2) -> None:
+    def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2, content: bytes | None = None) -> None:
+        """`content` is that of the file, where it has been read already."""
         try:
+            content = tokenizer_json.read_bytes() if content is None else content
             # Two of them: what a truncating tokenizer cut off a pair cannot be counted afterwards.
-            self._cut, self._whole = (Tokenizer.from_file(str(tokenizer_json)) for _ in range(2))
+            self._cut, self._whole = (Tokenizer.from_buffer(content) for _ in range(2))
         except Exception as error:  # the library raises bare Exception for every malformed file
             raise InputError(f"{tokenizer_json}: expected a tokenizer.json, found {error}") from None
         for tokenizer in (self._cut, self._whole):

@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx
 
 from calib.qdq import quantized_products
-from engines.artifact import EngineRecord, Gate, Manifest
-from engines.backends import Backend, records_for
+from engines.artifact import Artifact, EngineRecord, Gate, Manifest
+from engines.backends import Backend, Engine, records_for
 from engines.backends.layers import int8_products
 from engines.errors import InputError
 from engines.loading import on_all_cores
@@ -51,7 +51,7 @@ def engine_gates(
     advance:    called after each of the three.
     """
     if cannot_run is None:
-        backend = _keeping(backend, [root / record.file for record in records_for(manifest, backend)], config.threads)
+        backend = _keeping(backend, Artifact(root, manifest), config.threads)
     narrow = counterpart(subject.model, manifest.plan.precision)
     found = gates.numeric_parity(
         subject.model, specs, reference.samples, root, manifest, backend, config.threads, narrow, cannot_run
@@ -102,22 +102,29 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
     return found
 
 
-def _keeping(backend: Backend, files: Sequence[Path], threads: int | None) -> Backend:
-    """The backend, but one that has loaded these engines: the gates run the same ones, each when the last is through.
+def _keeping(backend: Backend, artifact: Artifact, threads: int | None) -> Backend:
+    """The backend, but one that loads what the manifest lists, and keeps it: the gates run the same engines.
 
-    Engines on a device are left alone, for their memory is scarce. One that cannot be loaded is so again, and then
+    Engines on a device are not kept, for their memory is scarce. One that cannot be loaded is so again, and then
     reported, by the gate that asks for it.
     """
+    keeping, bindings = copy.copy(backend), {record.file: record.binding for record in artifact.manifest.engines}
+
+    def load(file: Path, threads: int | None, *_: object) -> Engine:
+        name = file.relative_to(artifact.path).as_posix()
+        return backend.load(file, threads, bindings.get(name), artifact.content)
+
     if backend.device() is not None:
-        return backend
-    keeping = copy.copy(backend)
-    keeping.load = functools.cache(backend.load)  # type: ignore[method-assign]
+        keeping.load = load  # type: ignore[method-assign]
+        return keeping
+    kept = functools.cache(load)
+    keeping.load = lambda file, threads, *_: kept(file, threads)  # type: ignore[method-assign]
 
-    def load(file: Path) -> None:
+    def try_to_load(record: EngineRecord) -> None:
         with suppress(InputError):
-            keeping.load(file, threads, None)
+            kept(artifact.path / record.file, threads)
 
-    on_all_cores(load, files, threads)
+    on_all_cores(try_to_load, records_for(artifact.manifest, backend), threads)
     return keeping
 
 

@@ -229,8 +229,9 @@ class HostDeviceBackend(Backend):
     def build(self, *arguments, **options) -> Built:
         return self.inner.build(*arguments, **options)
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> DeviceEngine:
-        return DeviceEngine(self.host_device, HostExecutable(self.host_device, self.inner.load(engine_file, threads)))
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None, *read) -> DeviceEngine:
+        inner = self.inner.load(engine_file, threads, None, *read)
+        return DeviceEngine(self.host_device, HostExecutable(self.host_device, inner))
 
     def device(self) -> Device:
         return self.host_device

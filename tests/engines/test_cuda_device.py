@@ -43,8 +43,8 @@ class FakeCudaBackend(HostDeviceBackend):
         self.cuda = CudaDevice(self.runtime, plain_regroup)  # type: ignore[arg-type]
         self.refusing = refusing
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> DeviceEngine:
-        executable = HostExecutable(self.host_device, self.inner.load(engine_file, threads))
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None, *read) -> DeviceEngine:
+        executable = HostExecutable(self.host_device, self.inner.load(engine_file, threads, None, *read))
         engine = FakeCudaEngine(executable, self.refusing)
         return DeviceEngine(self.cuda, TensorRtExecutable(FakeTensorRt, engine, object()))  # type: ignore[arg-type]
 
