@@ -40,10 +40,10 @@ test-slow: setup
 test-gpu: native
 	@if $(PY) -c 'from engines.backends.gpu import find_gpu; raise SystemExit(isinstance(find_gpu(), str))'; then \
 	  $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gpu]'; fi
-	$(PY) benchmarks/gpu_run.py --check
+	$(PY) -m benchmarks.gpu_run --check
 	ctest --test-dir $(BUILD) -L gpu --output-on-failure
 	$(PY) -m pytest -m gpu
-	$(PY) benchmarks/gpu_run.py
+	$(PY) -m benchmarks.gpu_run
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

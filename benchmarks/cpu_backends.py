@@ -1,6 +1,6 @@
 """OpenVINO against ONNX Runtime on the demo's engines: the same artifact, the same texts, in turns.
 
-python benchmarks/cpu_backends.py demo/output/dense demo/output/transkimmer [--reviews 128] [--json FILE]
+python -m benchmarks.cpu_backends demo/output/dense demo/output/transkimmer [--reviews 128] [--json FILE]
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from calib.data import read_examples
+from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
-from pipeline.measure import alternate, machine_record
+from pipeline.builder.measure import alternate
 
 PROVIDERS = ("openvino", "onnxruntime")
 
@@ -42,7 +43,7 @@ def compare(path: Path, texts: Sequence[Text], batch: int, rounds: int) -> dict:
     """Milliseconds a text of both providers, and the median ratio of the chunks of texts."""
     ways: dict[str, Callable[[Sequence[Text]], object]] = {}
     for provider in PROVIDERS:
-        runner = Runner(path, "cpu", provider, max_batch=batch, truncate=True)
+        runner = Runner(path, "cpu", provider=provider, max_batch=batch, truncate=True)
         runner.warm_up()
         ways[provider] = runner
     chunks = alternate(ways, texts, rounds)

@@ -1,6 +1,6 @@
 """Few sharp decisions against many mild ones: how much of the FLOPs saved becomes time, for any number of checkpoints.
 
-python benchmarks/decisions.py --dense demo/checkpoints/dense demo/checkpoints/transkimmer runs/every-layer --json FILE
+python -m benchmarks.decisions --dense demo/checkpoints/dense demo/checkpoints/transkimmer runs/every-layer --json FILE
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from rich.console import Console
 from calib.data import examples_digest
 from engines.artifact import Artifact
 from engines.errors import InputError
-from pipeline.builder import build
-from pipeline.cli import main_of, progress_bars
-from pipeline.config import DEMO, BuildConfig
+from pipeline.builder.config import DEMO, BuildConfig
+from pipeline.builder.measure import as_record, measure, speedups
+from pipeline.builder.progress import progress_bars
+from pipeline.builder.steps import build
+from pipeline.builder.subject import Subject
+from pipeline.cli import main_of
 from pipeline.graph.stages import decision_layers
-from pipeline.measure import as_record, measure, speedups
 from pipeline.model import load_checkpoint
 from pipeline.model.checkpoint import checkpoint_digest
 from pipeline.model.flops import flops_ratio
 from pipeline.model.retention import carried_rows
-from pipeline.subject import Subject
 
 BATCHES = (1, 8)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python benchmarks/decisions.py", description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m benchmarks.decisions", description=(__doc__ or "").splitlines()[0])
     p.add_argument("checkpoints", type=Path, nargs="+", help="pruned models")
     p.add_argument("--dense", type=Path, default=DEMO / "dense", help="the dense model (default: the demo's)")
     p.add_argument("--timed", type=int, default=512, help="held-out reviews that are timed (default 512)")

@@ -1,51 +1,59 @@
-"""Builds the shipped models for this machine's GPU, checks and times them, and writes one results file.
+"""Measures the kernels and the shipped models on this machine's GPU, and writes one results file.
 
-    python benchmarks/gpu_run.py [--out benchmarks/results/gpu.json]
+python -m benchmarks.gpu_run [--targets tensorrt] [--methods dense,ltp] [--precisions fp16] [--minutes 25] [--out FILE]
 
-`make test-gpu` runs it behind the tests that need a GPU. Exit codes: 0 everything passed, 3 something failed, such as a
-gate of a build (the rest is measured all the same), 4 this machine cannot run any GPU target; it says what is missing.
+`make test-gpu` runs it behind the tests that need a GPU. Kernels and regrouping need no engine library and come first;
+then every target that the machine can run is built, checked by the gates of a build and timed. The file is written
+anew behind every step. Exit codes: 0 everything passed, 3 something failed (the rest is measured all the same), 4 this
+machine has no GPU that can be used; it says what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
+import functools
 import itertools
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
+from benchmarks.gpu_cases import (
+    DATA,
+    LIBRARIES,
+    METHODS,
+    Variant,
+    build_case,
+    describe_machine,
+    flops_ratio_of,
+    time_cases,
+)
+from benchmarks.gpu_results import (
+    BATCHES,
+    DEFAULT,
+    Case,
+    Compaction,
+    GpuResults,
+    Machine,
+    Regroup,
+    Timing,
+    markdown_table,
+)
+from benchmarks.regroup_gpu import regroup_costs
+from benchmarks.token_compact_gpu import compaction_costs
 from calib.data import read_examples
-from engines.artifact import Artifact
 from engines.backends import BACKENDS, Backend
-from engines.backends.device import Device, Tensor
-from engines.backends.gpu import find_gpu
-from engines.buckets import Bucket
-from engines.device_rows import Place, Rows
-from engines.errors import SkimError, TargetError
-from engines.runner import Runner
+from engines.backends.cuda_device import cuda_device, missing_cuda
+from engines.errors import InputError, SkimError, TargetError
 from engines.tokenization import Text
-from pipeline import __version__
-from pipeline.builder import build
-from pipeline.cli import main_of, print_gates
-from pipeline.config import DEMO, BuildConfig
-from pipeline.gpu_results import BATCHES, DEFAULT, Case, GpuResults, Machine, Regroup, Timing, markdown_table
-from pipeline.measure import alternate, processor
-from pipeline.model.flops import flops_ratio
-from pipeline.model.retention import carried_rows
-from pipeline.subject import Subject
-from pipeline.versions import tool_versions
+from engines.version import __version__
+from pipeline.cli import main_of
 
-METHODS = ("dense", "ltp", "transkimmer")
-DATA, BUDGET = "movie-reviews", 3.0
-"""The shipped models' texts, and the points that they may lose; see pipeline.demo."""
-_LIBRARIES = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
-_REPLAYED = 100
 _LENGTHS = (32, 64, 96, 128, 192, 256)
 _SHAPES = ",".join(f"{batch}x{length}" for batch in BATCHES for length in _LENGTHS)
 """Given instead of planned: every engine takes seconds to compile, and the costs alone that a plan is made from need
@@ -54,219 +62,192 @@ some fifty of them for each precision and method, with and without the plugin.""
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m benchmarks.gpu_run", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--out", type=Path, default=DEFAULT, help="results file (default benchmarks/results/gpu.json)")
     p.add_argument("--artifacts", type=Path, default=Path("demo/output/gpu"), help="where the artifacts are built")
+    p.add_argument("--targets", default=",".join(LIBRARIES), help="'' for the kernels alone (default: all)")
+    p.add_argument("--methods", default=",".join(METHODS), help="beside dense, which is always built (default: all)")
     p.add_argument("--precisions", default="fp16,fp32", help="of the engines (default fp16,fp32)")
     p.add_argument("--buckets", default=_SHAPES, help=f"shapes to compile (default {_SHAPES})")
     p.add_argument("--texts", type=int, default=512, help="reviews that are timed (default 512)")
     p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
+    p.add_argument("--minutes", type=float, help="no step is started behind so many (default: no limit)")
     p.add_argument("--check", action="store_true", help="only say whether this machine can; exit code 4 if not")
     return p
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds, checks, times, prints the table. The file is written after every target and precision."""
-    console = Console()
-    backends = usable_backends(BACKENDS, console)
+    """Measures, prints the table and what failed or was not run."""
+    refuse_unknown(args)
+    console, skipped = Console(), dict[str, str]()
+    backends = usable_backends([b for b in BACKENDS if b.target in _parts(args.targets)], console, skipped)
     if args.check:
         return 0
-    failed: list[str] = []
-
-    def attempt(name: str, work: Callable[..., Any], *arguments: object) -> Any:
-        """What `work` gives; None where it fails, which is noted, and the rest is measured all the same."""
-        try:
-            return work(*arguments)
-        except SkimError as error:
-            failed.append(f"{name}: {error}")
-            console.print(f"FAILED {failed[-1]}", highlight=False, style="red")
-            return None
-
-    texts = [example.content for example in read_examples(DATA, "test")[: args.texts]]
-    ratios = {method: flops_ratio_of(method, args.texts) for method in METHODS}
-    machine, regroup = describe_machine(), attempt("regrouping", regroup_costs, backends[0].device()) or []
-    results, cases = None, list[Case]()
-    timings: list[Timing] = []
-    for backend, precision in itertools.product(backends, args.precisions.split(",")):
-        kind = f"{backend.target} {precision}"
-        built: dict[str, tuple[Case, Path]] = {}
-        for method in METHODS:
-            for plugin in (False,) if method == "dense" else (True, False):
-                name = f"{method} {kind} plugin {plugin}"
-                found = attempt(name, build_case, method, backend, precision, plugin, ratios[method], args, console)
-                if found is not None:
-                    built[found[0].name] = found
-        if not any(case.method == "dense" for case, _ in built.values()):
-            continue
-        cases += [case for case, _ in built.values()]
-        paths = {name: path for name, (_, path) in built.items()}
-        for batch in BATCHES:
-            name = f"timing of {kind} at batch {batch}"
-            timings += attempt(name, time_cases, paths, backend.target, texts, batch, args.rounds) or []
-        results = GpuResults(
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            skimrt_version=__version__,
-            machine=machine,
-            data=DATA,
-            texts=len(texts),
-            cases=cases,
-            timings=timings,
-            regroup=regroup,
-        )
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(results.model_dump_json(indent=1) + "\n", "utf-8")
-    if results is None:
-        raise SkimError("nothing was measured:\n" + "\n".join(failed))
+    session = Session(args, console, skipped)
+    session.measure_kernels()
+    for backend, precision in itertools.product(backends, _parts(args.precisions)):
+        session.measure_target(backend, precision)
+    session.write()
+    results = session.results()
+    if not (results.cases or results.compaction or results.regroup):
+        raise SkimError("nothing was measured:\n" + "\n".join(f"{k}: {v}" for k, v in session.failed.items()))
     print(markdown_table(results))
+    for name in session.not_run:
+        console.print(f"NOT RUN {name}: {args.minutes:g} minutes were over", highlight=False)
     console.print(f"written to {args.out}; commit it and put the table into README.md and docs/gpu.md")
-    return 3 if failed else 0
+    return 3 if session.failed else 0
 
 
-def usable_backends(backends: Sequence[Backend], console: Console) -> list[Backend]:
-    """The backends of GPU targets that this machine can run; says why the others cannot.
+def refuse_unknown(args: argparse.Namespace) -> None:
+    """Raises InputError for targets, methods or precisions that are not known, all at once."""
+    known = {"targets": tuple(LIBRARIES), "methods": METHODS, "precisions": ("fp32", "fp16", "bf16", "int8")}
+    problems = [
+        f"--{name}: expected some of {', '.join(values)}, found {part}"
+        for name, values in known.items()
+        for part in _parts(getattr(args, name))
+        if part not in values
+    ]
+    if problems:
+        raise InputError.listing("arguments", problems)
 
-    Raises TargetError, with everything that is missing, when there is none.
+
+def usable_backends(
+    backends: Sequence[Backend], console: Console, skipped: dict[str, str] | None = None
+) -> list[Backend]:
+    """The backends of GPU targets that this machine can run; says, and puts into `skipped`, why the others cannot.
+
+    Raises TargetError, with everything that is missing, when there is none and the kernels cannot run either.
     """
-    wanted = [backend for backend in backends if backend.target in _LIBRARIES]
+    wanted = [backend for backend in backends if backend.target in LIBRARIES]
     reasons = {backend: backend.cannot_run(backend.options_here()) for backend in wanted}
     lines = [f"  - {backend.target}: {reason}" for backend, reason in reasons.items() if reason is not None]
     usable = [backend for backend, reason in reasons.items() if reason is None]
-    if not usable:
+    no_kernels = missing_cuda()
+    if not usable and no_kernels is not None:
+        lines.append(f"  - the kernels: {no_kernels}")
         raise TargetError("this machine cannot run a GPU target; missing:\n" + "\n".join(lines))
     for line in lines:
         console.print(f"SKIPPED{line}", highlight=False)
+    if skipped is not None:
+        skipped.update({backend.target: reason for backend, reason in reasons.items() if reason is not None})
     return usable
 
 
-def flops_ratio_of(method: str, count: int) -> float:
-    """FLOPs of the dense model over those of a method, on the first `count` texts, padding not counted."""
-    subject = Subject.load(DEMO / method, DATA, count)
-    return flops_ratio(subject.model.config, carried_rows(subject.model, subject.samples))
+@dataclass
+class Session:
+    """One run of the benchmark: what it has found so far, which is in the results file behind every step."""
 
+    args: argparse.Namespace
+    console: Console
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    not_run: list[str] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+    regroup: list[Regroup] = field(default_factory=list)
+    compaction: list[Compaction] = field(default_factory=list)
+    ratios: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=lambda: time.monotonic())
 
-def build_case(
-    method: str,
-    backend: Backend,
-    precision: str,
-    plugin: bool,
-    flops: float,
-    args: argparse.Namespace,
-    console: Console,
-) -> tuple[Case, Path]:
-    """Builds one artifact, whose gates check it on the GPU. Raises SkimError when that fails, or a gate does."""
-    out = args.artifacts / f"{method}-{backend.target}-{precision}-{'plugin' if plugin else 'body'}"
-    console.rule(out.name)
-    config = BuildConfig(
-        checkpoint=DEMO / method,
-        dense=None if method == "dense" else DEMO / "dense",
-        target=backend.target,
-        precision=precision,
-        plugin=plugin,
-        compute_capability=backend.options_here().compute_capabilities,
-        buckets=args.buckets,
-        out=out,
-        max_drop=BUDGET,
-        metric_samples=args.texts,
-        force=True,
-    )
-    started = time.perf_counter()
-    artifact = build(config, console)
-    return case_of(artifact, method, backend.target, plugin, time.perf_counter() - started, flops, console), out
+    @functools.cached_property
+    def texts(self) -> list[Text]:
+        """The reviews that are timed."""
+        return [example.content for example in read_examples(DATA, "test")[: self.args.texts]]
 
+    @functools.cached_property
+    def machine(self) -> Machine:
+        """This machine, described once."""
+        return describe_machine()
 
-def case_of(
-    artifact: Artifact, method: str, target: str, plugin: bool, seconds: float, flops: float, console: Console
-) -> Case:
-    """What the manifest of an artifact says about it."""
-    manifest = artifact.manifest
-    print_gates(manifest.gates, console)
-    metrics = [gate.figures["metric"] for gate in manifest.gates if "metric" in gate.figures]
-    return Case(
-        method=method,
-        target=target,
-        precision=manifest.engines[0].precision,
-        plugin=plugin,
-        engines=len(manifest.engines),
-        engine_bytes=sum(artifact.file(record.file).stat().st_size for record in manifest.engines),
-        build_seconds=round(seconds, 1),
-        accuracy=float(metrics[0]) if metrics else None,
-        flops_ratio=flops,
-        gates=manifest.gates,
-    )
+    def measure_kernels(self) -> None:
+        """What needs no engine library."""
+        self.compaction = self.attempt("TokenCompact", compaction_costs) or []
+        self.regroup = self.attempt("regrouping", lambda: regroup_costs(cuda_device())) or []
+        self.write()
 
+    def measure_target(self, backend: Backend, precision: str) -> None:
+        """Builds dense, then every other variant, each of which is timed against dense as soon as it is there."""
+        dense = Variant("dense", backend, precision, plugin=False)
+        path = self.build(dense)
+        if path is None:
+            return
+        pruned = [method for method in METHODS if method != "dense" and method in _parts(self.args.methods)]
+        variants = [Variant(m, backend, precision, plugin) for m, plugin in itertools.product(pruned, (True, False))]
+        for variant in variants or [dense]:
+            other = path if variant == dense else self.build(variant)
+            if other is None:
+                continue
+            paths = {dense.name: path, variant.name: other}
+            for batch in BATCHES:
+                name = f"timing of {variant.name} at batch {batch}"
+                found = self.attempt(name, time_cases, paths, backend, self.texts, batch, self.args.rounds)
+                self.keep(found or [])
 
-def time_cases(paths: dict[str, Path], target: str, texts: Sequence[Text], batch: int, rounds: int) -> list[Timing]:
-    """Every case with and without CUDA graphs, in turn on the same chunks, all engines loaded before.
+    def build(self, variant: Variant) -> Path | None:
+        """Builds an artifact and notes the case; its path, None where it failed or was not run."""
+        found = self.attempt(
+            variant.name, lambda: build_case(variant, self.flops(variant.method), self.args, self.console)
+        )
+        if found is None:
+            return None
+        case, path = found
+        self.cases.append(case)
+        self.write()
+        return path
 
-    At batch 1 every text is answered before the next one starts, on one stream. Raises SkimError.
-    """
-    streams = 1 if batch == 1 else 2
-    ways: dict[str, Callable[[Sequence[Text]], object]] = {}
-    keys: dict[str, tuple[str, bool]] = {}
-    for name, path in paths.items():
-        for graphs in (True, False):
-            runner = Runner(
-                path, target, max_batch=batch, truncate=True, verify=False, streams=streams, cuda_graphs=graphs
-            )
-            runner.warm_up()
-            runner(list(texts[:batch]))
-            way = f"{name} {'with' if graphs else 'without'} graphs"
-            ways[way], keys[way] = runner, (name, graphs)
-    return [
-        Timing(case=keys[way][0], batch=batch, cuda_graphs=keys[way][1], streams=streams, seconds=sum(chunks))
-        for way, chunks in alternate(ways, texts, rounds).items()
-    ]
+    def keep(self, timings: Sequence[Timing]) -> None:
+        """Adds timings; of the dense model, which is timed beside every other one, the first."""
+        known = {(t.case, t.batch, t.cuda_graphs) for t in self.timings}
+        self.timings += [t for t in timings if (t.case, t.batch, t.cuda_graphs) not in known]
+        self.write()
 
+    def flops(self, method: str) -> float:
+        """FLOPs of the dense model over those of a method."""
+        if method not in self.ratios:
+            self.ratios[method] = flops_ratio_of(method, self.args.texts)
+        return self.ratios[method]
 
-def regroup_costs(device: Device, lengths: Sequence[int] = (32, 128, 256), width: int = 384) -> list[Regroup]:
-    """Time of one regroup of 8 fp16 samples, as one of many in a CUDA graph, so that no launch is counted."""
-    return [_regroup_cost(device, Bucket(batch=8, length=length), width) for length in lengths]
-
-
-def _regroup_cost(device: Device, bucket: Bucket, width: int) -> Regroup:
-    shape = (bucket.batch, bucket.length)
-    tensors = (Tensor((*shape, width), np.dtype(np.float16)), *[Tensor(shape, np.dtype(np.int32))] * 2)
-    source, target = (Rows(*(device.array(tensor) for tensor in tensors)) for _ in range(2))
-    sources = [Place(source, index, bucket.length).source for index in range(bucket.batch)]
-    stream = device.stream()
-    stream.regroup(sources, target.target)
-    stream.synchronize()
-
-    def replayed() -> None:
-        for _ in range(_REPLAYED):
-            stream.regroup(sources, target.target)
-
-    graph = stream.capture(replayed)
-    times = []
-    for _ in range(10):
-        started = time.perf_counter()
-        stream.launch(graph)
-        stream.synchronize()
-        times.append((time.perf_counter() - started) / _REPLAYED)
-    return Regroup(
-        batch=bucket.batch, length=bucket.length, row_bytes=2 * width, microseconds=1e6 * float(np.median(times))
-    )
-
-
-def describe_machine() -> Machine:
-    """This machine. Raises TargetError without a GPU."""
-    gpu = find_gpu()
-    if isinstance(gpu, str):
-        raise TargetError(gpu)
-    tools = {name: version for name, version in tool_versions().items() if name in ("torch", "tokenizers", "numpy")}
-    for name in (*_LIBRARIES.values(), "cuda-bindings"):
+    def attempt(self, name: str, work: Callable[..., Any], *arguments: object) -> Any:
+        """What `work` gives; None where it fails or the time is over, which is noted, and the rest is measured."""
+        if self.args.minutes is not None and time.monotonic() - self.started > 60 * self.args.minutes:
+            self.not_run.append(name)
+            return None
         try:
-            tools[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return Machine(
-        gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
-        driver=gpu.driver,
-        cuda=gpu.cuda,
-        processor=processor(),
-        tools=tools,
-    )
+            return work(*arguments)
+        except Exception as error:
+            self.failed[name] = str(error).partition("\n")[0] or type(error).__name__
+            if not isinstance(error, SkimError):  # not one of ours: where it comes from is all that there is to go by
+                self.console.print("".join(traceback.format_exception(error)), highlight=False, markup=False)
+            self.console.print(f"FAILED {name}: {error}", highlight=False, markup=False, style="red")
+            return None
+
+    def results(self) -> GpuResults:
+        """All that is known so far."""
+        return GpuResults(
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            skimrt_version=__version__,
+            machine=self.machine,
+            data=DATA,
+            texts=self.args.texts,
+            cases=self.cases,
+            timings=self.timings,
+            regroup=self.regroup,
+            compaction=self.compaction,
+            skipped=self.skipped,
+            failed=self.failed,
+            not_run=self.not_run,
+        )
+
+    def write(self) -> None:
+        """Writes the results file, if there is anything to write."""
+        if not (self.cases or self.compaction or self.regroup):
+            return
+        self.args.out.parent.mkdir(parents=True, exist_ok=True)
+        self.args.out.write_text(self.results().model_dump_json(indent=1) + "\n", "utf-8")
+
+
+def _parts(value: str) -> list[str]:
+    return [part for part in value.split(",") if part]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """INT8 on the CPU: dense and pruned, fp32 and INT8, all built in the same way: time, accuracy, decisions.
 
-python benchmarks/int8_cpu.py --checkpoint demo/checkpoints/ltp --dense demo/checkpoints/dense --json int8-ltp.json
+python -m benchmarks.int8_cpu --checkpoint demo/checkpoints/ltp --dense demo/checkpoints/dense --json int8-ltp.json
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from pathlib import Path
 from rich.console import Console
 
 from calib.data import examples_digest
+from calib.int8.calibrate import read_calibration
+from calib.metric import accuracy
 from engines.artifact import Artifact, Manifest
 from engines.errors import InputError
 from engines.prediction import SampleResult
 from engines.runner import Runner
-from pipeline.builder import build
-from pipeline.cli import main_of, progress_bars
-from pipeline.config import DEMO, BuildConfig
+from pipeline.builder.config import DEMO, BuildConfig
+from pipeline.builder.measure import as_record, measure, speedups
+from pipeline.builder.progress import progress_bars
+from pipeline.builder.steps import build
+from pipeline.builder.subject import Subject
+from pipeline.cli import main_of
 from pipeline.gates import Reference
-from pipeline.gates.metric import accuracy
-from pipeline.int8 import read_calibration
-from pipeline.measure import as_record, measure, speedups
-from pipeline.subject import Subject
+from pipeline.report.markdown import table
 
 BASELINE, PRUNED = "dense fp32", "pruned int8"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python benchmarks/int8_cpu.py", description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m benchmarks.int8_cpu", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--checkpoint", type=Path, default=DEMO / "ltp", help="the pruned model (default: the LTP demo)")
     p.add_argument("--dense", type=Path, default=DEMO / "dense", help="the dense model (default: the demo's)")
     p.add_argument("--max-length", type=int, help="longest input, in tokens (default: what the checkpoints say)")
@@ -47,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, default=Path("demo/output/int8"), help="directory of the artifacts")
     p.add_argument("--reuse", action="store_true", help="measure the artifacts that are already in --out as they are")
     p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
-    p.add_argument("--table", type=Path, nargs="+", metavar="FILE", help="only print docs/int8.md's table of records")
+    p.add_argument(
+        "--table", type=Path, nargs="+", metavar="FILE", help="only print the table of docs/results.md from records"
+    )
     return p
 
 
@@ -122,7 +126,7 @@ COLUMNS = ("model", "accuracy", "drop, points", "batch 1", "batch 8", "over dens
 
 
 def markdown_table(records: Sequence[dict]) -> str:
-    """docs/int8.md's table: of every record, which is a run of its own, dense INT8 and the pruned model."""
+    """Returns a table of docs/results.md: three rows per record, which holds the figures of one pruned model."""
     rows: list[tuple[str, ...]] = []
     for record in records:
         dense = record["artifacts"][BASELINE]["accuracy"]
@@ -146,15 +150,13 @@ def markdown_table(records: Sequence[dict]) -> str:
                 )
             )
     first = records[0]
-    lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] + ["---:"] * 7, *rows)]
     setting = (
-        f"Times as fast as dense fp32 ({first['artifacts'][BASELINE]['accuracy']:.4f}), texts in, labels out; "
-        f"{first['reviews']} held-out reviews of at most {first['max_length']} tokens, {first['timed']} of them timed, "
-        f"on {first['machine']['cpus']} cores of {first['machine']['processor']}, OpenVINO "
-        f"{first['versions']['openvino']}. "
-        "FLOPs: dense over pruned, padding not counted."
+        f"Speedup over dense fp32, whose accuracy is {first['artifacts'][BASELINE]['accuracy']:.4f}, from text to "
+        f"label. {first['reviews']} held-out reviews of at most {first['max_length']} tokens, {first['timed']} of them "
+        f"timed, on {first['machine']['cpus']} cores of {first['machine']['processor']}, OpenVINO "
+        f"{first['versions']['openvino']}. FLOPs: dense over pruned, padding not counted."
     )
-    return "\n".join([*lines, "", setting])
+    return table(COLUMNS, rows, setting)
 
 
 def _of_artifact(path: Path, subject: Subject, threads: int | None) -> dict:

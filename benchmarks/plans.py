@@ -1,6 +1,6 @@
 """The planner's artifact against the plan without a cost model: the same checkpoint and texts, in turns.
 
-python benchmarks/plans.py --checkpoint demo/checkpoints/transkimmer --work /tmp/plans [--json FILE]
+python -m benchmarks.plans --checkpoint demo/checkpoints/transkimmer --work /tmp/plans [--json FILE]
 
 Without a cost model a plan is cut wherever enough tokens have died, and every stage has the default buckets.
 """
@@ -17,9 +17,9 @@ from rich.console import Console
 from calib.data import read_examples
 from engines.artifact import Artifact
 from engines.buckets import default_buckets, format_buckets
-from pipeline.builder import build
-from pipeline.config import BuildConfig
-from pipeline.measure import as_record, measure
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.measure import as_record, measure
+from pipeline.builder.steps import build
 from pipeline.model import load_checkpoint
 
 
@@ -53,7 +53,7 @@ def main() -> None:
             {
                 "batch": batch,
                 "ratio": statistics.median(b / a for a, b in zip(planned.chunks, simply.chunks, strict=True)),
-                "expected_milliseconds": artifacts["planned"].manifest.plan.expected[batch],
+                "expected_milliseconds": artifacts["planned"].manifest.plan.expected_ms[batch],
                 "measured_milliseconds": 1e3 * planned.seconds / len(texts),
             }
         )

@@ -1,7 +1,7 @@
 """What TensorRT-RTX takes to compile the shipped checkpoints ahead of time, in every default bucket.
 
-python benchmarks/rtx_builds.py [--only ltp-fp16-plugin] [--buckets 1x64,8x256] [--out FILE]
-python benchmarks/rtx_builds.py --table    # prints the table of docs/gpu.md
+python -m benchmarks.rtx_builds [--only ltp-fp16-plugin] [--buckets 1x64,8x256] [--out FILE]
+python -m benchmarks.rtx_builds --table    # prints the table of docs/results.md
 
 Every engine is compiled for 8.0, 8.6, 8.9 and 12.0. Seconds are wall clock of one engine's own process, start included;
 memory is that process's peak. What other versions of the tools measured does not stay in the results file.
@@ -21,10 +21,11 @@ from time import perf_counter
 from rich.console import Console
 
 from engines.artifact import Artifact
-from pipeline.builder import build
-from pipeline.compilation import EngineReport
-from pipeline.config import DEMO, BuildConfig
-from pipeline.versions import tool_versions
+from engines.machine import tool_versions
+from pipeline.builder.compilation import EngineReport
+from pipeline.builder.config import DEMO, BuildConfig
+from pipeline.builder.steps import build
+from pipeline.report.markdown import table
 
 METHODS = ("ltp", "transkimmer")
 VARIANTS = {"fp32": ("fp32", False), "fp16": ("fp16", False), "fp16-plugin": ("fp16", True), "int8": ("int8", False)}
@@ -119,17 +120,17 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
 
 
 def markdown_table(results: dict) -> str:
-    """The table of docs/gpu.md. Counts are of layers, over all engines."""
+    """Returns the table of docs/results.md. Counts are of layers, over all engines."""
     head = ["model", "precision", "stage ends", "engines", "size, MB", "seconds each", "memory, MB"]
     head += ["fused attention", "plugin layers", "INT8 products", "error"]
-    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    rows = []
     for run in sorted(results["runs"].values(), key=lambda run: (run["method"], run["precision"], run["plugin"])):
         gates = {name.split(" (")[0]: gate for name, gate in run["gates"].items()}
         products = gates.get("INT8 products", {}).get("figures")
         error = gates["numeric: INT8 graphs" if products else "numeric: graphs"]["figures"]
         ratio = error.get("error_over_simulations" if products else "error_over_pytorchs")
         narrow = run["precision"] != "fp32"
-        lines.append(
+        rows.append(
             [
                 run["method"],
                 run["precision"],
@@ -147,17 +148,18 @@ def markdown_table(results: dict) -> str:
     capabilities = ", ".join(next(iter(results["runs"].values()))["compute_capabilities"])
     libraries = {run["library"].replace("_", "-") for run in results["runs"].values()}
     note = (
-        f"{', '.join(sorted(libraries))} on {results['machine']['cpus']} cores, for {capabilities}. Seconds: median to "
-        "longest, of one engine's own process; memory: its peak. Error: of the graphs in ONNX Runtime, in fp32 the "
-        "largest difference from PyTorch; in fp16 how many times PyTorch's own in fp16, in INT8 the simulation's, at "
-        "most 2 each."
+        f"{', '.join(sorted(libraries))} on {results['machine']['cpus']} cores, for compute capabilities "
+        f"{capabilities}. Every engine is built in its own process. Seconds: the median and the longest of them. "
+        "Memory: the largest peak. Error: of the stage graphs run by ONNX Runtime. In fp32 it is the largest "
+        "difference from PyTorch. In fp16 and INT8 it is a multiple, of which at most 2 is allowed: of PyTorch's own "
+        "error in fp16, or of the error of the INT8 simulation."
     )
     missing = [
         name for method in METHODS for variant in VARIANTS if (name := f"{method}-{variant}") not in results["runs"]
     ]
     if missing:
         note += f" Not measured: {', '.join(missing)}."
-    return "\n".join([*(f"| {' | '.join(cells)} |" for cells in lines), "", note])
+    return table(head, rows, note, names=3)
 
 
 if __name__ == "__main__":

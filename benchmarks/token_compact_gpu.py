@@ -1,6 +1,6 @@
 """TokenCompact on this machine's GPU: bytes that must move, time, and how close that comes to a plain copy.
 
-    python benchmarks/token_compact_gpu.py [--json FILE]
+python -m benchmarks.token_compact_gpu [--json FILE]
 
 Needs a CUDA device and the build (cmake --build build). The ratio is the kernel's bandwidth over that of a
 copy of the same rows, both cold in the level-2 cache; 1.0 would be a compaction that costs no more than
@@ -12,55 +12,61 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.gpu_results import Compaction
+from engines.errors import SkimError, TargetError
+from pipeline.cli import main_of
 
 PROGRAM = Path(__file__).resolve().parents[1] / "build" / "bin" / "token_compact_benchmark"
 NO_DEVICE = 77  # exit status of the program
-TARGET_MISSING = 4  # exit status of SkimRT's commands for "not on this machine"
 
 
-def measure() -> list[dict]:
-    """One entry a shape, as the program prints them. Exits with 4 when there is no program or no device."""
-    if not PROGRAM.is_file():
-        print(f"{PROGRAM} is not built: cmake -S . -B build -G Ninja && cmake --build build (needs nvcc)")
-        raise SystemExit(TARGET_MISSING)
-    result = subprocess.run([str(PROGRAM)], stdout=subprocess.PIPE, text=True)
-    if result.returncode == NO_DEVICE:
-        print(result.stdout.strip())
-        raise SystemExit(TARGET_MISSING)
-    if result.returncode != 0:
-        raise SystemExit(f"{PROGRAM.name} failed with status {result.returncode}")
-    return [json.loads(line) for line in result.stdout.splitlines()]
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser("python -m benchmarks.token_compact_gpu", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
+    return p
 
 
-def table(entries: list[dict]) -> str:
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints and writes the figures. Raises TargetError without the program or a GPU."""
+    entries = compaction_costs()
+    print(table(entries))
+    if args.json is not None:
+        args.json.write_text(json.dumps([entry.model_dump() for entry in entries], indent=2) + "\n", "utf-8")
+    return 0
+
+
+def compaction_costs(program: Path = PROGRAM) -> list[Compaction]:
+    """One entry a shape. Raises TargetError without the program or a GPU, SkimError when the program fails."""
+    if not program.is_file():
+        raise TargetError(
+            f"{program}: expected the program, found none; cmake -S . -B build && cmake --build build (needs nvcc)"
+        )
+    done = subprocess.run([str(program)], stdout=subprocess.PIPE, text=True)
+    if done.returncode == NO_DEVICE:
+        raise TargetError(done.stdout.strip())
+    if done.returncode != 0:
+        raise SkimError(f"{program.name}: expected exit status 0, found {done.returncode}; what it printed says why")
+    return [Compaction.model_validate_json(line) for line in done.stdout.splitlines()]
+
+
+def table(entries: Sequence[Compaction]) -> str:
     """The entries as a table for people."""
     lines = [
-        f"TokenCompact on {entries[0]['device']}, fp16, 40 % alive",
+        f"TokenCompact on {entries[0].device}, fp16, 40 % alive",
         "   B     S     C     D   must move    time       kernel        copy   ratio",
     ]
     for entry in entries:
-        ratio = entry["gigabytes_per_second"] / entry["copy_gigabytes_per_second"]
         lines.append(
-            f"{entry['batch']:4} {entry['length']:5} {entry['capacity']:5} {entry['width']:5} "
-            f"{entry['bytes_that_must_move'] / 1e6:8.2f} MB {entry['microseconds']:7.2f} us "
-            f"{entry['gigabytes_per_second']:7.0f} GB/s "
-            f"{entry['copy_gigabytes_per_second']:6.0f} GB/s {ratio:7.2f}"
+            f"{entry.batch:4} {entry.length:5} {entry.capacity:5} {entry.width:5} "
+            f"{entry.bytes_that_must_move / 1e6:8.2f} MB {entry.microseconds:7.2f} us "
+            f"{entry.gigabytes_per_second:7.0f} GB/s {entry.copy_gigabytes_per_second:6.0f} GB/s {entry.ratio:7.2f}"
         )
     return "\n".join(lines)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the entries to FILE")
-    arguments = parser.parse_args()
-    entries = measure()
-    print(table(entries))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main_of(parser, run)

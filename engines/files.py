@@ -112,7 +112,7 @@ def _content(handle: int, key: object, digest: str | None) -> np.ndarray:
             size = 0
             while size < len(content) and (got := file.readinto(content[size:].data)):
                 size += got
-        if digest is not None and (found := hashlib.sha256(content[:size]).hexdigest()) != digest:
+        if digest is not None and (found := hashlib.sha256(content[:size].data).hexdigest()) != digest:
             raise InputError(wrong_digest(digest, found))
         content = content[:size] if size < len(content) else content
         _CONTENTS[key] = content

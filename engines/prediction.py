@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.artifact import Head
+from engines.head import Head
 
 
 @dataclass(frozen=True)

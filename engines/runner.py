@@ -1,27 +1,28 @@
 """The runner: texts in, predictions out, through the engines of an artifact.
 
 runner = Runner("artifact/")
-runner(["one text", ("premise", "hypothesis")])
+runner("one text")                               # -> Prediction
+runner(["one text", ("premise", "hypothesis")])  # -> [Prediction, Prediction]
 for prediction in runner.stream(lines): ...
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeGuard, overload
 
 from engines.artifact import TOKENIZER_NAME, Artifact
 from engines.backends import Backend, choose_backend
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError
-from engines.fused import FusedRunner
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
 from engines.scheduler import Scheduler, cost_in
-from engines.stage_runner import Call, open_stages
-from engines.tokenization import Text, TextEncoder, Tokens, text_problem
+from engines.stage_runner import Call, StageRunner
+from engines.tokenization import MAX_BYTES, Text, TextEncoder, Tokens, longest_part, text_problem
 
 TOKENISE_TOGETHER = 32
 """Texts that go to the tokenizer at a time, which spreads them over the cores."""
@@ -39,7 +40,6 @@ class Runner:
     truncate:  cuts texts that are longer than the model takes, which are an error otherwise.
     streams:   on a GPU, calls that it works on at a time.
     cuda_graphs: on a GPU, every call is one CUDA graph.
-    fused:     uses the fused engines of a fused plan; False runs every sample through the stages.
 
     Raises InputError for an invalid artifact or argument, TargetError when nothing here can run its engines.
     """
@@ -48,6 +48,7 @@ class Runner:
         self,
         path: str | Path,
         target: str | Backend = "auto",
+        *,
         provider: str | None = None,
         threads: int | None = None,
         max_batch: int | None = None,
@@ -56,7 +57,6 @@ class Runner:
         verify: bool = True,
         streams: int = 2,
         cuda_graphs: bool = True,
-        fused: bool = True,
     ) -> None:
         limits = {"threads": threads, "max_batch (--batch)": max_batch, "window": window, "streams": streams}
         for name, value in limits.items():
@@ -65,13 +65,9 @@ class Runner:
         self.artifact = Artifact.open(path, verify)
         manifest = self.manifest = self.artifact.manifest
         self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
-        units = [unit for unit in manifest.plan.units if unit != "fused"]
-        self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in units]
+        self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))
-        self.fused = None
-        if fused and manifest.plan.fused is not None:
-            self.fused = FusedRunner(self.artifact, self.backend, threads, max_batch)
         self._encode = TextEncoder(
             self.artifact.file(TOKENIZER_NAME),
             manifest.max_length,
@@ -80,12 +76,25 @@ class Runner:
         )
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
-    def __call__(self, texts: Sequence[Text]) -> list[Prediction]:
-        """One prediction per text, in order. Raises InputError for an empty or too long text."""
+    @overload
+    def __call__(self, texts: Text) -> Prediction: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, texts: Iterable[Text]) -> list[Prediction]: ...
+
+    def __call__(self, texts: Text | Iterable[Text]) -> Prediction | list[Prediction]:
+        """The prediction of one text or pair, or those of a list of them, in order.
+
+        A tuple of two strings is a pair, a list of two is two texts. Raises InputError for an empty or too long text.
+        """
+        if _is_one(texts):
+            return next(self.stream([texts]))
         return list(self.stream(texts))
 
     def stream(self, texts: Iterable[Text]) -> Iterator[Prediction]:
         """Predictions in the order of the texts, in bounded memory: reads at most `window` texts ahead."""
+        if _is_one(texts) or isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
+            raise InputError(f"texts: expected several texts or pairs, such as a list, found a {type(texts).__name__}")
         return (predict(result, self.manifest.head) for result in self._run(self._tokens(texts)))
 
     def run_tokens(self, samples: Iterable[Tokens]) -> list[SampleResult]:
@@ -95,8 +104,6 @@ class Runner:
     def warm_up(self) -> None:
         """Loads every engine now instead of at its first use, and runs it once."""
         self._stages.load_all(self._buckets)
-        if self.fused is not None:
-            self.fused.load_all()
 
     def _usable(self, buckets: Sequence[Bucket], max_batch: int | None) -> list[Bucket]:
         usable = [bucket for bucket in buckets if max_batch is None or bucket.batch <= max_batch]
@@ -111,23 +118,29 @@ class Runner:
         rest, number = iter(texts), 0
         while True:
             chunk, error = _read(rest, min(TOKENISE_TOGETHER, self._window))
-            good = next((place for place, text in enumerate(chunk) if _problem(text)), len(chunk))
-            yield from self._encode(chunk[:good])
+            good = next((place for place, text in enumerate(chunk) if self._problem(text)), len(chunk))
+            yield from self._encode(chunk[:good], number + 1)
             if good < len(chunk):
-                raise InputError(f"text {number + good + 1}: {_problem(chunk[good])}")
+                raise InputError(f"text {number + good + 1}: {self._problem(chunk[good])}")
             if error is not None:
                 raise error
             if not chunk:
                 return
             number += len(chunk)
 
+    def _problem(self, text: Text) -> str | None:
+        if (problem := text_problem(text)) is not None:
+            return problem
+        if not "".join(text).strip():
+            return "expected at least one word, found an empty text"
+        if not self._truncate and (size := longest_part(text)) > MAX_BYTES:
+            return f"{size} bytes, a text may have {MAX_BYTES}; shorten or cut it (--truncate)"
+        return None
+
     def _run(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult]:
         for window in self._windows(inputs):
-            if self.fused is not None:
-                self.fused.run(window)
-            left = [sample for sample in window if sample.logits is None]
             for unit in range(self._stages.units):
-                self._run_unit(unit, left)
+                self._run_unit(unit, window)
             yield from (sample.result() for sample in window)
 
     def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:
@@ -188,8 +201,23 @@ def _read(texts: Iterator[Text], most: int) -> tuple[list[Text], InputError | No
     return chunk, None
 
 
-def _problem(text: Text) -> str | None:
-    problem = text_problem(text)
-    if problem is None and not "".join(text).strip():
-        problem = "expected at least one word, found an empty text"
-    return problem
+def open_stages(
+    artifact: Artifact, backend: Backend, threads: int | None, streams: int = 2, cuda_graphs: bool = True
+) -> StageRunner:
+    """The stage runner of a backend: over buffers of its device if it has one, else over host arrays.
+
+    streams:     calls that a device works on at a time; without one there is one.
+    cuda_graphs: a call on a device is one CUDA graph; otherwise its copies and kernels are queued one by one.
+    """
+    device = backend.device()
+    if device is None:
+        return StageRunner(artifact, backend, threads)
+    from engines.device_stages import DeviceStageRunner  # which a deployment on a CPU never needs
+
+    return DeviceStageRunner(artifact, backend, threads, device, streams, cuda_graphs)
+
+
+def _is_one(texts: object) -> TypeGuard[Text]:
+    return isinstance(texts, str) or (
+        isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(part, str) for part in texts)
+    )

@@ -27,22 +27,6 @@ class Call:
     error: SkimError | None = None
 
 
-def open_stages(
-    artifact: Artifact, backend: Backend, threads: int | None, streams: int = 2, cuda_graphs: bool = True
-) -> StageRunner:
-    """The stage runner of a backend: over buffers of its device if it has one, else over host arrays.
-
-    streams:     calls that a device works on at a time; without one there is one.
-    cuda_graphs: a call on a device is one CUDA graph; otherwise its copies and kernels are queued one by one.
-    """
-    device = backend.device()
-    if device is None:
-        return StageRunner(artifact, backend, threads)
-    from engines.device_stages import DeviceStageRunner  # which a deployment on a CPU never needs
-
-    return DeviceStageRunner(artifact, backend, threads, device, streams, cuda_graphs)
-
-
 class StageRunner:
     """The engines of an artifact, loaded at their first use, and how samples go into and come out of them.
 
@@ -58,7 +42,6 @@ class StageRunner:
         self._records = {
             (self._stages if record.stage == "head" else record.stage, record.bucket): record
             for record in records_for(artifact.manifest, backend)
-            if record.stage != "fused"
         }
         self._engines: dict[tuple[int, Bucket], Engine] = {}
         # Held from filling an engine's buffers to reading its outputs: it has one set of buffers.
@@ -168,7 +151,8 @@ def fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], he
         for place, sample in enumerate(samples):
             rows = len(sample.tokens)
             inputs["input_ids"][place, :rows] = sample.tokens.input_ids
-            inputs["token_type_ids"][place, :rows] = sample.tokens.token_type_ids
+            if "token_type_ids" in inputs:  # OpenVINO drops an input that a model without segments does not read
+                inputs["token_type_ids"][place, :rows] = sample.tokens.token_type_ids
             inputs["alive"][place, :rows] = 1
         return
     if not head:

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+StepKind = Literal["attend", "decide", "feed"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the encoder; `decide` is a decision point, where a stage may be cut."""
+
+    kind: StepKind
+    layer: int
+
+    @property
+    def name(self) -> str:
+        """As a plan has it: "attend 2"."""
+        return f"{self.kind} {self.layer}"
+
+    @classmethod
+    def parse(cls, name: str) -> Step:
+        """The step of a name. Raises ValueError."""
+        kind, _, layer = name.partition(" ")
+        if kind not in get_args(StepKind) or not layer.isdecimal():
+            raise ValueError(f"expected a step such as 'attend 2', found {name!r}")
+        return cls(cast("StepKind", kind), int(layer))
+
 
 OPERATOR, DOMAIN = "TokenCompact", "skimrt"
 """Of the node that ends every stage but the last."""
@@ -23,18 +48,3 @@ HEAD_INPUTS, HEAD_OUTPUTS = ("hidden",), ("logits",)
 
 INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS})
 OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS})
-
-
-def fused_outputs(cuts: int) -> tuple[str, ...]:
-    """Of a fused graph with so many cuts, whose inputs are FIRST_INPUTS.
-
-    logits [B, classes] fp32; survivors.<stage> [B, rows] int32, for every row in which a stage leaves a sample the
-    position of its token in the original sequence if it is alive, else -1; count.<cut> [B] int32 as TokenCompact's.
-    """
-    stages = (f"survivors.{stage}" for stage in range(cuts + 1))
-    return ("logits", *stages, *(f"count.{cut}" for cut in range(cuts)))
-
-
-def is_output(name: str) -> bool:
-    """Whether some graph has an output of this name."""
-    return name in OUTPUT_NAMES or re.fullmatch(r"(survivors|count)\.\d+", name) is not None

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from engines.errors import InputError
+from engines.template import Template
 
 Text = str | tuple[str, str]
 """One text, or a pair such as (premise, hypothesis)."""
+MAX_BYTES = 2**20
+"""Most UTF-8 bytes of a text that are tokenised: what lies behind them is far beyond what a model takes."""
+_TOGETHER = 2**20
+"""Characters that the library tokenises in one call, whose memory is some hundred bytes for each."""
+_EDGE = 1000
+"""Characters in front of a cut in which a blank is looked for, so that no word is cut."""
+_PADDING = ("[PAD]", "<pad>")
+_UNKNOWN = ("[UNK]", "<unk>")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenised input: ids and segment ids of equal length, and how long it was before any truncation."""
+    """One tokenised input: ids and segment ids of equal length, and how long it was before any truncation.
+
+    Of a text with more than MAX_BYTES, `full_length` is a lower bound.
+    """
 
     input_ids: list[int]
     token_type_ids: list[int]
@@ -27,42 +42,92 @@ class Tokens:
 
 
 class TextEncoder:
-    """Tokenises without padding; inputs are cut at `max_length` tokens, and `full_length` tells."""
+    """Tokenises without padding; inputs are cut at `max_length` tokens, and `full_length` tells.
+
+    The parts of a pair are tokenised apart and put together here: a tokenizer that truncates makes every combination
+    of the pieces that it cuts off. The special tokens that give an input its structure, and padding, come from the
+    tokenizer's template alone: written in a text they are characters like any others.
+    """
 
     def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2, content: bytes | None = None) -> None:
         """`content` is that of the file, where it has been read already."""
-        try:
-            content = tokenizer_json.read_bytes() if content is None else content
-            # Two of them: what a truncating tokenizer cut off a pair cannot be counted afterwards.
-            self._cut, self._whole = (Tokenizer.from_buffer(content) for _ in range(2))
-        except Exception as error:  # the library raises bare Exception for every malformed file
-            raise InputError(f"{tokenizer_json}: expected a tokenizer.json, found {error}") from None
-        for tokenizer in (self._cut, self._whole):
-            tokenizer.no_padding()
-        self._cut.enable_truncation(max_length)
-        self._whole.no_truncation()
+        with _refusing(f"{tokenizer_json}: expected a tokenizer.json, found"):
+            self._tokenizer = Tokenizer.from_buffer(tokenizer_json.read_bytes() if content is None else content)
+            padding = self._tokenizer.padding
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            self._templates = [Template.of(self._tokenizer, parts) for parts in (1, 2)]
         self._max_length, self._segments = max_length, segments
-        self._special = self._cut.num_special_tokens_to_add(is_pair=False)
+        pads = [self._tokenizer.token_to_id(name) for name in _PADDING] if padding is None else [padding["pad_id"]]
+        structural = [token for template in self._templates for token in template.special]
+        self._structural = frozenset(token for token in [*structural, *pads] if token is not None)
 
-    def __call__(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Tokens of every text, in order. Raises InputError for the first that is no text."""
+    def __call__(self, texts: Sequence[Text], first: int = 1) -> list[Tokens]:
+        """Tokens of every text, in order; `first` is the number of the first one in errors.
+
+        Raises InputError for what is no text, what the tokenizer cannot read, and where `max_length` leaves no room
+        for a token of each part.
+        """
+        inputs = [self._parts(text, number) for number, text in enumerate(texts, first)]
         try:
-            encoded = self._cut.encode_batch_fast(list(texts))  # without the characters' offsets, which nobody reads
-        except TypeError:
-            place, problem = next((i, p) for i, p in enumerate(map(text_problem, texts), 1) if p is not None)
-            raise InputError(f"text {place}: {problem}") from None
-        return [self._tokens(text, item) for text, item in zip(texts, encoded, strict=True)]
+            with _refusing(f"text {first}: expected a text that the tokenizer can read, found"):
+                ids = iter(self._ids([part[: _head(part)] for parts in inputs for part in parts]))
+        except InputError:
+            if len(texts) == 1:
+                raise
+            return [self([text], number)[0] for number, text in enumerate(texts, first)]  # one of them raises
+        return [self._tokens(parts, [next(ids) for _ in parts]) for parts in inputs]
 
-    def _tokens(self, text: Text, item: Encoding) -> Tokens:
-        ids = item.ids
-        types = item.type_ids if self._segments > 1 else [0] * len(ids)
-        return Tokens(ids, types, len(ids) + self._cut_off(text, item.overflowing))
+    def _parts(self, text: Text, number: int) -> list[str]:
+        if (problem := text_problem(text)) is not None:
+            raise InputError(f"text {number}: {problem}")
+        parts = [text] if isinstance(text, str) else list(text)
+        least = len(self._templates[len(parts) - 1].special) + len(parts)
+        if least > self._max_length:
+            kind = "a pair" if len(parts) == 2 else "a text"
+            raise InputError(
+                f"text {number}: {kind} takes at least {least} tokens with the special ones, the maximum length is "
+                f"{self._max_length} (--max-length)"
+            )
+        return parts
 
-    def _cut_off(self, text: Text, rest: list[Encoding]) -> int:
-        """Tokens that truncation took; `rest` are the pieces behind the cut, each with special tokens of its own."""
-        if rest and not isinstance(text, str):
-            return len(self._whole.encode_batch_fast([text])[0].ids) - self._max_length
-        return sum(len(piece.ids) - self._special for piece in rest)
+    def _tokens(self, parts: list[str], ids: list[list[int]]) -> Tokens:
+        template = self._templates[len(parts) - 1]
+        input_ids, segments = template.fill(ids, self._max_length)
+        full_length = sum(map(len, ids)) + len(template.special)
+        if any(_head(part) < len(part) for part in parts):  # there is more, whatever the first bytes came to
+            full_length = max(full_length, self._max_length) + 1
+        return Tokens(input_ids, segments if self._segments > 1 else [0] * len(input_ids), full_length)
+
+    def _ids(self, parts: Sequence[str]) -> list[list[int]]:
+        found: list[list[int]] = []
+        for group in _groups(parts):
+            # Without the characters' offsets, which nobody reads.
+            found += [e.ids for e in self._tokenizer.encode_batch_fast(group, add_special_tokens=False)]
+        return [
+            ids if self._structural.isdisjoint(ids) else self._literal(part)
+            for part, ids in zip(parts, found, strict=True)
+        ]
+
+    def _literal(self, part: str) -> list[int]:
+        """Ids of a text that has a structural token written in it, with that as characters or as an unknown word."""
+        ids: list[int] = self._spelling.encode(part, add_special_tokens=False).ids
+        if self._structural.isdisjoint(ids):
+            return ids
+        unknown = next((i for i in map(self._tokenizer.token_to_id, _UNKNOWN) if i is not None), None)
+        if unknown is None:
+            raise ValueError("a special token in a tokenizer that has no unknown one to read it as")
+        return [unknown if token in self._structural else token for token in ids]
+
+    @cached_property
+    def _spelling(self) -> Tokenizer:
+        """The tokenizer, but that it finds no structural token in a text; markers that a model has learned stay."""
+        content = json.loads(self._tokenizer.to_str())
+        for token in content["added_tokens"]:
+            token["special"] = token["id"] in self._structural
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
 
 def text_of(first: str, second: str | None) -> Text:
@@ -81,3 +146,42 @@ def text_problem(text: object) -> str | None:
         except UnicodeEncodeError as error:
             return f"expected valid Unicode, found an unpaired surrogate at character {error.start}"
     return None
+
+
+def longest_part(text: Text) -> int:
+    """UTF-8 bytes of a text, or of the longer one of a pair."""
+    return max(len(part.encode()) for part in ([text] if isinstance(text, str) else text))
+
+
+def _head(part: str) -> int:
+    """How many characters of a text are read: all, or those of its first MAX_BYTES, to the last blank if it is near."""
+    if 4 * len(part) <= MAX_BYTES or len(encoded := part.encode()) <= MAX_BYTES:
+        return len(part)
+    head = encoded[:MAX_BYTES].decode(errors="ignore")
+    blank = max(head.rfind(space, len(head) - _EDGE) for space in " \t\n")
+    return blank if blank > 0 else len(head)
+
+
+def _groups(parts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in order, in groups of at most `_TOGETHER` characters or of one text."""
+    group: list[str] = []
+    size = 0
+    for part in parts:
+        if group and size + len(part) > _TOGETHER:
+            yield group
+            group, size = [], 0
+        group.append(part)
+        size += len(part)
+    if group:
+        yield group
+
+
+@contextmanager
+def _refusing(expected: str) -> Iterator[None]:
+    """Turns what the library raises, bare Exception and Rust's panics (no Exception for Python), into InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{expected} {error}") from None

@@ -1,3 +1,1 @@
 """SkimRT's build pipeline: a model that learned to skip tokens goes in, engines that really skip them come out."""
-
-__version__ = "0.1.0"

@@ -9,25 +9,25 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
 
-    from engines.artifact import Artifact
+    from engines.artifact import BENCH_NAME, Artifact
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
-    from pipeline.baseline import build_against_dense
+    from pipeline.builder.baseline import build_against_dense
+    from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
+    from pipeline.builder.measure import Timing, speedups
+    from pipeline.builder.target import BuildTarget
     from pipeline.cli import main_of, print_gates
-    from pipeline.config import DEMO, BuildConfig, read_build_config, require_demo
-    from pipeline.measure import Timing, speedups
     from pipeline.planning.costs import DEVICES
-    from pipeline.target import BuildTarget
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; every flag is a field of BuildConfig and a key of the TOML file."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.build",
+        prog=program("build"),
         description="Builds an artifact: cuts the model where it drops tokens, compiles every stage for every bucket "
         "(a static batch x length), checks the result against PyTorch and publishes it only if the gates pass. Without "
         "arguments it builds the shipped demo for the CPU.",
@@ -50,28 +50,7 @@ def parser() -> argparse.ArgumentParser:
         help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths as the planner finds best; "
         "where it has no costs, powers of two and quarters between)",
     )
-    p.add_argument(
-        "--stages",
-        help="auto (the planner's choice, or with --buckets where enough tokens die), a number of stages, or the "
-        "layers to cut at, such as 1,3 (default auto)",
-    )
-    p.add_argument(
-        "--plan",
-        choices=_choices("plan"),
-        help="staged: an engine for every stage; fused: also engines of all stages at once, with a fixed room behind "
-        "every cut, and texts that do not fit run through the stages; auto: fused where it is expected to be faster",
-    )
-    p.add_argument("--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})")
-    p.add_argument(
-        "--token-budget",
-        type=int,
-        help="tokens of a call: every length also gets the largest batch that it allows, so that short texts run in "
-        "larger ones, such as 2048 for 8x256 and 64x32 (default: no larger batches)",
-    )
-    p.add_argument(
-        "--device", choices=list(DEVICES), help="plan for this device's data sheet instead of measuring this machine"
-    )
-    p.add_argument("--explain", action="store_const", const=True, help="show what the planner chose, and against what")
+    _add_planning_flags(p.add_argument_group("planning"), default)
     p.add_argument("--data", help=f"texts for the gates: a named set or a file (default {default.data})")
     p.add_argument("--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})")
     p.add_argument("--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})")
@@ -94,6 +73,29 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--json", action="store_true", help="print the result as JSON")
     return p
+
+
+def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) -> None:
+    group.add_argument(
+        "--stages",
+        help="auto (the planner's choice, or with --buckets where enough tokens die), a number of stages, or the "
+        "layers to cut at, such as 1,3 (default auto)",
+    )
+    group.add_argument(
+        "--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})"
+    )
+    group.add_argument(
+        "--token-budget",
+        type=int,
+        help="tokens of a call: every length also gets the largest batch that it allows, so that short texts run in "
+        "larger ones, such as 2048 for 8x256 and 64x32 (default: no larger batches)",
+    )
+    group.add_argument(
+        "--device", choices=list(DEVICES), help="plan for this device's data sheet instead of measuring this machine"
+    )
+    group.add_argument(
+        "--explain", action="store_const", const=True, help="show what the planner chose, and against what"
+    )
 
 
 def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
@@ -179,7 +181,7 @@ def _next_command(config: BuildConfig) -> str:
 
 
 def _bench(artifact: Artifact) -> dict | None:
-    path = artifact.path / "bench.json"
+    path = artifact.path / BENCH_NAME
     return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
 

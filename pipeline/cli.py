@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from engines.artifact import Gate
 from engines.errors import InputError, SkimError
-from engines.plan import FusedPlan
 from pipeline.importing import interruptible
 
 
@@ -76,21 +74,3 @@ def plain_table(title: str, *columns: str) -> Table:
     for column in columns or ("", ""):
         table.add_column(column, overflow="fold", header_style="dim")
     return table
-
-
-def fused_table(fused: FusedPlan) -> Table:
-    """The engines of all stages at once; texts that overflow them run through the stages."""
-    table = plain_table("\nfused engines", "batch", "overflow", "ms per text", "length (rows behind every cut)")
-    for batch in fused.batches:
-        held = [b for b in fused.buckets if b.bucket.batch == batch]
-        lengths = ", ".join(f"{b.bucket.length} ({' '.join(map(str, b.capacities))})" for b in held)
-        overflow = f"{100 * fused.overflow[batch]:.1f} % expected" if batch in fused.overflow else "unknown"
-        expected = f"{fused.expected[batch]:.2f} expected" if batch in fused.expected else "unknown"
-        table.add_row(str(batch), overflow, expected, lengths)
-    return table
-
-
-def progress_bars(console: Console) -> Progress:
-    """The live bars of a verb: a step per line, its count and its time."""
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)

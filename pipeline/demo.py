@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
@@ -19,22 +19,24 @@ with importing(__name__, "skimrt[cpu]"):
     from engines.errors import InputError
     from engines.tokenization import Tokens
     from engines.writing import write_whole
-    from pipeline.builder import build
-    from pipeline.cli import main_of, progress_bars
-    from pipeline.config import DEMO, BuildConfig, require_demo
-    from pipeline.measure import as_record, measure, speedups
+    from pipeline.builder.config import DEMO, BuildConfig, require_demo
+    from pipeline.builder.measure import as_record, measure, speedups
+    from pipeline.builder.progress import progress_bars
+    from pipeline.builder.steps import build
+    from pipeline.builder.subject import Subject
+    from pipeline.cli import main_of
     from pipeline.model import PrunedTransformer, load_checkpoint
     from pipeline.model.flops import flops_ratio
     from pipeline.model.retention import carried_rows
     from pipeline.report.demo import write_demo_report
-    from pipeline.subject import Subject
+    from pipeline.report.markdown import table
 
 METHODS = ("dense", "ltp", "transkimmer")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__.split(": ", 1)[1].capitalize())
+    p = argparse.ArgumentParser(prog=program("demo"), description=__doc__.split(": ", 1)[1].capitalize())
     p.add_argument("--out", type=Path, default=Path("demo/output"), help="directory of artifacts and results")
     p.add_argument("--reviews", type=int, default=1000, help="held-out reviews for accuracy (default 1000)")
     p.add_argument("--timed", type=int, default=512, help="of these, reviews that are timed (default 512)")
@@ -126,7 +128,7 @@ def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Cons
 
 
 def _retention(model: PrunedTransformer, samples: Sequence[Tokens], timed: int) -> dict:
-    """Rows per layer and FLOPs of all samples, and FLOPs of those that are timed, padding not counted."""
+    """Kept tokens per layer and FLOPs ratios, of all samples and of the timed ones; padding is not counted."""
     rows = carried_rows(model, samples)
     length, *carried = rows.sum(0).tolist()
     keep = [count / length for count in carried]
@@ -138,11 +140,11 @@ def _retention(model: PrunedTransformer, samples: Sequence[Tokens], timed: int) 
     }
 
 
-COLUMNS = ("model", "accuracy", "drop, points", "tokens kept", "FLOPs", "time, batch 1", "time, batch 8")
+COLUMNS = ("model", "accuracy", "drop, points", "tokens kept", "FLOPs", "speedup, batch 1", "speedup, batch 8")
 
 
 def table_rows(record: dict) -> list[tuple[str, ...]]:
-    """The table of a record, one row a model, in the order of COLUMNS."""
+    """Returns the table's cells in the order of COLUMNS, one row per model."""
     dense = record["methods"]["dense"]["accuracy"]
     return [
         (
@@ -150,36 +152,35 @@ def table_rows(record: dict) -> list[tuple[str, ...]]:
             f"{row['accuracy']:.4f}",
             f"{100 * (dense - row['accuracy']):.2f}",
             f"{100 * row['retention']:.0f} %",
-            f"{row['flops_ratio']:.2f}x less",
-            *(f"{row['speedup'][batch]:.2f}x less" for batch in ("1", "8")),
+            f"{row['flops_ratio']:.2f}x fewer" if method != "dense" else "1.00x",
+            *(f"{row['speedup'][batch]:.2f}x" for batch in ("1", "8")),
         )
         for method, row in record["methods"].items()
     ]
 
 
 def markdown_table(record: dict) -> str:
-    """The README's table and the line below it."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] + ["---:"] * 6, *table_rows(record))]
-    return "\n".join([*lines, "", setting(record)])
+    """Returns the README's table and the sentences below it, in Markdown."""
+    return table(COLUMNS, table_rows(record), setting(record))
 
 
 def setting(record: dict) -> str:
-    """How the figures of a record were taken, in a sentence."""
+    """Says how a record's figures were measured."""
     return (
-        f"{record['reviews']} held-out movie reviews of at most 256 tokens ({record['timed']} of them timed, texts in, "
-        f"labels out) on {record['machine']['cpus']} cores of {record['machine']['processor']}, fp32, OpenVINO "
-        f"{record['versions']['openvino']}. Ratios are against the dense model built by the same pipeline, "
-        "its buckets planned in the same way, with the same regrouping."
+        f"{record['reviews']} held-out movie reviews of at most 256 tokens, {record['timed']} of them timed from text "
+        f"to label, on {record['machine']['cpus']} cores of {record['machine']['processor']}, in fp32 with OpenVINO "
+        f"{record['versions']['openvino']}. The baseline is the dense model, built by the same pipeline with its own "
+        "planned buckets and the same regrouping."
     )
 
 
 def _table(record: dict) -> Table:
-    table = Table(title="What skipping tokens gives")
+    shown = Table(title="What skipping tokens gives")
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "model" else "right")
+        shown.add_column(name, justify="left" if name == "model" else "right")
     for row in table_rows(record):
-        table.add_row(*row)
-    return table
+        shown.add_row(*row)
+    return shown
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NOT_TO_INSTALL = ("", "calib", "engines", "pipeline", "plugins")
+_NOT_TO_INSTALL = ("", "calib", "engines", "pipeline", "plugins", "skimrt")
 """Where one of these is not found it is a defect, which no installation mends."""
 
 
@@ -39,3 +39,8 @@ def interruptible() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def program(verb: str) -> str:
+    """What a verb is called by in its help: as the command line called it."""
+    return sys.argv[0] if sys.argv[0] == f"skimrt {verb}" else f"python -m pipeline.{verb}"

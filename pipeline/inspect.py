@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt"):
     from rich.console import Console
@@ -15,13 +15,13 @@ with importing(__name__, "skimrt"):
 
     from engines.artifact import Artifact, Manifest
     from engines.buckets import format_buckets
-    from pipeline.cli import figures_line, fused_table, main_of, plain_table, standard_output
+    from pipeline.cli import figures_line, main_of, plain_table, standard_output
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.inspect",
+        prog=program("inspect"),
         description="Shows what is in an artifact that pipeline.build wrote: the model, its stages, the "
         "shapes that they are compiled for, and what the checks of the build found. Compares every file with "
         "its digest and loads no engine.",
@@ -51,8 +51,6 @@ def _print(artifact: Artifact, sizes: dict[str, int], verified: bool) -> None:
     console = Console(highlight=False, markup=False)  # names and reasons are not ours, and may hold brackets
     console.print(_model(artifact, sum(sizes.values()), verified))
     console.print(_stages(manifest))
-    if manifest.plan.fused is not None:
-        console.print(fused_table(manifest.plan.fused))
     console.print(_engines(manifest, sizes))
     if manifest.gates:
         console.print(_gates(manifest))
@@ -97,7 +95,7 @@ def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
         held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
         folders = {Path(e.file).parent for e in held}
         size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
-        buckets = format_buckets({e.bucket for e in held if e.stage != "fused"})
+        buckets = format_buckets({e.bucket for e in held})
         target, precision, place = key
         table.add_row(target, precision, place or "any machine", str(len(held)), _megabytes(size), buckets)
     return table

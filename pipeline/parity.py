@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
@@ -15,19 +16,22 @@ with importing(__name__, "skimrt[cpu]"):
     from engines.backends import choose_backend
     from engines.errors import InputError
     from pipeline import gates
-    from pipeline.checks import engine_gates
+    from pipeline.builder.checks import engine_gates, metric_gate
+    from pipeline.builder.config import BuildConfig, read_build_config
+    from pipeline.builder.dense import DenseModel
+    from pipeline.builder.graphs import specs_of
+    from pipeline.builder.subject import Subject
     from pipeline.cli import main_of, print_gates
-    from pipeline.config import read_build_config
-    from pipeline.gates.reference import Reference
+    from pipeline.gates.expected import Expected
+    from pipeline.gates.under_test import EnginesUnderTest
     from pipeline.model.checkpoint import checkpoint_digest
-    from pipeline.stage_graphs import specs_of
-    from pipeline.subject import Subject
+    from pipeline.model.reference import Reference
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.parity",
+        prog=program("parity"),
         description="Checks that an artifact computes what its PyTorch model computes: its files are those that were "
         "built, every stage gives the reference's numbers on the reference's own state, and the engines running free "
         "keep the same tokens and give the same labels. Exit code 0: parity holds; 3: it does not.",
@@ -72,18 +76,31 @@ def check(args: argparse.Namespace) -> list[Gate]:
         ]
     manifest = artifact.manifest
     checkpoint = _checkpoint(args.checkpoint, manifest)
-    # The artifact was published within its own budget; another one is the user's to name.
-    budgets = [float(gate.figures["budget_points"]) for gate in manifest.gates if "budget_points" in gate.figures]
-    budget = budgets[0] if budgets and args.max_drop is None else config.max_drop
-    config = config.model_copy(update={"checkpoint": checkpoint, "max_drop": budget, "metric_samples": args.samples})
-    data = args.data or (manifest.data.name if manifest.data else config.data)
-    subject = Subject.load(checkpoint, data, config.samples)
+    config = config.model_copy(update={"checkpoint": checkpoint})
+    dense = None if config.dense_checkpoint is None else DenseModel(config.dense_checkpoint)
+    if dense is not None:
+        dense.refuse_for(checkpoint)
+    subject = Subject.load(
+        checkpoint, args.data or (manifest.data.name if manifest.data else config.data), args.samples
+    )
     specs = specs_of(subject.model, manifest)
     backend = choose_backend(args.target, args.provider, manifest.built)
     reference = Reference.of(subject.model, subject.samples)
     found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
-    found.append(gates.reference_parity(subject.model, subject.samples, reference))
-    return found + engine_gates(config, subject, specs, reference, artifact.path, manifest, backend)
+    found.append(gates.reference_parity(subject.model, reference))
+    expected = Expected(subject.model, specs, reference, manifest.plan.precision)
+    engines = EnginesUnderTest(artifact.path, manifest, backend, args.threads)
+    budget = _budget(args.max_drop, manifest, config)
+    metric = partial(metric_gate, subject, dense=dense, count=args.samples, max_drop=budget)
+    return found + engine_gates(expected, engines, metric)
+
+
+def _budget(asked: float | None, manifest: Manifest, config: BuildConfig) -> float:
+    """Points that the metric may lose: as asked, else the budget within which the artifact was published."""
+    if asked is not None:
+        return asked
+    published = [gate.figures["budget_points"] for gate in manifest.gates if "budget_points" in gate.figures]
+    return float(published[0]) if published else config.max_drop
 
 
 def _checkpoint(given: Path | None, manifest: Manifest) -> Path:

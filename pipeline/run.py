@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt"):
+    from calib.row import Row, text_of_row
+    from calib.rows import FORMATS, parse_rows, read_rows
     from engines.errors import InputError
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
@@ -26,7 +26,7 @@ with importing(__name__, "skimrt"):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.run",
+        prog=program("run"),
         description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
         "in the order of the texts: label, probability, logits, tokens (of the text) and "
         "retention (tokens still worked on at the end of every stage of the model). Files of any "
@@ -39,9 +39,13 @@ examples:
   cut -f 2 reviews.tsv | python -m pipeline.run artifact --input - --format text
 
 input formats (by the file's ending, or --format):
-  .jsonl  a line is {"text": "..."} or {"text": "...", "text_b": "..."}, other keys are ignored, or just "..."
-  .tsv    label<TAB>text or label<TAB>text<TAB>second text, as a build's --data; the label is ignored
-  .txt    a line is a text
+  .jsonl    a line is {"text": "..."} or {"text": "...", "text_b": "..."}, other keys are ignored, or just "..."
+  .tsv      label<TAB>text or label<TAB>text<TAB>second text, as a build's --data, or columns named in a first line
+  .csv      columns named text and perhaps text_b in a first line, other columns are ignored
+  .parquet  the same columns
+  .txt      a line is a text
+Empty lines at the end of a file are no texts, nor are those between lines of .jsonl and .csv. A line may have 16 MiB,
+a text 1 MiB; --truncate cuts longer texts.
 
 exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 130 interrupted""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,7 +56,7 @@ exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 
     source.add_argument("--input", metavar="FILE", help="file of texts, a line each; - reads standard input")
     p.add_argument("--text-b", help="with --text: the second text of a pair")
     p.add_argument(
-        "--format", choices=["jsonl", "tsv", "text"], help="of --input (default: by its ending; jsonl for -)"
+        "--format", choices=["jsonl", "tsv", "csv", "text"], help="of --input (default: by its ending; jsonl for -)"
     )
     p.add_argument("--output", type=Path, metavar="FILE", help="where the answers go (default: standard output)")
     p.add_argument(
@@ -78,16 +82,18 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
-    runner = Runner(args.artifact, args.target, args.provider, args.threads, args.batch, args.window, args.truncate)
+    runner = Runner(
+        args.artifact,
+        args.target,
+        provider=args.provider,
+        threads=args.threads,
+        max_batch=args.batch,
+        window=args.window,
+        truncate=args.truncate,
+    )
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts):
             sink(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
-    if runner.fused is not None and runner.fused.overflowed:
-        print(
-            f"{runner.fused.overflowed} of {runner.fused.samples} texts overflowed the fused engines and ran again "
-            "through the stages; pipeline.inspect tells how many the build expected",
-            file=sys.stderr,
-        )
     return 0
 
 
@@ -102,55 +108,34 @@ def _texts(args: argparse.Namespace) -> Iterator[Iterable[Text]]:
         yield [text_of(args.text, args.text_b)]
         return
     suffix = Path(args.input).suffix.lower()
-    kind = args.format or ("jsonl" if args.input == "-" else _FORMATS.get(suffix))
+    kind = args.format or ("jsonl" if args.input == "-" else FORMATS.get(suffix))
     if kind is None:
         raise InputError(
-            f"--input {args.input}: expected {', '.join(_FORMATS)} or --format, found {suffix or 'no ending'}"
+            f"--input {args.input}: expected {', '.join(FORMATS)} or --format, found {suffix or 'no ending'}"
         )
     name = "standard input" if args.input == "-" else args.input
+    if kind == "parquet":
+        yield _texts_of(read_rows(Path(args.input), labelled=False), name)
+        return
     if args.input == "-" and sys.stdin is None:
         raise InputError("standard input: expected it to be open, found it closed; pipe texts into it or name a file")
     try:
-        # Bytes, decoded line by line: an error can then name its line.
         file = sys.stdin.buffer if args.input == "-" else open(args.input, "rb")  # noqa: SIM115
     except OSError as error:
         raise InputError(f"--input {args.input}: cannot be read: {error.strerror}") from None
     with file:
-        first = next(file, None)
-        if first is None:
-            raise InputError(f"{name}: expected at least one line, found none")
-        # Windows' programs put a byte order mark in front.
-        yield _parsed(chain([first.removeprefix(codecs.BOM_UTF8)], file), _PARSERS[kind], name)
+        yield _texts_of(parse_rows(file, name, kind, labelled=False), name)
 
 
-def _parsed(lines: Iterable[bytes], parse: Callable[[str], Text], name: str) -> Iterator[Text]:
-    for number, line in enumerate(lines, 1):
+def _texts_of(rows: Iterator[Row], name: str) -> Iterator[Text]:
+    row = None
+    for row in rows:
         try:
-            yield parse(line.decode("utf-8").rstrip("\r\n"))
+            yield text_of_row(row)
         except ValueError as error:
-            raise InputError(f"{name}, line {number}: {error}") from None
-
-
-def _parse_jsonl(line: str) -> Text:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected JSON, found {line[:60]!r} ({error})") from None
-    first, second = (value.get("text"), value.get("text_b")) if isinstance(value, dict) else (value, None)
-    if not isinstance(first, str) or not isinstance(second, str | None):
-        raise ValueError(f'expected {{"text": "..."}} or "...", found {line[:60]!r}')
-    return text_of(first, second)
-
-
-def _parse_tsv(line: str) -> Text:
-    columns = line.split("\t")
-    if len(columns) not in (2, 3):
-        raise ValueError(f"expected label<TAB>text or label<TAB>text<TAB>second text, found {len(columns)} column(s)")
-    return text_of(columns[1], columns[2] if len(columns) > 2 else None)
-
-
-_FORMATS = {".jsonl": "jsonl", ".tsv": "tsv", ".txt": "text"}
-_PARSERS: dict[str, Callable[[str], Text]] = {"jsonl": _parse_jsonl, "tsv": _parse_tsv, "text": str}
+            raise InputError(f"{name}, {row.place}: {error}") from None
+    if row is None:
+        raise InputError(f"{name}: expected at least one line, found none")
 
 
 @contextmanager

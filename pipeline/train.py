@@ -7,17 +7,17 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[train]"):
     import torch
     from pydantic import ValidationError
 
-    from calib.data import NAMED_SETS, Example, are_quantities, examples_digest, label_names, read_examples
+    from calib.data import NAMED_SETS, Example, examples_digest
     from engines.errors import InputError, validation_problems
     from engines.files import sha256
     from engines.tokenization import TextEncoder
@@ -28,9 +28,10 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.model.config import Method
     from pipeline.model.huggingface import locate_backbone
     from pipeline.model.task import refuse_other_task
-    from pipeline.training.batches import TokenisedSet
+    from pipeline.training.batches import Sets, TokenisedSet
     from pipeline.training.config import TrainConfig
     from pipeline.training.evaluation import evaluate, reaches_ratio
+    from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
     from pipeline.training.trainer import Trainer, make_progress
@@ -39,7 +40,7 @@ with importing(__name__, "skimrt[train]"):
 def parser() -> argparse.ArgumentParser:
     """The command line; every flag is a field of TrainConfig."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.train",
+        prog=program("train"),
         description="Trains a text classifier that skips tokens, from a pretrained encoder (--backbone) or a dense "
         "checkpoint (--init), which then also teaches the pruned model. An interrupted run goes on "
         "where it stopped, with the same settings and files.",
@@ -52,8 +53,21 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name}", help=text if shown is None else f"{text} (default {shown})", **more)
 
     p.add_argument("--method", required=True, choices=get_args(Method))
-    p.add_argument("--data", required=True, help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file")
+    p.add_argument(
+        "--data",
+        required=True,
+        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file",
+    )
     p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
+    p.add_argument(
+        "--task",
+        choices=["classification", "regression"],
+        help="what the labels are: classes, or amounts (default: that of --init; else amounts if they are numbers of "
+        "which some have a fraction, and classes otherwise)",
+    )
+    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
+    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
+    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
     p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
     p.add_argument(
@@ -77,16 +91,7 @@ def parser() -> argparse.ArgumentParser:
     flag("max-length", "tokens per input", type=int)
     flag("limit", "use only so many training examples", type=int)
     flag("dev-limit", "use only so many dev examples", type=int)
-    flag("batch-tokens", "padded tokens per batch", type=int)
-    flag("lr", "learning rate of the encoder or its adapters", type=float)
-    flag("head-lr", "learning rate of the head", type=float)
-    flag(
-        "pruner-lr",
-        "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
-        type=float,
-    )
-    flag("weight-decay", "AdamW's weight decay", type=float)
-    flag("warm-up", "share of the steps with a rising learning rate", type=float)
+    _add_optimiser_flags(flag)
     flag("adapter-rank", "rank of low-rank adapters; 0 trains all weights", type=int)
     flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
     flag("ramp", "share of the run over which the ratio rises", type=float)
@@ -111,6 +116,19 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _add_optimiser_flags(flag: Callable[..., None]) -> None:
+    flag("batch-tokens", "padded tokens per batch", type=int)
+    flag("lr", "learning rate of the encoder or its adapters", type=float)
+    flag("head-lr", "learning rate of the head", type=float)
+    flag(
+        "pruner-lr",
+        "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
+        type=float,
+    )
+    flag("weight-decay", "AdamW's weight decay", type=float)
+    flag("warm-up", "share of the steps with a rising learning rate", type=float)
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains and writes the checkpoint and run.json."""
     out: Path = args.out
@@ -126,8 +144,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(config: TrainConfig, out: Path) -> int:
-    train, dev = _examples(config)
-    labels = None if are_quantities(train) else label_names(train)
+    examples = TrainingExamples.read(config)
+    train, dev, labels = examples.train, examples.dev, examples.labels
     trainee = make_trainee(config, labels)
     encoder = trainee.model.config.encoder
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
@@ -138,10 +156,11 @@ def _train(config: TrainConfig, out: Path) -> int:
     if taught_by and config.distil > 0:
         refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
         teacher = load_checkpoint(taught_by)
+    _report(examples, {config.data: train_set, config.dev_data or config.data: dev_set}, config.max_length)
     progress = make_progress()
     with progress:
         content = _content(config, trainee, train, dev)
-        result = Trainer(config, trainee, teacher, train_set, dev_set, out, content).run(progress)
+        result = Trainer(config, trainee, Sets(train_set, dev_set), out, teacher, content).run(progress)
     final = evaluate(load_checkpoint(out), dev_set, config.batch_tokens * 2)
     reached = {"metric": final.metric, "flops_ratio": final.flops_ratio, "keep": final.keep}
     record = {
@@ -165,12 +184,16 @@ def _train(config: TrainConfig, out: Path) -> int:
     return 0
 
 
-def _examples(config: TrainConfig) -> tuple[list, list]:
-    train = read_examples(config.data, "train")
-    if config.data not in NAMED_SETS and config.dev_data is None:
-        raise InputError("--dev-data is needed with a local file: early stopping must not look at training data")
-    dev = read_examples(config.dev_data or config.data, "dev")
-    return train[: config.limit], dev[: config.dev_limit]
+def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_length: int) -> None:
+    """Says what was taken, before work starts."""
+    for line in examples.taken:
+        print(f"data  {line}", file=sys.stderr)
+    odd = list(examples.odd)
+    for name, tokenised in sets.items():
+        if cut := sum(tokens.full_length > max_length for tokens in tokenised.tokens):
+            odd.append(f"{name}: {cut} of {len(tokenised)} texts are longer than --max-length {max_length}, and cut")
+    for line in odd:
+        print(f"WARNING: {line}", file=sys.stderr)
 
 
 def _tokenised(

@@ -1,5 +1,5 @@
-// libskimrt_autoload.so hands libskimrt_plugins.so, which lies beside it, to TensorRT as soon as it is loaded itself. For
-// programs that have loaded TensorRT, only open a plugin library and expect it to register its plugins, as Triton's
+// libskimrt_autoload.so hands libskimrt_plugins.so, which lies beside it, to TensorRT as soon as it is loaded itself.
+// For programs that have loaded TensorRT, only open a plugin library and expect it to register its plugins, as Triton's
 // TensorRT backend does. Everything else hands libskimrt_plugins.so to a plugin registry.
 //
 // The registry's table of virtual functions differs between major versions, so it looks for the TensorRT of the headers
@@ -28,8 +28,9 @@ std::string registerPlugins()
     void* const library = dlopen(tensorrt.c_str(), RTLD_LAZY | RTLD_NOLOAD);
     if (library == nullptr)
     {
-        return "expected " + tensorrt + " among the libraries of this process, found none. Build SkimRT with "
-            "TENSORRT_ROOT set to the TensorRT that this process uses, or load that first.";
+        return "expected " + tensorrt
+            + " among the libraries of this process, found none. Build SkimRT with "
+              "TENSORRT_ROOT set to the TensorRT that this process uses, or load that first.";
     }
     using GetPluginRegistry = nvinfer1::IPluginRegistry* (*)();
     auto const getRegistry = reinterpret_cast<GetPluginRegistry>(dlsym(library, "getPluginRegistry"));

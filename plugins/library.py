@@ -8,6 +8,7 @@ import platform
 import shutil
 import struct
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -130,6 +131,11 @@ def load_into(trt: ModuleType, path: Path | None = None) -> Any:
             f"found {trt.__version__}. Upgrade it."
         )
     open_library(path)
+    with _registering:  # engines are loaded by several threads, and each of them comes here
+        return _register(trt, path)
+
+
+def _register(trt: ModuleType, path: Path) -> Any:
     registry = trt.get_plugin_registry()
     if _find_creators(registry):
         if _loaded.get(trt.__name__) == path:
@@ -153,6 +159,7 @@ def load_into(trt: ModuleType, path: Path | None = None) -> Any:
 
 
 _loaded: dict[str, Path] = {}
+_registering = threading.Lock()
 
 
 def _find_creators(registry: Any) -> list[Any]:

@@ -20,13 +20,16 @@ from engines.backends import Backend, Engine
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from engines.buckets import format_buckets
-from pipeline import baseline, build, inspect, stage_graphs
+from pipeline import build, inspect
 from pipeline import run as run_module
-from pipeline.config import BuildConfig
-from pipeline.gates.reference import run_batch
+from pipeline.builder import baseline
+from pipeline.builder import graphs as stage_graphs
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.start import Start
+from pipeline.builder.subject import Subject
+from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import Stage
-from pipeline.subject import Subject
-from pipeline.target import BuildTarget
+from pipeline.model.reference import run_batch
 from tests.conftest import LABELS
 from tests.gates.builds import BUCKETS, Built, classifier, model_of, run_verb, tagger
 from tests.graph.small import small_model
@@ -112,13 +115,13 @@ def test_the_dense_model_is_built_and_timed_beside_it(built: Built) -> None:
 def test_the_dense_model_of_another_machine_is_not_compared_with(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the same build, but has no engine that runs here; building it again adds them."""
     assert built.dense is not None
-    settings = {"data": str(built.data), "stages": "auto", "plan": "auto", "buckets": BUCKETS, "samples": 12}
+    settings = {"data": str(built.data), "stages": "auto", "buckets": BUCKETS, "samples": 12}
     config = BuildConfig(checkpoint=built.dense, out=built.artifact.with_name("artifact-dense"), **settings)
-    assert baseline._is_current(config)
+    assert baseline._is_current(Start.of(config))
     here = Binding(library="tensorrt", version="11.4", compute_capabilities=("9.0",), gpu="NVIDIA H100")
     target = replace(BuildTarget.of(config), binding=here)
     monkeypatch.setattr(BuildTarget, "of", lambda config: target)
-    assert not baseline._is_current(config)
+    assert not baseline._is_current(Start.of(config))
 
 
 def test_nothing_but_artifacts_is_left(built: Built) -> None:
@@ -162,9 +165,10 @@ def test_a_token_level_head_is_an_engine_of_its_own(tiny_tokenizer: Path) -> Non
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from pipeline import build, stage_graphs
+from pipeline import build
+from pipeline.builder import graphs as stage_graphs
 from pipeline.cli import main_of
-from pipeline.publish import Publisher
+from pipeline.builder.publish import Publisher
 graphs = Path(sys.argv.pop(1))
 stage_graphs.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
 mark, marked = Publisher.mark, []
@@ -212,7 +216,7 @@ def test_without_stages_and_buckets_the_planner_chooses(
     printed = capsys.readouterr().out
     assert "no cut" in printed and "every cut" in printed
     manifest = Artifact.open(out).manifest
-    assert set(manifest.plan.expected) == {1, 8} and all(value > 0 for value in manifest.plan.expected.values())
+    assert set(manifest.plan.expected_ms) == {1, 8} and all(value > 0 for value in manifest.plan.expected_ms.values())
     assert len(manifest.engines) <= 8
     for unit in range(len(manifest.plan.stages)):
         held = {engine.bucket for engine in manifest.engines if engine.stage == unit}

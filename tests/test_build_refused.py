@@ -12,8 +12,11 @@ from engines.artifact import Artifact
 from engines.backends import tensorrt
 from engines.errors import InputError
 from engines.files import digest_tree
-from pipeline import baseline, build, builder, stage_graphs
-from pipeline.config import BuildConfig
+from pipeline import build
+from pipeline.builder import baseline, steps
+from pipeline.builder import graphs as stage_graphs
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.start import Start
 from tests.gates.builds import Built, classifier, model_of, reversed_labels, run_verb
 
 
@@ -57,7 +60,7 @@ def test_a_dense_model_of_another_task_is_refused_before_anything_is_built(
     assert "expected a classification of 3 in the order no, maybe, yes, found " in error
     config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), precision=precision, out=out)
     with pytest.raises(InputError, match="which has another task"):
-        builder.build(config, Console())
+        steps.build(config, Console())
     assert not out.parent.exists()
 
 
@@ -82,8 +85,6 @@ def test_an_artifact_is_not_replaced_unasked(capsys: pytest.CaptureFixture[str],
         (("--optimization-level", "6"), 2, "optimization_level: "),
         (("--buckets", "1x16"), 2, "the longest is 16, the model takes 32"),
         (("--buckets", "1x16,ax"), 2, "expected batch x length"),
-        (("--plan", "fused", "--precision", "int8"), 2, "plan 'fused': INT8 engines are chosen stage by stage"),
-        (("--plan", "fused", "--stages", "1"), 2, "plan 'fused': the model is not cut"),
         (("--stages", "7"), 2, "2 decision points, so 1 to 3 stages"),
         (("--stages", "1,5"), 2, "decides at layers [0, 1]"),
         (("--data", "no-such-set"), 2, "expected a named set"),
@@ -110,11 +111,10 @@ def test_bad_arguments_leave_nothing_behind(
 def test_nothing_is_built_in_front_of_an_error_that_can_be_known(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(baseline, "build", lambda *_: pytest.fail("something was built"))
+    monkeypatch.setattr(baseline, "build_from", lambda *_: pytest.fail("something was built"))
     for arguments, message in (
         (("--out", built.artifact), "it already holds an artifact; --force replaces it"),
         (("--stages", "9", "--out", tmp_path / "a"), "stages 9: this ltp model has 2 decision points"),
-        (("--plan", "fused", "--token-budget", "64", "--out", tmp_path / "a"), "plan 'fused': with --token-budget"),
         (("--dense", tmp_path / "none", "--out", tmp_path / "a"), str(tmp_path / "none")),
     ):
         assert run_verb(build, *model_of(built), *arguments) == 2
@@ -157,11 +157,11 @@ def test_the_dense_artifact_is_known_by_any_name_of_its_model(
     dense_built = built.artifact.with_name("artifact-dense")
     link, copy = tmp_path / "link", shutil.copytree(built.dense, tmp_path / "copy")
     link.symlink_to(built.dense)
-    monkeypatch.setattr(baseline, "build", lambda *_: None)
+    monkeypatch.setattr(baseline, "build_from", lambda *_: None)
     monkeypatch.setattr(baseline, "_is_current", lambda _: False)  # as with other settings
     for other in (link, copy):
-        config = BuildConfig(checkpoint=built.checkpoint, dense=other, out=built.artifact)
-        assert baseline.dense_artifact(config, Console()) == dense_built
+        config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), out=built.artifact)
+        assert baseline.dense_artifact(Start.of(config), Console()) == dense_built
 
 
 def test_the_planner_needs_an_engine_for_every_batch_size(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -14,9 +16,11 @@ import pytest
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
 from engines.errors import TargetError
-from pipeline import build, config, demo
+from pipeline import build, demo
+from pipeline.builder import config
 from pipeline.importing import importing
 from pipeline.training.setup import make_trainee
+from tests.conftest import LABELS as HEAD_LABELS
 from tests.gates.builds import classifier, run_verb
 from tests.training.runs import LABELS, make_config
 
@@ -157,8 +161,32 @@ def test_the_sdist_is_the_whole_source(tmp_path: Path) -> None:
 def test_the_wheel_is_the_packages_and_their_data(tmp_path: Path) -> None:
     with zipfile.ZipFile(packed(tmp_path, "bdist_wheel")) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    packages = ("calib/", "engines/", "pipeline/", "plugins/")
+    packages = ("calib/", "engines/", "pipeline/", "plugins/", "skimrt/")
     wanted = {name for name in tracked_files() if name.startswith(packages) and name.endswith((".py", ".html"))}
     contracts = {f"plugins/{plugin}/contract.yaml" for plugin in ("regroup", "token_compact")}
     assert held >= wanted | contracts
-    assert {Path(name).suffix for name in held} <= {".py", ".html", ".yaml", ".txt"}
+    assert {Path(name).name for name in held if Path(name).suffix not in (".py", ".html", ".yaml")} == {"py.typed"}
+    assert not [name for name in held if Path(name).name.startswith(("make_", "test_", "conftest"))]
+
+
+def test_the_wheel_runs_in_a_clean_environment(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    """What the wheel needs is lent by this environment; nothing of this checkout is."""
+    artifact, site = classifier(tiny_tokenizer).artifact, tmp_path / "site"
+    wheel = packed(tmp_path, "bdist_wheel")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel]
+    subprocess.run([*map(str, install)], check=True, capture_output=True)
+    lent = [path for path in sys.path if Path(path).name == "site-packages"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *lent])}
+
+    def call(*command: object) -> str:
+        given = [*map(str, command)]
+        done = subprocess.run(given, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+        return done.stdout
+
+    run = [sys.executable, site / "bin" / "skimrt", "run", artifact, "--text", "w5 w9"]
+    assert json.loads(call(*run))["label"] in HEAD_LABELS["classification"]
+    assert "skimrt build" in call(sys.executable, site / "bin" / "skimrt", "build", "--help")
+    where = "import skimrt, engines, pipeline; print(skimrt.__file__, engines.__file__, pipeline.__file__)"
+    assert all(path.startswith(str(site)) for path in call(sys.executable, "-c", where).split())
+    face = "from skimrt import Runner, build, load_checkpoint; import sys; print(Runner(sys.argv[1])(['w5'])[0].label)"
+    assert call(sys.executable, "-c", face, artifact).strip() in HEAD_LABELS["classification"]

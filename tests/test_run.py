@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from engines.errors import InputError
@@ -51,6 +53,10 @@ def test_every_format_gives_the_same_answers_in_order(answer, tmp_path: Path, mo
         "b.jsonl": "\n".join(json.dumps(text) for text in WORDS),
         "c.tsv": "".join(f"yes\t{text}\n" for text in WORDS),
         "d.txt": "\r\n".join(WORDS) + "\r\n",
+        "e.csv": "text,more\r\n" + "".join(f'"{text}",1\r\n' for text in WORDS),
+        "f.jsonl": "\n\n".join(json.dumps(text) for text in WORDS) + "\n\n \r\n",
+        "g.tsv": "text\tlabel\n" + "".join(f"{text}\tyes\n" for text in WORDS) + "\n\n",
+        "h.txt": "\n".join(WORDS) + "\n\n\n",
     }
     alone = [answer("--text", text)[0] for text in WORDS]
     for name, content in contents.items():
@@ -58,6 +64,9 @@ def test_every_format_gives_the_same_answers_in_order(answer, tmp_path: Path, mo
         found = answer("--input", tmp_path / name)
         assert [line["tokens"] for line in found] == [line["tokens"] for line in alone]
         assert [line["logits"] for line in found] == [pytest.approx(line["logits"], abs=1e-5) for line in alone]
+    table = pyarrow.Table.from_pylist([{"text": text, "id": 1} for text in WORDS])
+    pyarrow.parquet.write_table(table, tmp_path / "i.parquet")
+    assert answer("--input", tmp_path / "i.parquet") == found
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(contents["d.txt"].encode())))
     assert len(answer("--input", "-", "--format", "text")) == 3
 
@@ -85,17 +94,22 @@ def test_pairs_in_files(answer, tmp_path: Path) -> None:
     ("name", "content", "problem"),
     [
         ("a.jsonl", b'"w7"\n{"text": \n', "line 2: expected JSON"),
-        ("a.jsonl", b'"w7"\n\n', "line 2: expected JSON, found ''"),
+        ("a.jsonl", b'"w7"\n\noops\n', "line 3: expected JSON, found 'oops'"),
+        ("a.jsonl", b'"\\ud83d"\n', "line 1: expected valid Unicode, found an unpaired surrogate"),
         ("a.jsonl", b'"w7"\n' + b"[" * 100_000, "line 2: expected JSON"),
         ("a.jsonl", b'{"label": "x"}\n', "line 1: expected {"),
-        ("a.jsonl", b'{"text": "w7", "text_b": 3}\n', "line 1: expected {"),
+        ("a.jsonl", b'{"text": "w7", "text_b": 3}\n', "line 1: expected a second text or none in text_b, found 3"),
         ("a.tsv", b"w7\n", "line 1: expected label<TAB>text"),
         ("a.tsv", b"0\tw7\tw8\tw9\n", "found 4 column"),
-        ("a.txt", b"w7\n\xff\n", "line 2: 'utf-8' codec"),
-        ("a.txt", b"w7\n\nw8\n", "text 2: expected at least one word"),
+        ("a.txt", b"w7\n\xff\n", "line 2: expected UTF-8 text, found 'utf-8' codec"),
+        ("a.txt", b"w7\n\nw8\n", "line 2: expected at least one word"),
         ("a.txt", b"w7\n" + b"w8 " * 40, "text 2: 42 tokens, the model takes 24"),
         ("a.txt", b"", "expected at least one line"),
-        ("a.csv", b"w7\n", "expected .jsonl, .tsv, .txt or --format, found .csv"),
+        ("a.xml", b"w7\n", "expected .jsonl, .tsv, .csv, .txt, .parquet or --format, found .xml"),
+        ("a.csv", b"w7\n", "line 1: expected a column text, found the header w7"),
+        ("a.csv", b'text\n"w7\nw8\n', "line 2: a quote that is opened here is never closed"),
+        ("a.txt", b"w7 " * 2**23, "line 1: expected at most 16777216 bytes"),
+        ("a.txt", b"\n \r\n\n", "expected at least one line"),
         ("a", b"w7\n", "found no ending"),
     ],
 )
@@ -130,7 +144,7 @@ def test_an_error_of_the_runner_names_the_flag(answer, flag: str, arguments: tup
 def test_an_output_file_holds_every_answer_or_stays_as_it_was(answer, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     (tmp_path / "good.txt").write_text("\n".join(WORDS))
-    (tmp_path / "bad.txt").write_text("w7\n\n")
+    (tmp_path / "bad.txt").write_text("w7\n\nw8\n")
     assert answer("--input", tmp_path / "good.txt", "--output", output) == []
     before = output.read_text()
     assert len(before.splitlines()) == 3

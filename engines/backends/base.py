@@ -34,7 +34,6 @@ class EngineOptions:
     optimization_level:   0 to 5, from a quick build to a thorough search; None for the library's default.
     workspace:            MiB of scratch memory that a layer may use at most; None for all there is.
     compatibility:        other GPUs that the engine must run on.
-    capacities:           rows behind every TokenCompact of the graph; () for all.
     """
 
     plugin: bool = False
@@ -42,7 +41,6 @@ class EngineOptions:
     optimization_level: int | None = None
     workspace: int | None = None
     compatibility: Compatibility = "none"
-    capacities: tuple[int, ...] = ()
 
 
 PLAIN = EngineOptions()
@@ -178,5 +176,5 @@ class Backend(ABC):
         ]
 
     def engine_name(self, unit: Unit, bucket: Bucket) -> str:
-        """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx, fused_b8_s128.onnx."""
+        """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx."""
         return engine_stem(unit, bucket) + self.suffix

@@ -28,5 +28,5 @@ class CpuBackend(Backend):
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        write_static_graph(stage_graph, bucket, out, options.capacities)
+        write_static_graph(stage_graph, bucket, out)
         return Built()

@@ -140,7 +140,10 @@ class _CudaStream(Stream):
         self._device.call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, kind, self._stream)
 
     def regroup(self, sources: Sequence[Source], target: Target) -> None:
-        self._device.regroup(sources, target, self.handle)
+        try:
+            self._device.regroup(sources, target, self.handle)
+        except RuntimeError as error:  # the plugins' binding knows nothing of our errors
+            raise SkimError(f"{error}; start the process again, and if it stays run without CUDA graphs") from error
 
     def record(self, event: Event) -> None:
         assert isinstance(event, _CudaEvent)

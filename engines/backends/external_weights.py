@@ -51,7 +51,7 @@ def external_weights(engine_file: Path, graph: np.ndarray, read: Read) -> list[W
     Raises InputError for what is no ONNX graph, for a weight that does not lie in a file beside it, and for any other
     tensor that names a file: a library would look for that itself.
     """
-    data = memoryview(graph)
+    data = graph.data
     try:
         found = list(_external(data, "model", ()))
         if any(path != _TOP for path, _, _ in found):
@@ -65,7 +65,7 @@ def external_weights(engine_file: Path, graph: np.ndarray, read: Read) -> list[W
 
 def with_inputs(graph: np.ndarray, weights: Sequence[Weight]) -> bytes:
     """The graph whose external initializers are inputs of the same names; `weights` are all of them."""
-    parts, data = [], memoryview(graph)
+    parts, data = [], graph.data
     for number, _, start, value, end in _fields(data):
         if number != _GRAPH or not weights:
             parts.append(bytes(data[start:end]))

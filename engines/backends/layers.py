@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from engines.stages import Step
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -119,9 +121,10 @@ def fusible_attention(steps: Sequence[str]) -> int:
 
     steps: the stage's steps, such as "attend 2". A decision right behind an attention reads its probabilities.
     """
+    parsed = [Step.parse(step) for step in steps]
     return sum(
-        step.startswith("attend ") and following != step.replace("attend", "decide")
-        for step, following in zip_longest(steps, steps[1:])
+        step.kind == "attend" and following != Step("decide", step.layer)
+        for step, following in zip_longest(parsed, parsed[1:])
     )
 
 

@@ -17,7 +17,7 @@ from engines.binding import Binding
 from engines.errors import InputError, TargetError
 from engines.files import content_of
 from engines.quiet import openvino_package
-from engines.stages import INPUT_NAMES, is_output
+from engines.stages import INPUT_NAMES, OUTPUT_NAMES
 
 _FIRST_USE = threading.Lock()
 _NO_MORE_THREADS = "Resource temporarily unavailable"
@@ -104,8 +104,8 @@ class _OpenVinoEngine(Engine):
 
 def _name(port: Any) -> str:
     """The ONNX name of a port; an output that is an input passed through carries both names."""
-    wanted = INPUT_NAMES.__contains__ if port.node.get_type_name() == "Parameter" else is_output
-    return next(filter(wanted, port.get_names()))
+    wanted = INPUT_NAMES if port.node.get_type_name() == "Parameter" else OUTPUT_NAMES
+    return next(name for name in port.get_names() if name in wanted)
 
 
 def _tensor(array: np.ndarray) -> Any:

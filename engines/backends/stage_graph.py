@@ -1,8 +1,8 @@
-"""What is asked of a stage graph, and set in it, before a library that runs native code on it reads it."""
+"""What is asked of a stage graph before a library that runs native code on it reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,23 +49,7 @@ def _checked(path: Path, modified: int, size: int) -> int:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise InputError(f"{path}: expected weights inside the graph, found {tensor.name!r} in another file")
     _check_depth(path, model)
-    return len(_compactions(model))
-
-
-def set_capacities(model: onnx.ModelProto, capacities: Sequence[int], source: Path) -> None:
-    """Gives every TokenCompact of a graph read from `source` its capacity. Raises InputError for another number."""
-    nodes = _compactions(model)
-    if len(nodes) != len(capacities):
-        raise InputError(
-            f"{source}: expected a {OPERATOR} for each of {len(capacities)} capacities, found {len(nodes)}"
-        )
-    for node, rows in zip(nodes, capacities, strict=True):
-        (attribute,) = (attribute for attribute in node.attribute if attribute.name == "capacity")
-        attribute.i = rows
-
-
-def _compactions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.op_type == OPERATOR and node.domain == DOMAIN]
+    return sum(node.op_type == OPERATOR and node.domain == DOMAIN for node in model.graph.node)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

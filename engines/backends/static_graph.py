@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.backends.stage_graph import set_capacities
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.writing import write_whole
@@ -23,16 +21,16 @@ _ALIGNMENT = 4096
 """Offsets in the weights file are multiples of a page, so that providers map them instead of copying."""
 
 
-def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path, capacities: Sequence[int] = ()) -> None:
+def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path) -> None:
     """Writes `stage_graph` for the shape of `bucket`: functions inlined, shapes static, constants folded.
 
-    capacities: rows behind every TokenCompact; () for all. The weights go to one file beside `out` that is named by
-    their digest, so that all buckets of a stage share it. Raises InputError for a file that is not such a graph.
+    The weights go to one file beside `out` that is named by their digest, so that all buckets of a stage share it.
+    Raises InputError for a file that is not such a graph.
     """
     import onnx
 
     state = stage_graph.stat()
-    prepared, location, weights = _prepared(stage_graph, state.st_mtime_ns, state.st_size, tuple(capacities))
+    prepared, location, weights = _prepared(stage_graph, state.st_mtime_ns, state.st_size)
     if location is not None and not (out.parent / location).exists():
         write_whole(out.parent / location, weights)
     model = onnx.ModelProto.FromString(prepared)
@@ -41,24 +39,9 @@ def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path, capacities:
 
 
 @lru_cache(maxsize=1)  # a build compiles one stage for all its buckets, then the next
-def _prepared(
-    stage_graph: Path, modified: int, size: int, capacities: tuple[int, ...]
-) -> tuple[bytes, str | None, bytes]:
+def _prepared(stage_graph: Path, modified: int, size: int) -> tuple[bytes, str | None, bytes]:
     """The graph with its functions inlined and its weights taken out; the weights' file name and content."""
     import onnx.inliner
-
-    weightless, location, weights = _without_weights(stage_graph, modified, size)
-    model = onnx.ModelProto.FromString(weightless)
-    if capacities:
-        set_capacities(model, capacities, stage_graph)
-    model = onnx.inliner.inline_local_functions(model)
-    _split_key_transposes(model)
-    return model.SerializeToString(), location, weights
-
-
-@lru_cache(maxsize=1)
-def _without_weights(stage_graph: Path, modified: int, size: int) -> tuple[bytes, str | None, bytes]:
-    import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
@@ -66,6 +49,8 @@ def _without_weights(stage_graph: Path, modified: int, size: int) -> tuple[bytes
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise InputError(f"{stage_graph}: expected an ONNX graph, found {error}") from None
     location, weights = _take_weights(model, stage_graph.stem)
+    model = onnx.inliner.inline_local_functions(model)
+    _split_key_transposes(model)
     return model.SerializeToString(), location, weights
 
 

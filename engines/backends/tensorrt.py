@@ -1,4 +1,4 @@
-"""The target `tensorrt`: standard TensorRT, 10.12 or newer, which compiles on the GPU that it compiles for.
+"""The target `tensorrt`: standard TensorRT, 10.14 or newer, which compiles on the GPU that it compiles for.
 
 The plugin library is imported at its first use: a deployment on a CPU has none.
 """
@@ -31,7 +31,7 @@ TIMING_CACHE = "timing.cache"
 
 
 class TensorRtBackend(Backend):
-    """TensorRT 10.12 and newer, 11 included. An engine is bound to the library's version and to the GPU."""
+    """TensorRT 10.14 and newer, 11 included. An engine is bound to the library's version and to the GPU."""
 
     target, provider = "tensorrt", "tensorrt"
     precisions = ("fp32", "fp16", "bf16", "int8")

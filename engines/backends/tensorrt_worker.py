@@ -58,7 +58,7 @@ def _peak_bytes() -> int:
 
 
 def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
-    """Compiles with TensorRT 10.12 or newer, 11, or TensorRT-RTX, and writes the engine. Returns its layers.
+    """Compiles with TensorRT 10.14 or newer, 11, or TensorRT-RTX, and writes the engine. Returns its layers.
 
     Raises InputError for a graph that does not parse, PluginError when the plugin is not what the network got, and
     BuildError when the library gives no engine.
@@ -85,10 +85,23 @@ def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
     if request.timing_cache is not None:
         _replace(Path(request.timing_cache), config.get_timing_cache().serialize())
     if request.inspect:
-        runtime = trt.Runtime(logger)  # has to live as long as its engine
-        inspector = runtime.deserialize_cuda_engine(plan).create_engine_inspector()
-        return parse_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        return _inspected(trt, logger, plan)
     return parse_build_log(logger.plan)
+
+
+def _inspected(trt: ModuleType, logger: Any, plan: Any) -> list[Layer]:
+    """The layers of an engine. None where they cannot be read: the engine is good all the same, and kept."""
+    runtime = trt.Runtime(logger)  # has to live as long as its engine
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        print("[WARNING] the engine cannot be loaded here, so its layers are not known", file=sys.stderr)
+        return []
+    try:
+        information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        return parse_inspector(information)
+    except ValueError as error:
+        print(f"[WARNING] the engine's layers cannot be read: {error}", file=sys.stderr)
+        return []
 
 
 def _strongly_typed(trt: ModuleType) -> int:

@@ -11,20 +11,22 @@ import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from engines.artifact import EngineRecord, Figures, Gate, Manifest
-from engines.backends import Backend, Engine, records_for
+from engines.artifact import EngineRecord, Figures, Gate
+from engines.backends import Engine
 from engines.buckets import Bucket
-from engines.errors import GateError, InputError
+from engines.errors import GateError
+from engines.plan import Unit
 from engines.stages import OPERATOR
-from engines.tokenization import Tokens
+from pipeline.gates.expected import Expected
 from pipeline.gates.reference import NOTHING_DECIDED
 from pipeline.gates.states import edge_buckets, fill_bucket, holding, random_hidden, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
+from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.gates.verdict import verdict
 from pipeline.graph.evaluate import Arrays, GraphSession, near_tokens, run_module, run_scored
 from pipeline.graph.precision import dtype_of
-from pipeline.graph.stages import Decision, HeadStage, Stage, StageSpec, same_stage
-from pipeline.model.transformer import PrunedTransformer
+from pipeline.graph.stages import Decision, HeadStage, Stage, same_stage
+from pipeline.model.rounding import STAGE, scale
 
 
 @dataclass
@@ -76,74 +78,79 @@ class _Found:
         return verdict(name, figures, self.failures, None if self.compared else NOTHING_DECIDED)
 
 
-def numeric_parity(
-    model: PrunedTransformer,
-    specs: Sequence[StageSpec],
-    samples: Sequence[Tokens],
-    root: Path,
-    manifest: Manifest,
-    backend: Backend,
-    threads: int | None = None,
-    narrow: PrunedTransformer | None = None,
-    cannot_run: str | None = None,
-) -> list[Gate]:
-    """One gate for the graphs (ONNX Runtime) and one for the engines of `backend`. The reason names the stages.
+def numeric_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:
+    """One gate for the graphs (ONNX Runtime) and one for the engines. The reason names the stages.
 
     Every engine is asked, with the first rows of a sample where none is short enough; a graph, whose shapes are
-    symbolic, in the shortest and the longest bucket of a batch size.
-
-    narrow:     PyTorch's counterpart of the graphs in their precision; None: they are in fp32. A stage's error against
-                fp32 may be at most twice that of `narrow`, the largest over all buckets and some more samples.
-    cannot_run: why this machine cannot run the engines; their gate is then SKIPPED.
+    symbolic, in the shortest and the longest bucket of a batch size. In a narrower precision a stage's error against
+    fp32 may be at most twice PyTorch's own, the largest over all buckets and some more samples.
     """
-    graphs, engines = _Found(), _Found()
-    records: dict[tuple[int | str, Bucket], EngineRecord] = {}
-    if cannot_run is None:  # INT8 engines are compared with their own simulation, in pipeline.gates.quantized
-        held = records_for(manifest, backend)
-        records = {(e.stage, e.bucket): e for e in held if e.precision != "int8"}
-        cannot_run = None if records else "every engine is in INT8"
+    comparison = _Comparison(expected, engines)
+    plan = engines.manifest.plan
+    for spec, states in walk_states(expected.model, expected.specs, expected.samples):
+        stage = Stage(expected.model, spec)
+        comparison.graphs.failures += _wrong_attributes(engines.graph(spec.index), stage)
+        batches = [_Batch(bucket, *fill_bucket(states, bucket)) for bucket in plan.buckets_of(spec.index)]
+        if expected.narrow is not None:
+            some = states[:ERROR_SAMPLES]
+            batches.append(_Batch(None, *fill_bucket(some, holding(some))))
+        comparison.check(stage, spec.index, batches)
+    if plan.head_graph:
+        inputs = random_hidden(plan.buckets_of("head"), engines.manifest.encoder.hidden_size)
+        comparison.check(HeadStage(expected.model), "head", [_Batch(b, hidden, b.batch) for b, hidden in inputs])
+    return comparison.gates()
 
-    def check(
-        stage: Stage | HeadStage, unit: int | str, path: Path, batches: Sequence[tuple[Bucket | None, Arrays, int]]
-    ) -> None:
-        counterpart = None if narrow is None else same_stage(narrow, stage)
+
+@dataclass(frozen=True)
+class _Batch:
+    """A stage's inputs, of which the first `real` samples are compared; without a bucket only PyTorch's error is."""
+
+    bucket: Bucket | None
+    inputs: Arrays
+    real: int
+
+
+class _Comparison:
+    """What is found of the graphs and of the engines, stage after stage."""
+
+    def __init__(self, expected: Expected, engines: EnginesUnderTest) -> None:
+        self.graphs, self._found = _Found(), _Found()
+        self._narrow, self._engines, self._cannot_run = expected.narrow, engines, engines.cannot_run
+        self._records: dict[tuple[Unit, Bucket], EngineRecord] = {}
+        if engines.cannot_run is None:  # INT8 engines are compared with their own simulation, in quantized.py
+            self._records = {(e.stage, e.bucket): e for e in engines.records if e.precision != "int8"}
+            self._cannot_run = None if self._records else "every engine is in INT8"
+
+    def check(self, stage: Stage | HeadStage, unit: Unit, batches: Sequence[_Batch]) -> None:
+        """Compares a unit's graph and engines with PyTorch."""
+        counterpart = None if self._narrow is None else same_stage(self._narrow, stage)
+        path = self._engines.graph(unit)
         graph, error = _session(path), 0.0
-        edges = edge_buckets([bucket for bucket, *_ in batches if bucket is not None])
-        for bucket, inputs, real in batches:
-            expected, rounded, undecided = _expected(stage, counterpart, inputs)
-            undecided = undecided[:real]
+        edges = edge_buckets([batch.bucket for batch in batches if batch.bucket is not None])
+        for batch in batches:
+            expected, rounded, undecided = _expected(stage, counterpart, batch.inputs)
+            undecided = undecided[: batch.real]
             if counterpart is not None:
                 both = _decided(expected, rounded, undecided).values()
                 error = max(error, own_error(dtype_of(counterpart), both))
-            if bucket is None:
+            if batch.bucket is None:
                 continue
-            if bucket in edges:
-                graphs.compare(f"{path.name} at {bucket}", expected, graph(inputs), undecided)
-            record = records.get((unit, bucket))
+            if batch.bucket in edges:
+                self.graphs.compare(f"{path.name} at {batch.bucket}", expected, graph(batch.inputs), undecided)
+            record = self._records.get((unit, batch.bucket))
             if record is not None:
-                found = _run_engine(load_engine(backend, root, threads, record), inputs)
-                engines.compare(record.file, expected, found, undecided)
-        for gate in (graphs, engines):
-            gate.judge(FP32_TOLERANCE if narrow is None else ERROR_RATIO * error)
+                found = _run_engine(self._engines.load(record), batch.inputs)
+                self._found.compare(record.file, expected, found, undecided)
+        for gate in (self.graphs, self._found):
+            gate.judge(FP32_TOLERANCE if self._narrow is None else ERROR_RATIO * error)
 
-    for spec, states in walk_states(model, specs, samples):
-        stage = Stage(model, spec)
-        path = root / manifest.plan.graphs[spec.index]
-        graphs.failures += _wrong_attributes(path, stage)
-        filled: list[tuple[Bucket | None, tuple[Arrays, int]]]
-        filled = [(bucket, fill_bucket(states, bucket)) for bucket in manifest.plan.buckets_of(spec.index)]
-        if narrow is not None:
-            filled.append((None, fill_bucket(states[:ERROR_SAMPLES], holding(states[:ERROR_SAMPLES]))))
-        check(stage, spec.index, path, [(bucket, *found) for bucket, found in filled])
-    if manifest.plan.head_graph:
-        inputs = random_hidden(manifest.plan.buckets_of("head"), manifest.encoder.hidden_size)
-        batches = [(bucket, hidden, bucket.batch) for bucket, hidden in inputs]
-        check(HeadStage(model), "head", root / manifest.plan.head_graph, batches)
-    name = f"numeric: engines ({backend.target})"
-    narrowed = narrow is not None
-    if cannot_run is not None:
-        return [graphs.gate("numeric: graphs", narrowed), Gate(name=name, status="SKIPPED", reason=cannot_run)]
-    return [graphs.gate("numeric: graphs", narrowed), engines.gate(name, narrowed)]
+    def gates(self) -> list[Gate]:
+        """The gate of the graphs and that of the engines."""
+        name, narrowed = f"numeric: engines ({self._engines.backend.target})", self._narrow is not None
+        graphs = self.graphs.gate("numeric: graphs", narrowed)
+        if self._cannot_run is not None:
+            return [graphs, Gate(name=name, status="SKIPPED", reason=self._cannot_run)]
+        return [graphs, self._found.gate(name, narrowed)]
 
 
 def _expected(
@@ -166,10 +173,8 @@ def _expected(
 def _near_in_fp32(decisions: Sequence[Decision], samples: int) -> np.ndarray:
     near = torch.zeros(samples, dtype=torch.bool)
     for score, alive, threshold in decisions:
-        living = alive > 0
-        scale = score.abs()[living].median() if bool(living.any()) else torch.tensor(0.0)
-        close = ((score - threshold).abs() <= 1e-4 * scale) & living
-        near |= close.any(-1)
+        living = torch.where(alive > 0, score, torch.nan)
+        near |= ((living - threshold).abs() <= STAGE * scale(living)).any(-1)
     return near.numpy()
 
 
@@ -218,11 +223,3 @@ def _session(path: Path) -> GraphSession:
         return GraphSession(path)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise GateError(f"{path.name}: ONNX Runtime cannot load it: {error}") from None
-
-
-def load_engine(backend: Backend, root: Path, threads: int | None, record: EngineRecord) -> Engine:
-    """An engine of the artifact in `root`; one that cannot be loaded is a GateError."""
-    try:
-        return backend.load(root / record.file, threads, record.binding)
-    except InputError as error:
-        raise GateError(str(error)) from None

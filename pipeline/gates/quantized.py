@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
+from calib.int8.calibrate import read_calibration
+from calib.int8.simulation import simulate
 from engines.artifact import EngineRecord, Figures, Gate
-from engines.tokenization import Tokens
+from pipeline.gates.expected import Expected
 from pipeline.gates.states import cut, fed_to, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
+from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.gates.verdict import verdict
-from pipeline.graph.evaluate import Arrays, near_tokens, run_scored
-from pipeline.graph.stages import Stage, StageSpec
+from pipeline.graph.evaluate import Arrays, GraphSession, near_tokens, run_scored
+from pipeline.graph.stages import Stage
 from pipeline.model.transformer import PrunedTransformer
 
 
@@ -31,7 +36,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Expected:
+class _Answer:
     """What PyTorch gives for one sample of a stage, its rows in the order in which they come in.
 
     plain: the float output in float32; error: the simulation's squared error against it; alive: what the simulation
@@ -44,7 +49,7 @@ class _Expected:
     near: np.ndarray
 
     @classmethod
-    def of(cls, stage: Stage, simulation: Stage, state: Arrays) -> _Expected:
+    def of(cls, stage: Stage, simulation: Stage, state: Arrays) -> _Answer:
         """Results do not depend on the bucket, so one run of each does for all buckets that the sample is put in."""
         inputs, rows = {name: value[None] for name, value in state.items()}, [len(state["alive"])]
         plain, decisions = run_scored(stage, inputs)
@@ -56,18 +61,20 @@ class _Expected:
         return cls(exact, error, _by_row(simulated, alive, rows), near)
 
 
+Asked = Callable[[EngineRecord], Callable[[Arrays], Arrays]]
+"""Gives what computes a record's stage: its engine, or its graph."""
+
+
 def quantized_parity(
-    model: PrunedTransformer,
+    expected: Expected,
     simulated: PrunedTransformer,
-    specs: Sequence[StageSpec],
-    samples: Sequence[Tokens],
     records: Sequence[EngineRecord],
-    load: Callable[[EngineRecord], Callable[[Arrays], Arrays]],
+    load: Asked,
     name: str = "numeric: INT8 engines",
 ) -> Gate:
     """Compares INT8 engines with `simulated`, the model with the same ranges in PyTorch, both against float32.
 
-    For each stage, the root mean square error of the float outputs against `model` (rows at their original positions,
+    For each stage, the root mean square error of the float outputs against the model (rows at their original positions,
     over all buckets) may be at most twice the simulation's: where two orders of summation fall on either side of a
     level, neither is wrong. A token that the engine decides otherwise than the simulation fails the gate unless its
     score lies within twice of what quantisation moves scores by from the threshold (`near_tokens`): in fp16 so many
@@ -75,17 +82,18 @@ def quantized_parity(
 
     simulated: in the precision of the graphs.
     """
+    model = expected.model
     found = _Found()
-    for spec, states in walk_states(model, specs, samples):
+    for spec, states in walk_states(model, expected.specs, expected.samples):
         found.engine = found.simulation = 0.0
         stage, simulation = Stage(model, spec), Stage(simulated, spec)
         batches = [(record, fed_to(states, record.bucket)) for record in records if record.stage == spec.index]
         wanted = sorted({sample for _, fed in batches for sample in fed})
         inputs = {(index, rows): cut(states[index], rows) for index, rows in wanted}
-        expected = {sample: _Expected.of(stage, simulation, state) for sample, state in inputs.items()}
+        answers = {sample: _Answer.of(stage, simulation, state) for sample, state in inputs.items()}
         for record, fed in batches:
             outputs = load(record)(stack_states([inputs[sample] for sample in fed], record.bucket))
-            _compare(found, record, stage, [expected[sample] for sample in fed], outputs)
+            _compare(found, record, stage, [answers[sample] for sample in fed], outputs)
         if found.simulation > 0:
             ratio = (found.engine / found.simulation) ** 0.5
             found.worst_ratio = max(found.worst_ratio, ratio)
@@ -103,7 +111,7 @@ def quantized_parity(
     return verdict(name, figures, found.failures, None if found.checked else "there is no engine in INT8")
 
 
-def _compare(found: _Found, record: EngineRecord, stage: Stage, expected: Sequence[_Expected], outputs: Arrays) -> None:
+def _compare(found: _Found, record: EngineRecord, stage: Stage, expected: Sequence[_Answer], outputs: Arrays) -> None:
     values, alive = _compared(stage)
     rows = [len(sample.near) for sample in expected]
     found.simulation += sum(sample.error for sample in expected)
@@ -134,3 +142,26 @@ def _by_row(outputs: Arrays, name: str, rows: Sequence[int]) -> np.ndarray:
     position = outputs["packed_position" if "packed_position" in outputs else "final_position"]
     order = [np.argsort(sample[:n]) for sample, n in zip(position, rows, strict=False)]
     return np.concatenate([outputs[name][place, index] for place, index in enumerate(order)])
+
+
+def int8_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:
+    """Gate 2 of the INT8 engines or, where this machine cannot run them, of their graphs in ONNX Runtime."""
+    records = [record for record in engines.records if record.precision == "int8"]
+    if not records:
+        return []
+    simulated = simulated_model(expected, engines.folder)
+    if engines.cannot_run is None:
+        return [quantized_parity(expected, simulated, records, engines.load)]
+    session = cache(GraphSession)
+
+    def graph_of(record: EngineRecord) -> GraphSession:
+        quantised = None if record.stage == "head" else engines.manifest.plan.stages[record.stage].int8_graph
+        return session(engines.graph(record.stage) if quantised is None else engines.folder / quantised)
+
+    gate = quantized_parity(expected, simulated, records, graph_of, "numeric: INT8 graphs")
+    return [gate, *engines.skipped(f"numeric: INT8 engines ({engines.backend.target})")]
+
+
+def simulated_model(expected: Expected, folder: Path) -> PrunedTransformer:
+    """What PyTorch computes with the ranges of the artifact in `folder`."""
+    return simulate(expected.narrow or expected.model, read_calibration(folder).scheme)

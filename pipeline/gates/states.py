@@ -45,7 +45,7 @@ def fed_to(states: Sequence[Arrays], bucket: Bucket) -> list[tuple[int, int]]:
     """Which samples a bucket is fed with, and how many rows of each: those that fit, else the first rows of the
     shortest, so that no engine is left out."""
     lengths = rows_of(states)
-    fitting = chosen_for(lengths, bucket)
+    fitting = _chosen_for(lengths, bucket)
     if fitting:
         return [(index, lengths[index]) for index in fitting]
     return [(min(range(len(lengths)), key=lengths.__getitem__), bucket.length)]
@@ -61,7 +61,7 @@ def rows_of(states: Sequence[Arrays]) -> list[int]:
     return [len(state["alive"]) for state in states]
 
 
-def chosen_for(lengths: Sequence[int], bucket: Bucket) -> list[int]:
+def _chosen_for(lengths: Sequence[int], bucket: Bucket) -> list[int]:
     """The longest samples that fit. In batches of more than two the last place is left to padding."""
     fitting = sorted((i for i, n in enumerate(lengths) if n <= bucket.length), key=lambda i: -lengths[i])
     return fitting[: bucket.batch - 1 if bucket.batch > 2 else bucket.batch]

@@ -16,10 +16,9 @@ from engines.backends.onnxruntime import session_options
 from engines.quiet import onnxruntime_package
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage
+from pipeline.model.rounding import moved_near
 
 Arrays = dict[str, np.ndarray]
-NEAREST = 16
-"""Tokens by which the rounding of scores near a threshold is judged; scores far above it move by more."""
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -108,17 +107,12 @@ def near_tokens(decisions: Sequence[Decision], rounded: Sequence[Decision], shap
     """[B, S] bool: tokens with a score so near a threshold that rounding as in `rounded` may decide otherwise.
 
     decisions, rounded: of one stage on the same inputs, from two PyTorch modules; shape: [B, S] of these inputs.
-
-    Near is within twice the most by which, from one module to the other, any of the sample's scores moved that are
-    nearest to the threshold; something else that rounds in other places may move them as far the other way.
+    Near is what `moved_near` allows.
     """
     near = torch.zeros(shape, dtype=torch.bool)
     for (score, alive, threshold), (other, *_) in zip(decisions, rounded, strict=True):
-        living = alive > 0
-        gap = torch.where(living, (score - threshold).abs(), torch.inf)
-        nearest = gap.topk(min(NEAREST, gap.shape[1]), dim=1, largest=False).indices
-        moved = torch.where(living, (score - other).abs(), 0.0).gather(1, nearest).amax(1, keepdim=True)
-        near |= gap <= 2 * moved
+        living = torch.where(alive > 0, score, torch.nan)
+        near |= (living - threshold).abs() <= moved_near(living, other, threshold)
     return near.numpy()
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from engines import stages as names
 from engines.errors import InputError
 from engines.plan import unit_name
-from pipeline.graph.operator import token_compact
-from pipeline.model.transformer import PrunedTransformer, State, Step
+from engines.stages import Step
+from pipeline.model.compaction import token_compact
+from pipeline.model.transformer import PrunedTransformer, State
 from plugins.library import NAMESPACE, VERSION
 
 
@@ -33,7 +34,7 @@ class StageSpec:
     @property
     def step_names(self) -> list[str]:
         """Readable steps, such as "attend 2"."""
-        return [f"{step.kind} {step.layer}" for step in self.steps]
+        return [step.name for step in self.steps]
 
 
 def decision_layers(model: PrunedTransformer) -> list[int]:
@@ -118,7 +119,7 @@ class Stage(nn.Module):
             return self._compact(score, state)
         state = self.model.walk(state, self.spec.steps, decide)
         return (
-            state.hidden if self.token_level else self.model.head(state.hidden),
+            state.hidden if self.token_level else self.model.head(self.model.finished(state.hidden)),
             state.alive,
             state.position,
         )
@@ -160,13 +161,18 @@ class HeadStage(nn.Module):
 
     def __init__(self, model: PrunedTransformer) -> None:
         super().__init__()
-        self.head = model.head
+        self.head, self.final_norm = model.head, model.final_norm
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, S, D] to [B, S, classes]."""
-        return self.head(hidden)
+        return self.head(hidden if self.final_norm is None else self.final_norm(hidden))
 
 
 def same_stage(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
     """The stage as it is in another model."""
     return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
+
+
+def attentions(spec: StageSpec) -> int:
+    """How many layers' attention a stage has."""
+    return sum(step.kind == "attend" for step in spec.steps)

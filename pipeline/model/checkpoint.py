@@ -16,12 +16,20 @@ from engines.errors import InputError
 from engines.files import sha256
 from engines.writing import sync
 from pipeline.model.config import CheckpointConfig, parse_checkpoint_config
-from pipeline.model.huggingface import locate_backbone, read_huggingface, read_huggingface_config
+from pipeline.model.huggingface import (
+    encoder_directory,
+    locate_backbone,
+    read_huggingface,
+    read_huggingface_config,
+    weights_digest,
+)
+from pipeline.model.huggingface.layout import described_modules, is_model
+from pipeline.model.huggingface.tokenizer import TOKENIZER_NAME, tokenizer_file
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, read_weights, unusual_values, write_weights
 
 log = logging.getLogger(__name__)
-CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME = "checkpoint.json", "model.safetensors", "tokenizer.json"
+CONFIG_NAME, WEIGHTS_NAME = "checkpoint.json", "model.safetensors"
 CHECKPOINT_FILES = (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME)
 """What a checkpoint is made of, in the order in which it appears."""
 
@@ -48,8 +56,13 @@ def read_config(path: str | Path) -> CheckpointConfig:
     directory = Path(path)
     if (directory / CONFIG_NAME).is_file():
         return parse_checkpoint_config((directory / CONFIG_NAME).read_bytes(), directory / CONFIG_NAME)
-    if (directory / "config.json").is_file():
+    if is_model(directory):
         return read_huggingface_config(directory)
+    if (directory / "adapter_config.json").is_file():
+        raise InputError(
+            f"{directory}: expected a whole model, found adapters of peft; merge them first: "
+            "AutoPeftModelForSequenceClassification.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
+        )
     raise InputError(f"{directory}: expected {CONFIG_NAME} or a Hugging Face config.json, found neither")
 
 
@@ -76,16 +89,17 @@ def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: 
 
 
 def tokenizer_path(path: str | Path) -> Path:
-    """The tokenizer.json of a checkpoint: its own, or its backbone's. Raises InputError."""
+    """The tokenizer.json of a checkpoint or a Hugging Face directory: its own, or its backbone's. Raises InputError."""
     directory = Path(path)
-    candidates = [directory / TOKENIZER_NAME]
+    if (directory / TOKENIZER_NAME).is_file():
+        return directory / TOKENIZER_NAME
+    home = directory
     if (directory / CONFIG_NAME).is_file():
         config = read_config(directory)
-        if config.backbone is not None:
-            candidates.append(locate_backbone(config.backbone.name) / TOKENIZER_NAME)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+        home = locate_backbone(config.backbone.name) if config.backbone is not None else directory
+    found = tokenizer_file(home)
+    if found is not None:
+        return found
     raise InputError(f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save")
 
 
@@ -93,7 +107,7 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
     """The backbone's weights with the checkpoint's on top: adapters merged in, everything else replaced."""
     assert config.backbone is not None
     home = locate_backbone(config.backbone.name)
-    found = sha256(find_weights(home))
+    found = weights_digest(encoder_directory(home))
     if found != config.backbone.sha256:
         raise InputError(
             f"backbone {config.backbone.name!r}: expected weights with SHA-256 {config.backbone.sha256[:12]}…, found "
@@ -128,7 +142,9 @@ def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) ->
     ]
     if problems:
         headless = "head.classifier.weight" not in weights
-        remedy = f", which has no head; pipeline.train --backbone {source} trains one" if headless else ""
+        modules = described_modules(source) if headless else None
+        instead = f" but sentence-transformers' {modules}, for which there is no head here" if modules else ""
+        remedy = f", which has no head{instead}; pipeline.train --backbone {source} trains one" if headless else ""
         raise InputError.listing(f"{source}{remedy}", problems)
     model.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
 
@@ -136,6 +152,9 @@ def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) ->
 def checkpoint_digest(path: str | Path) -> str:
     """SHA-256 over a checkpoint's configuration and weights; the backbone's digest is part of the configuration."""
     directory = Path(path)
-    config = directory / (CONFIG_NAME if (directory / CONFIG_NAME).is_file() else "config.json")
-    parts = [sha256(config), sha256(find_weights(directory))]
+    if (directory / CONFIG_NAME).is_file():
+        parts = [sha256(directory / CONFIG_NAME), sha256(find_weights(directory))]
+    else:
+        home = encoder_directory(directory)
+        parts = [sha256(home / "config.json"), weights_digest(home)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -4,67 +4,131 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from engines.errors import InputError, validation_problems
+from engines.head import Head
+from pipeline.model.parts import Disentangled, LocalAttention, NonNegative, Positive, RelativeBias, Rope, Strict
 
 SCHEMA_VERSION = 1
 Method = Literal["dense", "ltp", "transkimmer", "topk", "threshold"]
-Positive = Annotated[int, Field(gt=0)]
+Family = Literal[
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "distilbert",
+    "electra",
+    "albert",
+    "mpnet",
+    "modernbert",
+    "nomic_bert",
+    "gte",
+    "deberta-v2",
+]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class EncoderConfig(Strict):
+    """An encoder, part by part; what is not said is BERT's.
 
+    family:            whose names its weights have in a Hugging Face directory; parts say everything else.
+    max_positions:     rows of the position table; without one, the longest input in tokens.
+    type_vocab_size:   rows of the segment table; 0: there is none.
+    embedding_size:    width of the embeddings where a projection follows.
+    learned_positions: whether there is a position table; `position_offset` is its row for the first token.
+    norm:              layer norm behind each residual, or before each block and once behind the last.
+    feed_forward:      up and down, or down(activation(gate) * up).
+    layer_groups:      distinct layers, each used for a run of consecutive ones; None: every layer is one of its own.
+    """
 
-class EncoderConfig(_Strict):
-    """A post-layer-norm encoder of the BERT family with learned positions."""
-
-    family: Literal["bert", "roberta"]
+    family: Family
     vocab_size: Positive
     hidden_size: Positive
     layers: Positive
     heads: Positive
     intermediate_size: Positive
     max_positions: Positive
-    type_vocab_size: Positive = 2
+    type_vocab_size: NonNegative = 2
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    activation: Activation = "gelu"
+    embedding_size: Positive | None = None
+    learned_positions: bool = True
+    position_offset: NonNegative = 0
+    relative_bias: RelativeBias | None = None
+    disentangled: Disentangled | None = None
+    rope: Rope | None = None
+    norm: Literal["post", "pre"] = "post"
+    norm_bias: bool = True
+    attention_bias: bool = True
+    feed_forward: Literal["plain", "gated"] = "plain"
+    up_bias: bool = True
+    down_bias: bool = True
+    local: LocalAttention | None = None
+    layer_groups: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _offset_of_old_files(cls, values: Any) -> Any:
+        # Before there was the field, RoBERTa was the one family whose positions start behind the padding's.
+        if isinstance(values, dict) and values.get("family") == "roberta" and "position_offset" not in values:
+            padding = values.get("pad_token_id", 0)
+            return {**values, "position_offset": padding + 1 if isinstance(padding, int) else 0}
+        return values
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> EncoderConfig:
+    def _parts_fit(self) -> EncoderConfig:
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}")
+        if self.rope is not None and self.hidden_size // self.heads % 2:
+            raise ValueError(f"rope turns pairs: heads must be of even width, found {self.hidden_size // self.heads}")
+        if self.layer_groups is not None and self.layer_groups > self.layers:
+            raise ValueError(f"layer_groups must be at most layers, found {self.layer_groups} and {self.layers}")
+        if self.longest_input < 1:
+            raise ValueError(f"max_positions must exceed position_offset {self.position_offset}")
         return self
 
     @property
-    def position_offset(self) -> int:
-        """Row of the position table for the first token; RoBERTa's positions start behind its padding index."""
-        return self.pad_token_id + 1 if self.family == "roberta" else 0
-
-    @property
     def longest_input(self) -> int:
-        """Most tokens that the position table has rows for."""
+        """Longest input in tokens."""
         return self.max_positions - self.position_offset
 
-
-class HeadConfig(_Strict):
-    """What the model predicts. `labels` are the names by index; regression has exactly one."""
-
-    kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
-    labels: list[str] = Field(min_length=1)
+    @property
+    def local_layers(self) -> list[int]:
+        """Layers that see only keys nearby."""
+        return [] if self.local is None else [n for n in range(self.layers) if n not in self.local.global_layers]
 
     @property
-    def token_level(self) -> bool:
-        """Whether the head reads every token's state, not only the first one's."""
-        return self.kind in ("question_answering", "tagging")
+    def feed_forward_products(self) -> int:
+        """Matrix products of hidden_size x intermediate_size for each row."""
+        return 3 if self.feed_forward == "gated" else 2
 
 
-class PrunerConfig(_Strict):
+class HeadConfig(Head):
+    """What the model predicts, and the layers that predict it.
+
+    dense:      whether a dense layer stands before the classifier; None: in a sequence head, not in a token-level one.
+    activation: behind the dense layer, `dense_bias` says whether that has a bias, `norm` whether a layer norm follows.
+    output:     what is done with the only value of a regression.
+    """
+
+    dense: bool | None = None
+    dense_bias: bool = True
+    activation: Activation = "tanh"
+    norm: bool = False
+    output: Literal["identity", "sigmoid"] = "identity"
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a dense layer stands before the classifier."""
+        return not self.token_level if self.dense is None else self.dense
+
+
+class PrunerConfig(Strict):
     """The rule that drops tokens.
 
     thresholds:       one per layer; 0 exactly means "this layer does not decide" (`ltp`, `threshold`).
@@ -97,22 +161,30 @@ class PrunerConfig(_Strict):
             raise ValueError(f"method {self.method!r} needs {', '.join(missing)}")
         return self
 
+    @property
+    def reads_attention_at(self) -> list[int]:
+        """The layers whose attention probabilities are read for a score."""
+        if self.method in ("ltp", "threshold"):
+            return [layer for layer, value in enumerate(self.thresholds or []) if value != 0]
+        rates = (self.keep_rates or []) if self.method == "topk" else []
+        return [layer for layer, rate in enumerate(rates) if rate < 1]
 
-class BackboneReference(_Strict):
+
+class BackboneReference(Strict):
     """Weights that are not in the checkpoint: an installed package (or a directory) and the digest of its weights."""
 
     name: str
     sha256: str
 
 
-class AdapterConfig(_Strict):
+class AdapterConfig(Strict):
     """Low-rank adapters: weight += alpha / rank * B @ A (Hu et al., 2021, eq. 3)."""
 
     rank: Positive
     alpha: float = Field(gt=0)
 
 
-class CheckpointConfig(_Strict):
+class CheckpointConfig(Strict):
     """The whole of checkpoint.json."""
 
     schema_version: int = SCHEMA_VERSION
@@ -130,6 +202,13 @@ class CheckpointConfig(_Strict):
             values = getattr(self.pruner, name)
             if values is not None and len(values) != self.encoder.layers:
                 problems.append(f"pruner.{name} has {len(values)} values for {self.encoder.layers} layers")
+        blind = [layer for layer in self.encoder.local_layers if layer in self.pruner.reads_attention_at]
+        if blind:
+            problems.append(
+                f"pruner.method {self.pruner.method!r} decides at layers {blind}, whose attention is local: what a "
+                "token receives there says nothing of the whole text; decide in global layers only: "
+                f"{[layer for layer in range(self.encoder.layers) if layer not in self.encoder.local_layers]}"
+            )
         beyond = [layer for layer in self.pruner.decides_at or [] if layer >= self.encoder.layers]
         if beyond:
             problems.append(f"pruner.decides_at names layers {beyond}, the encoder has {self.encoder.layers}")
@@ -139,6 +218,8 @@ class CheckpointConfig(_Strict):
             problems.append("adapter is given without the backbone that it adapts")
         if self.head.kind == "question_answering" and len(self.head.labels) != 2:
             problems.append(f"a question_answering head has 2 labels (start, end), found {len(self.head.labels)}")
+        if self.head.output != "identity" and self.head.kind != "regression":
+            problems.append(f"head.output {self.head.output!r} is of a regression, found a {self.head.kind} head")
         if self.head.kind == "regression" and len(self.head.labels) != 1:
             problems.append(f"a regression head has 1 label, found {len(self.head.labels)}")
         if problems:

@@ -1,7 +1,12 @@
 """How much arithmetic a sample costs, from the number of rows that each layer works on.
 
-One multiply-add counts as two FLOPs. Counted are the matrix products: projections, attention, feed-forward, the
-pruner's predictor and the head; not counted are embeddings, layer norms, softmax and activations (as in LTP's code).
+One multiply-add counts as two FLOPs. Counted are the matrix products: projections (that of narrow embeddings is one),
+attention, feed-forward (a gated one has three), the pruner's predictor and the head; not counted are look-ups, layer
+norms, softmax and activations (as in LTP's code).
+
+A query of a local layer counts the keys that its span can hold, though an engine that masks computes all of them: so
+neither the dense figure nor the savings grow by keys that nobody looks at. Disentangled attention multiplies queries,
+or keys, with every row of the table of distances; the table's projections do not depend on the text and are constants.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.model.config import CheckpointConfig
+from pipeline.model.config import CheckpointConfig, EncoderConfig
 from pipeline.model.pruners import make_pruner
 
 
@@ -49,20 +54,31 @@ def count_flops(
     width, inner = encoder.hidden_size, encoder.intermediate_size
     rounded = padded or (lambda rows: rows)
     zero = torch.zeros(lengths.shape, dtype=torch.float64, device=lengths.device)
-    projections, attention, feed_forward, predictor = zero, zero, zero, zero
+    attention, feed_forward, predictor = zero, zero, zero
     before = rounded(lengths).double()
+    projections = 2 * (encoder.embedding_size or 0) * width * before
     for layer in range(encoder.layers):
         after = rounded(counts[layer]).double()
         attended = after if pruner.where == "before_attention" else before
         projections = projections + 8 * width**2 * attended
-        attention = attention + 4 * width * attended**2
-        feed_forward = feed_forward + 4 * width * inner * after
+        attention = attention + 4 * width * attended * _keys(encoder, layer, attended)
+        if encoder.disentangled is not None:
+            rows = 2 * encoder.disentangled.span * encoder.disentangled.products
+            attention = attention + 2 * width * rows * attended
+        feed_forward = feed_forward + 2 * encoder.feed_forward_products * width * inner * after
         predictor = predictor + 2 * pruner.multiply_adds(layer, width) * before
         before = after
     rows = rounded(lengths).double() if config.head.token_level else torch.ones_like(zero)
-    pooler = 0 if config.head.token_level else width**2
+    pooler = width**2 if config.head.has_dense else 0
     head = 2 * rows * (pooler + width * len(config.head.labels))
     return Flops(projections, attention, feed_forward, predictor, head)
+
+
+def _keys(encoder: EncoderConfig, layer: int, rows: Tensor) -> Tensor:
+    """The most keys that a query of a layer sees among so many rows."""
+    if encoder.local is None or layer not in encoder.local_layers:
+        return rows
+    return rows.clamp_max(2 * encoder.local.distance + 1)
 
 
 def flops_ratio(config: CheckpointConfig, rows: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.tokenization import Tokens
-from pipeline.graph.operator import are_carried
+from pipeline.model.compaction import are_carried
 from pipeline.model.transformer import PrunedTransformer, State
 
 _BATCH = 8

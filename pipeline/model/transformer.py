@@ -13,21 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
-from pipeline.graph.operator import are_carried, surviving, token_compact
+from engines.stages import Step
+from pipeline.model.compaction import are_carried, surviving, token_compact
 from pipeline.model.config import CheckpointConfig
-from pipeline.model.encoder import Attention, Embeddings, FeedForward
+from pipeline.model.encoder import Attention, Embeddings, FeedForward, make_norm
 from pipeline.model.heads import Head
+from pipeline.model.positions import Geometry, Positions
 from pipeline.model.pruners import make_pruner
 
 Execution = Literal["masked", "compacted"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the encoder; `decide` is a decision point, where a stage may be cut."""
-
-    kind: Literal["attend", "decide", "feed"]
-    layer: int
 
 
 @dataclass
@@ -90,11 +84,14 @@ class PrunedTransformer(nn.Module):
 
     def __init__(self, config: CheckpointConfig) -> None:
         super().__init__()
-        self.config = config
-        self.embeddings = Embeddings(config.encoder)
-        self.attention = nn.ModuleList(Attention(config.encoder) for _ in range(config.encoder.layers))
-        self.feed_forward = nn.ModuleList(FeedForward(config.encoder) for _ in range(config.encoder.layers))
-        self.pruner = make_pruner(config.pruner, config.encoder)
+        self.config, encoder = config, config.encoder
+        distinct = range(encoder.layer_groups or encoder.layers)
+        self.embeddings = Embeddings(encoder)
+        self.positions = Positions(encoder)
+        self.attention = nn.ModuleList(Attention(encoder, layer) for layer in distinct)
+        self.feed_forward = nn.ModuleList(FeedForward(encoder) for _ in distinct)
+        self.final_norm = make_norm(encoder) if encoder.norm == "pre" else None
+        self.pruner = make_pruner(config.pruner, encoder)
         self.head = Head(config.head, config.encoder)
 
     @property
@@ -114,20 +111,34 @@ class PrunedTransformer(nn.Module):
         hidden = self.embeddings(input_ids, token_type_ids, place)
         return State(hidden, alive.to(torch.int32), place.to(torch.int32))
 
+    def group(self, layer: int) -> int:
+        """Which of the distinct layers a layer is; its own number, unless layers are shared."""
+        return layer * len(self.attention) // self.config.encoder.layers
+
+    def finished(self, hidden: Tensor) -> Tensor:
+        """Rows behind the last block to the encoder's last hidden state, row by row."""
+        return hidden if self.final_norm is None else self.final_norm(hidden)
+
     def walk(self, state: State, steps: Sequence[Step], decide: Decide, ends_at: Step | None = None) -> State:
         """Runs `steps` from `state`; `decide` is called at every decision point with the scores.
 
         `ends_at` is a decision that the caller takes behind the last step; the state then holds what it needs.
         """
+        geometry: Geometry | None = None
         for index, step in enumerate(steps):
+            group = self.group(step.layer)
             if step.kind == "attend":
+                if geometry is None or geometry.position is not state.position:
+                    geometry = self.positions.at(state.position, state.hidden.dtype)
                 following = steps[index + 1] if index + 1 < len(steps) else ends_at
                 need_mass = following == Step("decide", step.layer)
                 zero_dead = not self.config.pruner.protect_first
-                hidden, mass = self.attention[step.layer](state.hidden, state.alive, state.keep, need_mass, zero_dead)
+                hidden, mass = self.attention[group](
+                    state.hidden, state.alive, state.keep, need_mass, zero_dead, geometry
+                )
                 state = replace(state, hidden=hidden, mass=mass)
             elif step.kind == "feed":
-                state = replace(state, hidden=self.feed_forward[step.layer](state.hidden))
+                state = replace(state, hidden=self.feed_forward[group](state.hidden))
             else:
                 score = self.pruner.score(step.layer, state.hidden, state.mass, state.alive)
                 state = replace(decide(step.layer, score, state), mass=None)
@@ -187,7 +198,8 @@ class PrunedTransformer(nn.Module):
 
         alive = torch.stack(trace.alive) > 0
         counts = are_carried(alive).sum(-1, dtype=torch.int32)
-        result = Output(self.head(trace.final), trace.final, alive, torch.stack(trace.score), counts)
+        final = self.finished(trace.final)
+        result = Output(self.head(final), final, alive, torch.stack(trace.score), counts)
         return result if order is None else self._unpacked(result, order)
 
     def _checked(
@@ -207,7 +219,7 @@ class PrunedTransformer(nn.Module):
                 problems.append(f"{name} must have the shape {list(input_ids.shape)}, found {list(value.shape)}")
         ranges = (
             ("input_ids", input_ids, encoder.vocab_size),
-            ("token_type_ids", types, encoder.type_vocab_size),
+            ("token_type_ids", types, max(1, encoder.type_vocab_size)),
         )
         for name, value, end in ranges:
             low, high = int(value.min()), int(value.max())

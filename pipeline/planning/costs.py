@@ -34,27 +34,23 @@ class CostModel(Protocol):
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         """Of a batch, where calls of one engine follow each other."""
 
-    def boundary(self, batch: int, length: int) -> float:
-        """Of what lies between two stages, which their costs include: another call, and rows copied out and in."""
-
 
 class CostTable(BaseModel):
     """A measured cost model: seconds at some lengths, linear between them, and linear in the layers.
 
     processor, tools: what was measured, and with what. layers: attentions in the profiled stage of each kind.
-    alone: kind to [length]. together: kind to batch to [length]. boundary: batch to [length].
+    alone: kind to [length]. together: kind to batch to [length].
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     processor: str
     tools: dict[str, str]
     lengths: list[int]
     layers: dict[Kind, int]
     alone_seconds: dict[Kind, list[float]]
     together_seconds: dict[Kind, dict[int, list[float]]]
-    boundary_seconds: dict[int, list[float]]
 
     def alone(self, stage: StageShape, length: int) -> float:
         return self._seconds(stage, length, self.alone_seconds)
@@ -69,9 +65,6 @@ class CostTable(BaseModel):
         other = next((size for size in measured if size > batch), [0, *measured][-2])
         more = (seconds - self._together(stage, other, length)) / (below - other)
         return seconds + (batch - below) * max(0.0, more)
-
-    def boundary(self, batch: int, length: int) -> float:
-        return float(np.interp(length, self.lengths, self.boundary_seconds[batch]))
 
     def _together(self, stage: StageShape, batch: int, length: int) -> float:
         if batch == 0:
@@ -111,9 +104,6 @@ class Faster:
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         return min(model.together(stage, batch, length) for model in self.models)
 
-    def boundary(self, batch: int, length: int) -> float:
-        return min(model.boundary(batch, length) for model in self.models)
-
 
 @dataclass(frozen=True)
 class Device:
@@ -152,12 +142,9 @@ class AnalyticCost:
 
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         width, inner = self.encoder.hidden_size, self.encoder.intermediate_size
-        weights = 4 * width**2 + 2 * width * inner
+        weights = 4 * width**2 + self.encoder.feed_forward_products * width * inner
         flops = 2 * weights * batch * length + 4 * width * batch * length**2
         values = weights + batch * length * (8 * width + 2 * inner)
         device = self.device
         layer = max(flops / (device.share * device.flops), values * device.bytes_per_value / device.bandwidth)
         return device.call + stage.layers * layer
-
-    def boundary(self, batch: int, length: int) -> float:
-        return self.device.call

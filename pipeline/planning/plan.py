@@ -9,14 +9,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from engines.buckets import Bucket
-from engines.plan import FusedPlan
-from pipeline.graph.stages import cut_stages, decision_layers
+from pipeline.graph.stages import attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostModel, Kind, StageShape
-from pipeline.planning.profile import attentions
-from pipeline.planning.search import Problem, expected_time, sample_times, solve
+from pipeline.planning.search import Problem, expected_time, solve
 
-FINEST = 8
+_FINEST = 8
 """Lengths worth compiling are multiples of this where matrix products run in tiles, as on tensor cores."""
 _FINEST_CPU = 4
 """On a CPU products have no such tiles, and padding costs more than the engines that avoid it."""
@@ -28,23 +26,24 @@ _EARNS = 5e-4
 
 def finest_for(target: str) -> int:
     """What a bucket's length is a multiple of on a target."""
-    return _FINEST_CPU if target == "cpu" else FINEST
+    return _FINEST_CPU if target == "cpu" else _FINEST
 
 
-class StagedPlan(BaseModel):
-    """cuts: layers whose decisions end a stage. buckets: of every stage. expected: seconds per sample, by batch.
+class ChosenPlan(BaseModel):
+    """What a build compiles: where it cuts, and what it compiles the stages for.
 
-    seconds: of a call of every bucket of every stage, or () where no costs are known.
-    fused: the engines of all stages at once beside them, at the batch sizes where these are expected to be faster.
+    cuts:             layers whose decisions end a stage.
+    buckets:          of every stage.
+    expected_seconds: per sample, by batch; empty where no costs are known.
+    call_seconds:     of a call of every bucket of every stage; () where no costs are known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cuts: tuple[int, ...]
     buckets: tuple[tuple[Bucket, ...], ...]
-    expected: dict[int, float] = {}
-    seconds: tuple[tuple[float, ...], ...] = ()
-    fused: FusedPlan | None = None
+    expected_seconds: dict[int, float] = {}
+    call_seconds: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Planner:
     batches: batch sizes to compile; the plan is the best for their mean, each sample alone for 1.
     lengths: the only bucket lengths to consider, all of which every stage then gets; None: any.
     engines: most engines.
-    tokenising: seconds a text by batch size, which every plan pays alike and every expected time includes.
+    tokenising_seconds: of a text by batch size, which every plan pays alike and every expected time includes.
     finest: what candidate lengths are multiples of.
     """
 
@@ -65,15 +64,15 @@ class Planner:
     batches: Sequence[int]
     engines: int
     lengths: Sequence[int] | None = None
-    tokenising: Mapping[int, float] = field(default_factory=dict)
-    finest: int = FINEST
+    tokenising_seconds: Mapping[int, float] = field(default_factory=dict)
+    finest: int = _FINEST
 
     @property
     def points(self) -> list[int]:
         """The layers that decide."""
         return decision_layers(self.model)
 
-    def best(self) -> StagedPlan:
+    def best(self) -> ChosenPlan:
         """The plan of least expected time; not cutting at all is one of them."""
         problem = self._problem(self.batches)
         solution = solve(problem)
@@ -81,9 +80,9 @@ class Planner:
         plan = self._plan(solution.starts, lengths)
         uncut = self.given([], None if self.lengths is None else [self.lengths])
         # Fewer engines are worth some time, but not more than cutting saves.
-        return uncut if sum(uncut.expected.values()) < sum(plan.expected.values()) else plan
+        return uncut if sum(uncut.expected_seconds.values()) < sum(plan.expected_seconds.values()) else plan
 
-    def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> StagedPlan:
+    def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> ChosenPlan:
         """A plan with these cuts, and its expected time; without `lengths`, the best ones."""
         starts = self._starts(cuts)
         if lengths is None:
@@ -102,34 +101,29 @@ class Planner:
         pairs = zip(ends, ends[1:], specs, strict=False)
         return [StageShape(self._kind(first, last), attentions(spec)) for first, last, spec in pairs]
 
-    def timed(self, plan: StagedPlan) -> StagedPlan:
+    def timed(self, plan: ChosenPlan) -> ChosenPlan:
         """A plan with the seconds of a call of every bucket, where calls of one engine follow each other."""
-        seconds = tuple(
+        call_seconds = tuple(
             tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in held)
             for shape, held in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
         )
-        return plan.model_copy(update={"seconds": seconds})
-
-    def times(self, plan: StagedPlan, batch: int) -> np.ndarray:
-        """[samples], expected seconds of each through the stages of a plan."""
-        lengths = [sorted({bucket.length for bucket in held}) for held in plan.buckets]
-        return sample_times(self._problem([batch]), self._starts(plan.cuts), lengths)
+        return plan.model_copy(update={"call_seconds": call_seconds})
 
     def _starts(self, cuts: Sequence[int]) -> tuple[int, ...]:
         """The points where the stages with these cuts begin."""
         return (0, *(self.points.index(layer) + 1 for layer in cuts))
 
-    def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> StagedPlan:
+    def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> ChosenPlan:
         buckets = tuple(
             tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
             for held in lengths
         )
-        expected = {
-            batch: expected_time(self._problem([batch]), starts, lengths) + self.tokenising.get(batch, 0.0)
+        expected_seconds = {
+            batch: expected_time(self._problem([batch]), starts, lengths) + self.tokenising_seconds.get(batch, 0.0)
             for batch in self.batches
         }
         cuts = tuple(self.points[start - 1] for start in starts[1:])
-        return StagedPlan(cuts=cuts, buckets=buckets, expected=expected)
+        return ChosenPlan(cuts=cuts, buckets=buckets, expected_seconds=expected_seconds)
 
     def _problem(
         self, batches: Sequence[int], only: tuple[int, int] | None = None, engines: int | None = None
@@ -170,7 +164,7 @@ class Planner:
         return [*range(step, longest, step), longest]
 
 
-def describe(plan: StagedPlan, model: PrunedTransformer, rows: np.ndarray) -> list[tuple[str, ...]]:
+def describe(plan: ChosenPlan, model: PrunedTransformer, rows: np.ndarray) -> list[tuple[str, ...]]:
     """For `--explain`: of every stage its steps, the mean rows that enter it, and its lengths."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     specs = cut_stages(model, plan.cuts)
@@ -185,7 +179,7 @@ def describe(plan: StagedPlan, model: PrunedTransformer, rows: np.ndarray) -> li
     ]
 
 
-def padding(plan: StagedPlan, rows: np.ndarray) -> float:
+def padding(plan: ChosenPlan, rows: np.ndarray) -> float:
     """Rows computed over rows needed, minus 1: what the plan's buckets waste."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     needed = computed = 0.0

@@ -43,7 +43,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Solution:
-    """Stages as points where they begin (the first is 0), the lengths of each, and the expected time of a sample."""
+    """Stages as points where they begin (the first is 0), the lengths of each, and the expected time of a sample.
+
+    expected: in the unit of the problem's costs.
+    """
 
     starts: tuple[int, ...]
     lengths: tuple[tuple[int, ...], ...]
@@ -89,17 +92,12 @@ def solve(problem: Problem) -> Solution:
 
 def expected_time(problem: Problem, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> float:
     """Mean time of a sample under a given plan: every stage runs it in the shortest bucket that holds it."""
-    return float(sample_times(problem, starts, lengths).mean())
-
-
-def sample_times(problem: Problem, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> np.ndarray:
-    """[samples], the time of each under a given plan."""
     total = np.zeros(len(problem.rows))
     for first, last, held in zip(starts, [*starts[1:], problem.points], lengths, strict=True):
         ordered = np.sort(np.asarray(held))
         costs = np.array([problem.cost(first, last, int(length)) for length in ordered])
         total += costs[np.searchsorted(ordered, problem.rows[:, first])]
-    return total
+    return float(total.mean())
 
 
 def _best_lengths(problem: Problem, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.importing import importing
+from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from pipeline.cli import main_of
@@ -16,7 +16,7 @@ with importing(__name__, "skimrt[cpu]"):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m pipeline.report",
+        prog=program("report"),
         description="Writes one HTML file about an artifact that pipeline.build wrote: what the checks of the build "
         "found and what they could not check, the stages, the shapes, the timings and the versions. The file needs "
         "nothing else: no script, no network. Compares every file with its digest and loads no engine.",

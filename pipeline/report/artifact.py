@@ -9,14 +9,13 @@ from pydantic import BaseModel, ValidationError
 
 from calib.retention import FILE as RETENTION_FILE
 from calib.retention import RetentionStatistics
-from engines.artifact import Artifact, Manifest
+from engines.artifact import BENCH_NAME, Artifact, Manifest
 from engines.errors import InputError, validation_problems
 from engines.plan import Plan
-from pipeline.measure import Timing, speedups
+from pipeline.builder.measure import Timing, speedups
 from pipeline.report.charts import retention_chart
 from pipeline.report.page import write_page
 
-_BENCH_NAME = "bench.json"
 _STATUSES = ("PASSED", "FAILED", "SKIPPED")
 
 
@@ -61,17 +60,15 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
     )
 
 
-def _buckets(plan: Plan) -> list[tuple[str, int, list[str]]]:
-    """By unit and batch size the lengths, those of fused engines with the rows that there is room for at every cut."""
-    rooms = {} if plan.fused is None else {fused.bucket: fused.capacities for fused in plan.fused.buckets}
+def _buckets(plan: Plan) -> list[tuple[str, int, list[int]]]:
+    """By unit and batch size the lengths, ascending."""
     found = []
     for unit in plan.units:
-        shapes: dict[int, list[str]] = defaultdict(list)
+        lengths: dict[int, list[int]] = defaultdict(list)
         for bucket in sorted(plan.buckets_of(unit)):
-            room = f" ({' '.join(map(str, rooms[bucket]))})" if unit == "fused" else ""
-            shapes[bucket.batch].append(f"{bucket.length}{room}")
+            lengths[bucket.batch].append(bucket.length)
         name = unit.capitalize() if isinstance(unit, str) else f"Stage {unit}"
-        found += [(name, batch, held) for batch, held in shapes.items()]
+        found += [(name, batch, held) for batch, held in lengths.items()]
     return found
 
 
@@ -89,9 +86,9 @@ def _retention(artifact: Artifact) -> RetentionStatistics | None:
 
 def _bench(artifact: Artifact) -> Bench | None:
     """The timings that the build made, if it made any. Raises InputError when they are not of this form."""
-    if _BENCH_NAME not in artifact.manifest.files:
+    if BENCH_NAME not in artifact.manifest.files:
         return None
-    path = artifact.file(_BENCH_NAME)
+    path = artifact.file(BENCH_NAME)
     try:
         return Bench.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from engines.errors import InputError
+from engines.version import __version__
 from engines.writing import output_file
-from pipeline import __version__
 
 _METHODS = {"ltp": "LTP", "transkimmer": "Transkimmer"}
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calib.data import Example, is_number
+from calib.data import Example
+from calib.labels import is_number, listed
 from engines.errors import InputError
 from engines.tokenization import TextEncoder, Tokens
 from pipeline.model.retention import padded
@@ -77,13 +78,21 @@ class TokenisedSet:
         return [group for group in groups if group]
 
 
+@dataclass(frozen=True)
+class Sets:
+    """What a run learns from, and what it is judged on."""
+
+    train: TokenisedSet
+    dev: TokenisedSet
+
+
 def _targets(found: Sequence[str], labels: Sequence[str] | None) -> list[float] | list[int]:
     if labels is None:
         if wrong := sorted({label for label in found if not is_number(label)}):
-            raise InputError(f"labels: expected numbers, found {', '.join(map(repr, wrong[:20]))}")
+            raise InputError(f"labels: expected numbers, found {listed([repr(label) for label in wrong])}")
         return [float(label) for label in found]
     place = {name: index for index, name in enumerate(labels)}
     unknown = sorted(set(found) - place.keys())
     if unknown:
-        raise InputError(f"labels: expected only {', '.join(place)}, found also {', '.join(unknown[:20])}")
+        raise InputError(f"labels: expected only {listed(labels)}, found also {listed(unknown)}")
     return [place[label] for label in found]

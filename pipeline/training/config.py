@@ -41,6 +41,10 @@ class TrainConfig(BaseModel):
     method: Method
     data: str
     dev_data: str | None = None
+    task: Literal["classification", "regression"] | None = None
+    label: str | None = None
+    text: str | None = None
+    text_b: str | None = None
     backbone: str | None = None
     init: str | None = None
     teacher: str | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pipeline.graph.operator import are_carried, carried_first, surviving
+from pipeline.model.compaction import are_carried, carried_first, surviving
 from pipeline.model.pruners import LtpPruner
 from pipeline.model.transformer import PrunedTransformer, State
 

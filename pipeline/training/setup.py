@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,23 +12,25 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from calib.labels import listed
 from engines.errors import InputError, TargetError, validation_problems
-from engines.files import sha256
 from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, read_config, save_checkpoint, tokenizer_path
 from pipeline.model.config import (
     AdapterConfig,
     BackboneReference,
     CheckpointConfig,
+    EncoderConfig,
     HeadConfig,
     PrunerConfig,
 )
-from pipeline.model.huggingface import locate_backbone, read_huggingface
+from pipeline.model.huggingface import encoder_directory, locate_backbone, read_huggingface, weights_digest
+from pipeline.model.huggingface.layout import is_model
 from pipeline.model.pruners import LTP_FLOOR, LtpPruner, TranskimmerPruner
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, read_weights
 from pipeline.training.config import TrainConfig
 
-_ADAPTED = r"(attention|feed_forward)\.\d+\.(query|key|value|output|up|down)"
+_ADAPTED = r"(attention|feed_forward)\.\d+\.(query|key|value|output|gate|up|down)"
 _LTP_START = 0.02
 """First LTP threshold, in units of the uniform score: low enough to keep every token at the start."""
 _KEEP_START = 4.0
@@ -80,21 +83,22 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     learned: PrunerConfig | None = None
     if config.init is not None:
         source = Path(config.init)
-        if not (source / CONFIG_NAME).is_file():
-            raise InputError(f"--init {source}: expected a checkpoint with a {CONFIG_NAME}, found none")
+        if not (source / CONFIG_NAME).is_file() and not is_model(source):
+            raise InputError(f"--init {source}: expected a {CONFIG_NAME} or a Hugging Face config.json, found neither")
         started = read_config(source)
         wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
         if (started.head.kind, started.head.labels) != wanted:
             raise InputError(
-                f"--init {source}: its head is a {started.head.kind} of {started.head.labels}, the data is a "
-                f"{wanted[0]}{'' if labels is None else f' of {labels}'}; start from a checkpoint of this task"
+                f"--init {source}: its head is a {started.head.kind} of {_shown(started.head.labels)}, the data is a "
+                f"{wanted[0]}{'' if labels is None else f' of {_shown(labels)}'}; start from a checkpoint of this task"
             )
         encoder, head, tokenizer = started.encoder, started.head, tokenizer_path(source)
         backbone, adapter = started.backbone, started.adapter
         rank = adapter.rank if adapter else 0
         if rank != config.adapter_rank:
             raise InputError(f"--init {source}: it has adapters of rank {rank}; pass --adapter-rank {rank}")
-        initial = read_weights(find_weights(source))
+        whole = adapter is None
+        initial = dict(load_checkpoint(source).state_dict()) if whole else read_weights(find_weights(source))
         if started.pruner.method == config.method:
             learned = started.pruner  # goes on with what it has learned
             width = learned.predictor_hidden
@@ -105,15 +109,17 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     else:
         assert config.backbone is not None
         home = locate_backbone(config.backbone)
-        encoder, tokenizer = read_huggingface(home, backbone=True)[0].encoder, home / "tokenizer.json"
+        encoder, tokenizer = read_huggingface(home, backbone=True)[0].encoder, tokenizer_path(home)
         head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
         adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
-        backbone = BackboneReference(name=config.backbone, sha256=sha256(find_weights(home))) if adapter else None
+        backbone = (
+            BackboneReference(name=config.backbone, sha256=weights_digest(encoder_directory(home))) if adapter else None
+        )
     try:
         described = CheckpointConfig(
             encoder=encoder,
             head=head,
-            pruner=_as_asked(learned or _first_pruner(config, encoder.layers), config, encoder.layers),
+            pruner=_as_asked(learned or _first_pruner(config, encoder), config, encoder.layers),
             max_length=config.max_length,
             backbone=backbone,
             adapter=adapter,
@@ -135,23 +141,29 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
             adapters = {name: value for name, value in initial.items() if ".lora_" in name}
             trainee.load_tensors(adapters)
     elif initial:
-        _load_matching(model, load_checkpoint(config.init).state_dict())  # type: ignore[arg-type]
+        _load_matching(model, initial)
     return trainee
 
 
-def _first_pruner(config: TrainConfig, layers: int) -> PrunerConfig:
+def _shown(labels: Sequence[str]) -> str:
+    return f"[{listed([repr(label) for label in labels])}]"
+
+
+def _first_pruner(config: TrainConfig, encoder: EncoderConfig) -> PrunerConfig:
+    # As in the paper, whose thresholds start on a line through 0: the first layer does not decide. Nor do local ones,
+    # whose attention says nothing of the whole text.
+    reading = [layer > 0 and layer not in encoder.local_layers for layer in range(encoder.layers)]
     common = {"method": config.method, "protect_first": config.protect_first}
     match config.method:
         case "ltp":
-            # As in the paper, whose thresholds start on a line through 0: the first layer does not decide.
-            thresholds = [0.0] + [_LTP_START / config.max_length] * (layers - 1)
+            thresholds = [_LTP_START / config.max_length if reads else 0.0 for reads in reading]
             return PrunerConfig(**common, thresholds=thresholds, reference_length=config.max_length)
         case "transkimmer":
             return PrunerConfig(**common, predictor_hidden=config.predictor_hidden)
         case "topk":
-            return PrunerConfig(**common, keep_rates=[1.0] + [config.keep_rate] * (layers - 1))
+            return PrunerConfig(**common, keep_rates=[config.keep_rate if reads else 1.0 for reads in reading])
         case "threshold":
-            return PrunerConfig(**common, thresholds=[0.0] + [1 - config.keep_rate] * (layers - 1))
+            return PrunerConfig(**common, thresholds=[1 - config.keep_rate if reads else 0.0 for reads in reading])
         case _:
             return PrunerConfig(**common)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from engines.errors import InputError
 from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.training.batches import Batch, TokenisedSet
+from pipeline.training.batches import Batch, Sets
 from pipeline.training.budget import FlopsBudget
-from pipeline.training.calibrate import reach_ratio
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
+from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
@@ -46,13 +46,13 @@ class Trainer:
         self,
         config: TrainConfig,
         trainee: Trainee,
-        teacher: PrunedTransformer | None,
-        train: TokenisedSet,
-        dev: TokenisedSet,
+        sets: Sets,
         out: Path,
+        teacher: PrunedTransformer | None,
         content: Mapping[str, str],
     ) -> None:
         """`content` holds the digest of each input of the run: an interrupted run goes on with the same ones only."""
+        train, dev = sets.train, sets.dev
         self.content = content
         self.config, self.trainee, self.model = config, trainee, trainee.model
         self.teacher, self.train_set, self.dev, self.out = teacher, train, dev, out
@@ -121,18 +121,8 @@ class Trainer:
             if phase.name == "hard":  # the weights move the scores; what is judged and kept has the wanted ratio
                 self._calibrate()
             evaluation = evaluate(self.model, self.dev, self.config.batch_tokens * 2, self.config.bf16)
-            self.result.history.append(
-                {
-                    "phase": phase.name,
-                    "step": step + 1,
-                    "of": len(plan),
-                    "loss": round(sum(losses) / len(losses), 4),
-                    "dev_metric": round(evaluation.metric, 4),
-                    "dev_flops_ratio": round(evaluation.flops_ratio, 3),
-                    "dev_keep": evaluation.keep,
-                    "seconds": round(time.monotonic() - started, 1),
-                }
-            )
+            where = {"phase": phase.name, "step": step + 1, "of": len(plan)}
+            self.result.history.append({**where, **_measured(losses, evaluation, time.monotonic() - started)})
             if progress is not None:
                 line = json.dumps(self.result.history[-1])  # a line whatever the terminal's width: programs read it
                 progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -196,7 +186,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
             steps = [step for step in self.model.steps if step.kind != "decide" or phase.name != "fine_tune"]
-            logits = self.model.head(self.model.walk(state, steps, relaxation).hidden).float()
+            logits = self.model.head(self.model.finished(self.model.walk(state, steps, relaxation).hidden)).float()
         loss = self._task_loss(logits, batch)
         if phase.steer:
             real = batch.mask.sum(-1)
@@ -263,3 +253,14 @@ def make_progress() -> Progress:
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
     )
+
+
+def _measured(losses: Sequence[float], evaluation: Evaluation, seconds: float) -> dict:
+    """What run.json says of an evaluation."""
+    return {
+        "loss": round(sum(losses) / len(losses), 4),
+        "dev_metric": round(evaluation.metric, 4),
+        "dev_flops_ratio": round(evaluation.flops_ratio, 3),
+        "dev_keep": evaluation.keep,
+        "seconds": round(seconds, 1),
+    }

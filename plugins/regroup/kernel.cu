@@ -30,9 +30,9 @@ __device__ __forceinline__ void clearRow(Vector* to, int64_t vectors, int32_t la
 
 // Fills samples firstSample, firstSample + 1, ... of the target from sources.source[0], [1], ...
 template <typename Vector>
-__global__ void __launch_bounds__(kThreads) regroupKernel(__grid_constant__ Sources const sources,
-    SkimrtRegroupTarget const target, int32_t const firstSample, int32_t const rowsPerBlock,
-    int32_t const blocksPerSample)
+__global__ void __launch_bounds__(kThreads)
+    regroupKernel(__grid_constant__ Sources const sources, SkimrtRegroupTarget const target, int32_t const firstSample,
+        int32_t const rowsPerBlock, int32_t const blocksPerSample)
 {
     int32_t const entry = blockIdx.x / blocksPerSample;
     SkimrtRegroupSource const& source = sources.source[entry];

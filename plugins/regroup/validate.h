@@ -24,8 +24,7 @@ inline bool isValid(SkimrtRegroupSource const* sources, SkimrtRegroupTarget cons
     {
         SkimrtRegroupSource const& source = sources[i];
         bool const empty = source.hidden == nullptr;
-        if (!empty
-            && (source.alive == nullptr || source.position == nullptr || source.sample < 0 || source.length < 1))
+        if (!empty && (source.alive == nullptr || source.position == nullptr || source.sample < 0 || source.length < 1))
         {
             return false;
         }

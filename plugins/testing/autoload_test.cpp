@@ -1,5 +1,6 @@
-// Opens libskimrt_autoload.so as Triton does. Linked with fake_nvinfer.cpp it must hand over the plugin library beside it;
-// without a TensorRT in the process it must say so and leave the program alone.
+// Opens libskimrt_autoload.so as Triton does. Linked with fake_nvinfer.cpp it must hand over the plugin library beside
+// it. Without a TensorRT in the process it must say so and leave the program alone.
+//
 // Usage: autoload_test AUTOLOAD_LIBRARY EXPECTED_PATH
 #include "testing/check.h"
 

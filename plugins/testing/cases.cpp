@@ -14,8 +14,8 @@ std::vector<Case> readCases(std::string const& path)
     std::vector<Case> cases;
     std::string line;
     int number = 0;
-    auto const fail = [&](std::string const& what)
-    { throw std::runtime_error(path + ':' + std::to_string(number) + ": " + what); };
+    auto const fail
+        = [&](std::string const& what) { throw std::runtime_error(path + ':' + std::to_string(number) + ": " + what); };
     while (std::getline(file, line))
     {
         ++number;

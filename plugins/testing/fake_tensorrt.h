@@ -50,8 +50,8 @@ public:
     {
         return &mDimensions.emplace_back(value);
     }
-    nvinfer1::IDimensionExpr const* operation(nvinfer1::DimensionOperation, nvinfer1::IDimensionExpr const&,
-        nvinfer1::IDimensionExpr const&) override
+    nvinfer1::IDimensionExpr const* operation(
+        nvinfer1::DimensionOperation, nvinfer1::IDimensionExpr const&, nvinfer1::IDimensionExpr const&) override
     {
         return nullptr;
     }

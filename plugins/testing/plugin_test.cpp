@@ -146,8 +146,8 @@ void testShapes()
     auto const infer = [&](int32_t capacity, std::vector<DimsExprs> const& inputs)
     {
         Plugin const plugin = create(0.5F, capacity, 1);
-        return build(plugin).getOutputShapes(inputs.data(), static_cast<int32_t>(inputs.size()), nullptr, 0, outputs, 4,
-                   builder)
+        return build(plugin).getOutputShapes(
+                   inputs.data(), static_cast<int32_t>(inputs.size()), nullptr, 0, outputs, 4, builder)
             == 0;
     };
     CHECK(infer(0, inputShapes(builder, 8, 128, 384)));
@@ -168,8 +168,8 @@ void testShapes()
     std::vector<DimsExprs> inputs = inputShapes(builder, 8, 128, 384);
     inputs[1] = builder.expressions(dims({8, 127}));
     CHECK(!infer(0, inputs));
-    CHECK(logger.last.find("score must be [batch, length] of hidden [8, 128, 384], found [8, 127]")
-        != std::string::npos);
+    CHECK(
+        logger.last.find("score must be [batch, length] of hidden [8, 128, 384], found [8, 127]") != std::string::npos);
     inputs = inputShapes(builder, 8, 128, 384);
     inputs[0] = builder.expressions(dims({8, 128}));
     CHECK(!infer(0, inputs));
@@ -253,8 +253,7 @@ void testEnqueue(std::string const& path)
             tensor(dims({call.batch, call.capacity}), DataType::kINT32), tensor(dims({call.batch}), DataType::kINT32)};
         CHECK(runtime(plugin).onShapeChange(in, 4, out, 4) == 0);
         CHECK(runtime(plugin).onShapeChange(in, 4, in, 4) != 0);
-        void const* const inputs[4]
-            = {call.hidden.data(), call.score.data(), call.alive.data(), call.position.data()};
+        void const* const inputs[4] = {call.hidden.data(), call.score.data(), call.alive.data(), call.position.data()};
         void* const results[4]
             = {outputs.packed.data(), outputs.alive.data(), outputs.position.data(), outputs.count.data()};
         CHECK(runtime(plugin).enqueue(in, out, inputs, results, nullptr, nullptr) == 0);

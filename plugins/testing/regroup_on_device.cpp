@@ -15,8 +15,8 @@ bool skimrt::testing::runRegroup(SkimrtRegroupSource const* sources, SkimrtRegro
         return skimrt_regroup(sources, target, nullptr) == cudaSuccess;
     }
     std::vector<DeviceBytes> memory;
-    auto const toDevice = [&](void const* host, size_t size) -> void*
-    { return memory.emplace_back(size, host).as<void>(); };
+    auto const toDevice
+        = [&](void const* host, size_t size) -> void* { return memory.emplace_back(size, host).as<void>(); };
     std::vector<SkimrtRegroupSource> onDevice(sources, sources + target->batch);
     for (SkimrtRegroupSource& source : onDevice)
     {

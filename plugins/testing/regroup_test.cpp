@@ -71,10 +71,11 @@ void testGoldenCase(Case const& golden, int64_t elementBytes)
     for (size_t i = 0; i < entries.size(); i += 2)
     {
         int32_t const buffer = entries[i];
-        sources.push_back(buffer < 0 ? SkimrtRegroupSource{}
-                                     : SkimrtRegroupSource{from.hidden.data() + firstRow[buffer] * rowBytes,
-                                         from.alive.data() + firstRow[buffer], from.position.data() + firstRow[buffer],
-                                         entries[i + 1], buffers[2 * buffer + 1]});
+        sources.push_back(buffer < 0
+                ? SkimrtRegroupSource{}
+                : SkimrtRegroupSource{from.hidden.data() + firstRow[buffer] * rowBytes,
+                      from.alive.data() + firstRow[buffer], from.position.data() + firstRow[buffer], entries[i + 1],
+                      buffers[2 * buffer + 1]});
     }
     Tensors to = blankRows(static_cast<int64_t>(target[0]) * target[1], rowBytes);
     SkimrtRegroupTarget const call{

@@ -38,7 +38,7 @@ struct Tensors
 {
     explicit Tensors(Shape const& shape)
         : problem{shape.batch, shape.length, shape.capacity, shape.width * kBytesOfHalf, 0.5F, true, nullptr, nullptr,
-            nullptr, nullptr, nullptr, nullptr, nullptr, nullptr}
+              nullptr, nullptr, nullptr, nullptr, nullptr, nullptr}
     {
         size_t const in = static_cast<size_t>(shape.batch) * shape.length;
         size_t const out = static_cast<size_t>(shape.batch) * shape.capacity;

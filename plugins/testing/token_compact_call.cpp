@@ -50,14 +50,13 @@ TokenCompactOutputs expected(Case const& golden, TokenCompactCall const& call)
     for (size_t row = 0; row < source.size(); ++row)
     {
         int64_t const from = static_cast<int64_t>(row) / call.capacity * call.length + source[row];
-        std::memcpy(outputs.packed.data() + row * call.rowBytes, call.hidden.data() + from * call.rowBytes,
-            call.rowBytes);
+        std::memcpy(
+            outputs.packed.data() + row * call.rowBytes, call.hidden.data() + from * call.rowBytes, call.rowBytes);
     }
     return outputs;
 }
 
-TokenCompactCall randomCall(
-    std::mt19937& generator, int32_t batch, int32_t length, int32_t capacity, int64_t rowBytes)
+TokenCompactCall randomCall(std::mt19937& generator, int32_t batch, int32_t length, int32_t capacity, int64_t rowBytes)
 {
     size_t const rows = static_cast<size_t>(batch) * length;
     TokenCompactCall call{batch, length, capacity, rowBytes, 0.5F, generator() % 2 == 0, Bytes(rows * rowBytes),

@@ -41,8 +41,7 @@ TokenCompactCall fromCase(Case const& golden, int64_t elementBytes);
 TokenCompactOutputs expected(Case const& golden, TokenCompactCall const& call);
 
 // About half of the rows pass; some are dead on arrival, some scores are NaN or exactly at the threshold.
-TokenCompactCall randomCall(
-    std::mt19937& generator, int32_t batch, int32_t length, int32_t capacity, int64_t rowBytes);
+TokenCompactCall randomCall(std::mt19937& generator, int32_t batch, int32_t length, int32_t capacity, int64_t rowBytes);
 
 bool operator==(TokenCompactOutputs const& left, TokenCompactOutputs const& right);
 

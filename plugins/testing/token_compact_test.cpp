@@ -53,8 +53,7 @@ void testAgainstReference()
     {
         context = "B " + std::to_string(shape.batch) + ", S " + std::to_string(shape.length) + ", C "
             + std::to_string(shape.capacity) + ", row " + std::to_string(shape.rowBytes) + " bytes";
-        TokenCompactCall const call
-            = randomCall(generator, shape.batch, shape.length, shape.capacity, shape.rowBytes);
+        TokenCompactCall const call = randomCall(generator, shape.batch, shape.length, shape.capacity, shape.rowBytes);
         TokenCompactOutputs want = call.blank();
         TokenCompactOutputs outputs = call.blank();
         CHECK(tokenCompactReference(call.problem(want)));

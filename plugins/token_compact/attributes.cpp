@@ -79,8 +79,8 @@ std::array<PluginField, 3> tokenCompactFieldNames() noexcept
     return fields;
 }
 
-std::string parseTokenCompact(nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase,
-    TokenCompactAttributes& attributes)
+std::string parseTokenCompact(
+    nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase, TokenCompactAttributes& attributes)
 {
     if (fields == nullptr || fields->nbFields < 0 || (fields->nbFields > 0 && fields->fields == nullptr))
     {

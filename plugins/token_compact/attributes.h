@@ -23,8 +23,8 @@ std::array<nvinfer1::PluginField, 3> tokenCompactFields(TokenCompactAttributes c
 
 // Reads `fields` into `attributes`. At build time `threshold` must be given and the others have defaults; an engine
 // (kRUNTIME) holds all three. Returns what is wrong with the fields, all of it; empty when nothing is.
-std::string parseTokenCompact(nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase,
-    TokenCompactAttributes& attributes);
+std::string parseTokenCompact(
+    nvinfer1::PluginFieldCollection const* fields, nvinfer1::TensorRTPhase phase, TokenCompactAttributes& attributes);
 
 // "threshold=0.25,capacity=64,protect_first=1": exact (nine digits tell two floats apart), so also a cache key.
 std::string describe(TokenCompactAttributes const& attributes);

@@ -128,8 +128,7 @@ __global__ void __launch_bounds__(kThreads)
 
     int64_t const vectors = problem.rowBytes / static_cast<int64_t>(sizeof(Vector));
     Vector const* const hidden = static_cast<Vector const*>(problem.hidden) + sample * problem.length * vectors;
-    Vector* const packed
-        = static_cast<Vector*>(problem.packed) + (sample * problem.capacity + firstRow) * vectors;
+    Vector* const packed = static_cast<Vector*>(problem.packed) + (sample * problem.capacity + firstRow) * vectors;
     for (int32_t row = warp; row < rows; row += kWarps)
     {
         copyRow(hidden + sources[row] * vectors, packed + row * vectors, vectors, lane);

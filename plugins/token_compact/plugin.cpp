@@ -182,8 +182,7 @@ int32_t TokenCompactPlugin::configurePlugin(
         return kFailure;
     }
     // The smallest length must still hold the capacity, the largest must fit into the kernel.
-    std::string const smallest
-        = checkInputShapes({in[0].min, in[1].min, in[2].min, in[3].min}, mAttributes.capacity);
+    std::string const smallest = checkInputShapes({in[0].min, in[1].min, in[2].min, in[3].min}, mAttributes.capacity);
     std::string const largest = checkInputShapes({in[0].max, in[1].max, in[2].max, in[3].max}, mAttributes.capacity);
     return report(smallest.empty() ? largest : smallest);
 }

@@ -20,8 +20,7 @@ void compactSample(TokenCompactProblem const& problem, int64_t sample)
     };
     std::vector<int32_t> order(problem.length);
     std::iota(order.begin(), order.end(), 0);
-    auto const dead = std::stable_partition(
-        order.begin(), order.end(), [&](int32_t k) { return k == 0 || isKept(k); });
+    auto const dead = std::stable_partition(order.begin(), order.end(), [&](int32_t k) { return k == 0 || isKept(k); });
     problem.count[sample] = static_cast<int32_t>(dead - order.begin());
 
     auto const* const hidden = static_cast<std::byte const*>(problem.hidden);

@@ -83,8 +83,7 @@ std::string checkInputShapes(Dims64 const (&inputs)[kInputs], int32_t capacity)
     return {};
 }
 
-std::string checkOutputShapes(
-    Dims64 const (&inputs)[kInputs], Dims64 const (&outputs)[kOutputs], int32_t capacity)
+std::string checkOutputShapes(Dims64 const (&inputs)[kInputs], Dims64 const (&outputs)[kOutputs], int32_t capacity)
 {
     int64_t const batch = inputs[0].d[0];
     int64_t const rows = capacity == 0 ? inputs[0].d[1] : capacity;

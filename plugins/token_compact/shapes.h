@@ -20,7 +20,7 @@ nvinfer1::Dims64 knownDims(nvinfer1::DimsExprs const& dims);
 std::string checkInputShapes(nvinfer1::Dims64 const (&inputs)[kInputs], int32_t capacity);
 
 // outputs: packed [B, C, D], alive [B, C], position [B, C], count [B], for inputs that have passed the check above.
-std::string checkOutputShapes(nvinfer1::Dims64 const (&inputs)[kInputs], nvinfer1::Dims64 const (&outputs)[kOutputs],
-    int32_t capacity);
+std::string checkOutputShapes(
+    nvinfer1::Dims64 const (&inputs)[kInputs], nvinfer1::Dims64 const (&outputs)[kOutputs], int32_t capacity);
 
 }  // namespace skimrt

@@ -146,30 +146,30 @@ def test_windows_line_ends_and_texts_with_line_breaks_are_read(tmp_path: Path) -
         (
             "data.tsv",
             "1\tgood\nno tab\n0\ta\tb\tc\n\n1\tgood",
-            ["row 2: ", "row 3: ", "found 4 columns", "row 4: "],
+            ["line 2: ", "line 3: ", "found 4 column", "line 4: "],
         ),
-        ("data.csv", "text,label\ngood,1\nno label,\nshort\n", ["row 2: ", "row 3: "]),
-        ("data.csv", "review,stars\ngood,1\n", ["row 1: expected a label and a text, named label and text, found"]),
+        ("data.csv", "text,label\ngood,1\nno label,\nshort\n", ["line 3: ", "line 4: "]),
+        ("data.csv", "review,stars\ngood,1\n", ["line 1: expected a label and a text, named label and text, found"]),
         (
             "data.csv",
             "label,text\npos,Great, really great film\nneg,bad\n",
-            ["row 1: expected 2 columns (label,text), found 3; a text that holds a comma needs quotes"],
+            ["line 2: expected 2 columns (label,text), found 3; a text that holds a comma needs quotes"],
         ),
         (
             "data.jsonl",
             '{"text": "good", "label": 1}\n{"text": 5, "label": 1}\noops\n[1]\n{"label": 1}\n',
-            ["row 2: ", "line 3 is not JSON (", "line 4 is not a JSON object", "row 5: "],
+            ["line 2: ", "line 3: expected JSON, found", 'line 4: expected {"text": "..."}', "line 5: "],
         ),
         (
             "data.jsonl",
             '{"text": "a", "label": 1, "text_b": ["p"]}\n{"text": "a", "label": 1, "text_b": NaN}\n'
             '{"text": "a", "label": 1, "text_b": 0}\n{"text": "a", "label": 1, "text_b": null}\n' + "[" * 100_000,
-            [*(f"row {n}: expected a second text or none in text_b" for n in (1, 2, 3)), "line 5 is not JSON ("],
+            [*(f"line {n}: expected a second text or none in text_b" for n in (1, 2, 3)), "line 5: expected JSON"],
         ),
         (
             "data.csv",
             "label,text,text_b\npos,good,\nneg,,\nneg, \t,\nneg,,only the second\n",
-            [f"row {n}: expected at least one word, found an empty text" for n in (2, 3)],
+            [f"line {n}: expected at least one word, found an empty text" for n in (3, 4)],
         ),
         ("data.tsv", "", ["expected at least one row, found none"]),
         ("data.jsonl", "", ["expected at least one row, found none"]),

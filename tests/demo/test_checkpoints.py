@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import DEMO
+from pipeline.builder.config import DEMO
 from pipeline.demo import METHODS
 from pipeline.model import load_checkpoint
 

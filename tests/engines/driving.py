@@ -14,9 +14,10 @@ from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.buckets import Bucket
 from engines.device_stages import DeviceStageRunner
 from engines.prediction import SampleResult
+from engines.runner import open_stages
 from engines.samples import Sample
 from engines.scheduler import Scheduler
-from engines.stage_runner import Call, StageRunner, open_stages
+from engines.stage_runner import Call, StageRunner
 from engines.tokenization import Tokens
 from tests.engines.host_device import HostDevice, HostDeviceBackend
 from tests.engines.toy import BUCKETS, Toy

@@ -24,9 +24,8 @@ from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.device_stages import DeviceStageRunner
 from engines.errors import InputError, SkimError, TargetError
-from engines.runner import Runner
+from engines.runner import Runner, open_stages
 from engines.samples import Sample
-from engines.stage_runner import open_stages
 from engines.tokenization import Tokens
 from tests.engines.driving import INNER, check, drive
 from tests.engines.fake_cuda import FakeCudaEngine, FakeRuntime, FakeTensorRt, Status

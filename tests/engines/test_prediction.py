@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.artifact import Head
+from engines.head import Head
 from engines.prediction import SampleResult, predict
 
 

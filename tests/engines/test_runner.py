@@ -125,6 +125,27 @@ def test_predictions_of_texts_and_pairs(toy_artifact) -> None:
         json.dumps(prediction.logits)
 
 
+def test_one_text_is_one_text_and_one_pair_one_pair(toy_artifact) -> None:
+    runner, text, pair = Runner(toy_artifact(Toy())), words(3), (words(3), words(2, 9))
+    for one in (text, pair):
+        assert runner(one) == runner([one])[0]
+    assert runner(pair).tokens == 8
+    assert [p.tokens for p in runner(list(pair))] == [5, 4] == [p.tokens for p in runner(iter(pair))]
+    for no_texts in (text, pair, {"text": text}, text.encode(), 7):
+        with pytest.raises(InputError, match="texts: expected several texts or pairs"):
+            runner.stream(no_texts)
+
+
+def test_a_text_beyond_the_bytes_that_are_read_is_an_error_or_cut(toy_artifact, monkeypatch) -> None:
+    monkeypatch.setattr("engines.tokenization.MAX_BYTES", 100)
+    monkeypatch.setattr("engines.runner.MAX_BYTES", 100)
+    path, wordy = toy_artifact(Toy()), words(100)
+    for text in (wordy, (words(2), wordy), " " * 200 + "w5"):
+        with pytest.raises(InputError, match=r"text 2: \d+ bytes, a text may have 100; shorten or cut it"):
+            Runner(path)([words(2), text])
+    assert [p.tokens for p in Runner(path, truncate=True)([wordy, (words(2), wordy)])] == [MAX_LENGTH, MAX_LENGTH]
+
+
 def test_predictions_of_every_head(toy_artifact) -> None:
     text = words(4)
     value = Runner(toy_artifact(MODELS["regression"]))([text])[0]

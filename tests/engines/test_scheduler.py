@@ -87,7 +87,7 @@ def test_the_cost_is_what_the_planner_expects_or_else_rows() -> None:
         StagePlan(graph="stages/stage_0.onnx", steps=["attend 0", "decide 0"], milliseconds=[0.7, 7.5]),
         StagePlan(graph="stages/stage_1.onnx", steps=["feed 0"], milliseconds=[]),
     ]
-    plan = Plan(kind="staged", stages=stages, head_graph="stages/head.onnx", buckets=buckets)
+    plan = Plan(stages=stages, head_graph="stages/head.onnx", buckets=buckets)
     cost = cost_in(plan)
     assert [cost(0, bucket) for bucket in buckets] == [0.7, 7.5]
     assert all(cost(unit, bucket) == cost_in_rows(unit, bucket) for unit in (1, 2) for bucket in buckets)

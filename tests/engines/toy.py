@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,23 +10,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from engines.artifact import (
-    TOKENIZER_NAME,
-    Checkpoint,
-    Encoder,
-    EngineRecord,
-    Head,
-    Manifest,
-    digest_files,
-    write_manifest,
-)
+from engines.artifact import TOKENIZER_NAME, Checkpoint, Encoder, EngineRecord, Manifest, digest_files, write_manifest
 from engines.backends import BACKENDS
-from engines.backends.base import EngineOptions
 from engines.buckets import Bucket, parse_buckets
-from engines.plan import FusedBucket, FusedPlan, Plan, StagePlan, graph_file
+from engines.head import Head
+from engines.plan import Plan, StagePlan, graph_file
 from engines.tokenization import Tokens
 from pipeline.graph.function import OPSET, token_compact_function
-from pipeline.graph.fused import fuse_graphs
 
 WORDS, WIDTH, CLASSES, MAX_LENGTH = 60, 4, 2, 24
 THRESHOLDS = (-0.4, -0.1)
@@ -148,14 +138,8 @@ class Toy:
         onnx.checker.check_model(model)
         return model
 
-    def write(
-        self,
-        directory: Path,
-        tokenizer: Path,
-        buckets: Sequence[Bucket] = BUCKETS,
-        fused: Mapping[Bucket, Sequence[int]] | None = None,
-    ) -> Path:
-        """An artifact of the toy model; returns its directory. fused: capacities of fused engines."""
+    def write(self, directory: Path, tokenizer: Path, buckets: Sequence[Bucket] = BUCKETS) -> Path:
+        """An artifact of the toy model; returns its directory."""
         backend = next(backend for backend in BACKENDS if backend.target == "cpu")
         (directory / "stages").mkdir(parents=True)
         (directory / TOKENIZER_NAME).parent.mkdir()
@@ -164,17 +148,11 @@ class Toy:
         graphs = {unit: graph_file(unit) for unit in units}
         for unit, graph in graphs.items():
             onnx.save(self.graph(unit), directory / graph)
-        rooms = {(unit, bucket): () for unit in units for bucket in buckets}
-        if fused is not None:
-            graphs["fused"] = "stages/fused.onnx"
-            fuse_graphs([directory / graphs[unit] for unit in units], directory / graphs["fused"])
-            rooms |= {("fused", bucket): tuple(capacities) for bucket, capacities in fused.items()}
         engines = []
         for unit, graph in graphs.items():
-            for bucket in (bucket for held, bucket in rooms if held == unit):
+            for bucket in buckets:
                 file = f"engines/cpu-fp32/{backend.engine_name(unit, bucket)}"
-                options = EngineOptions(capacities=rooms[unit, bucket])
-                backend.build(directory / graph, bucket, directory / file, options)
+                backend.build(directory / graph, bucket, directory / file)
                 shape = {"batch": bucket.batch, "length": bucket.length}
                 engines.append(EngineRecord(stage=unit, target="cpu", precision="fp32", file=file, **shape))
         write_manifest(
@@ -198,12 +176,6 @@ class Toy:
                 protect_first=self.protect_first,
                 checkpoint=Checkpoint(path="toy", sha256="0" * 64),
                 plan=Plan(
-                    kind="staged" if fused is None else "fused",
-                    fused=fused
-                    and FusedPlan(
-                        graph=graphs["fused"],
-                        buckets=[FusedBucket(bucket=b, capacities=list(rows)) for b, rows in fused.items()],
-                    ),
                     stages=[StagePlan(graph=graphs[u], steps=["mix"]) for u in units if u != "head"],
                     head_graph=graphs.get("head"),
                     buckets=list(buckets),

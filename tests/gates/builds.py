@@ -68,16 +68,6 @@ def classifier(tokenizer: Path) -> Built:
 
 
 @cache
-def fused(tokenizer: Path) -> Built:
-    """The classifier with fused engines beside its two stages, and no dense model to compare with."""
-    plain = classifier(tokenizer)
-    built = Built(tokenizer.parent / "fused" / "artifact", plain.checkpoint, plain.data)
-    model = ("--checkpoint", built.checkpoint, "--data", built.data, "--stages", 2)
-    assert run_verb(build, *model, *SETTINGS, "--plan", "fused", "--out", built.artifact) == 0
-    return built
-
-
-@cache
 def tagger(tokenizer: Path) -> Built:
     """Transkimmer of one layer with a token-level head, on the classifier's texts."""
     folder, data = tokenizer.parent / "tagger", classifier(tokenizer).data

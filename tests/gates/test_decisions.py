@@ -11,13 +11,20 @@ import torch
 from engines.artifact import Gate
 from engines.prediction import SampleResult
 from pipeline.gates import Reference, decision_parity
+from pipeline.gates.expected import Expected
 from pipeline.graph.precision import reference_in
 from pipeline.graph.stages import cut_stages
 from pipeline.model import PrunedTransformer
+from pipeline.model.rounding import CHAIN, moved_near
 from tests.graph.small import random_samples, small_model
 
 SAMPLES = random_samples(6)
 LAST = 5  # the longest sample, which is tampered with
+
+
+def moves_of(reference: Reference, rounded: Reference, threshold: float) -> float:
+    """By how much rounding moves the last sample's scores near the threshold of layer 1."""
+    return float(moved_near(reference.score[LAST][1], rounded.score[LAST][1], threshold))
 
 
 def faithful(model: PrunedTransformer, reference: Reference) -> list[SampleResult]:
@@ -30,7 +37,7 @@ def faithful(model: PrunedTransformer, reference: Reference) -> list[SampleResul
 
 def judge(model: PrunedTransformer, reference: Reference, results: list[SampleResult]) -> Gate:
     """The gate for a model of two layers that is cut at layer 1."""
-    return decision_parity(model, cut_stages(model, [1]), reference, results)
+    return decision_parity(Expected(model, cut_stages(model, [1]), reference), results)
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def dying(reference: Reference) -> int:
 
 def at_the_threshold(model: PrunedTransformer, reference: Reference, token: int) -> None:
     """Moves a token's score at layer 1 to within rounding of the threshold."""
-    reference.score[LAST][1, token] = model.pruner.threshold(1) + 0.5 * reference.rounding(1)
+    reference.score[LAST][1, token] = model.pruner.threshold(1) + 0.5 * CHAIN * reference.score_scale(1)
 
 
 def test_the_same_tokens_and_answers_pass(model: PrunedTransformer, reference: Reference) -> None:
@@ -140,11 +147,11 @@ def test_every_token_of_a_tagging_model_must_have_its_label() -> None:
         SampleResult(len(sample), logits.numpy(), [np.flatnonzero(alive[i]) for i in (0, 1, 1)], [])
         for sample, logits, alive in zip(SAMPLES, reference.logits, reference.alive, strict=True)
     ]
-    assert decision_parity(model, specs, reference, results).status == "PASSED"
+    assert decision_parity(Expected(model, specs, reference), results).status == "PASSED"
     swapped = results[3].logits.copy()
     swapped[-1] = -swapped[-1]
     results[3] = replace(results[3], logits=swapped)
-    gate = decision_parity(model, specs, reference, results)
+    gate = decision_parity(Expected(model, specs, reference), results)
     assert gate.status == "FAILED" and "sample 3: the same tokens, but another answer" in gate.reason
 
 
@@ -157,11 +164,11 @@ def test_a_narrower_precision_is_judged_by_what_it_moves_in_pytorch(
     model: PrunedTransformer, reference: Reference
 ) -> None:
     rounded = in_bf16(model)
-    gate = decision_parity(model, cut_stages(model, [1]), reference, faithful(model, rounded), rounded)
+    gate = decision_parity(Expected(model, cut_stages(model, [1]), reference), faithful(model, rounded), rounded)
     assert gate.status == "PASSED", gate.reason
     threshold = model.pruner.threshold(1)
-    assert reference.score_moves(LAST, 1, threshold, rounded) > reference.rounding(1) > 0
-    assert reference.score_moves(LAST, 1, threshold, reference) == 0
+    assert moves_of(reference, rounded, threshold) > CHAIN * reference.score_scale(1) > 0
+    assert moves_of(reference, reference, threshold) == 0
     assert min(reference.answer_moves(rounded)) > 0 == max(reference.answer_moves(reference))
 
 
@@ -190,7 +197,7 @@ def test_a_close_answer_may_move_as_far_as_a_clear_one(model: PrunedTransformer,
     for lead, status in ((0.15, "PASSED"), (0.25, "FAILED")):
         reference.logits[2][0] = rounded.logits[2][0] = lead
         results[2] = replace(results[2], logits=np.array([0.0, 0.01, -1.0], np.float32))
-        assert decision_parity(model, cut_stages(model, [1]), reference, results, rounded).status == status
+        assert decision_parity(Expected(model, cut_stages(model, [1]), reference), results, rounded).status == status
 
 
 def test_an_answer_that_hardly_moved_by_chance_may_move_as_the_others_did(
@@ -206,12 +213,12 @@ def test_a_flip_beyond_what_the_precision_moves_fails(model: PrunedTransformer, 
     rounded = in_bf16(model)
     token = dying(reference)
     threshold = model.pruner.threshold(1)
-    reference.score[LAST][:, token] = threshold - 3 * reference.score_moves(LAST, 1, threshold, rounded)
+    reference.score[LAST][:, token] = threshold - 3 * moves_of(reference, rounded, threshold)
     results = faithful(model, reference)
     flip(results, token)
     # Not from the changed score: the rounding that is allowed must be that of the other tokens.
     rounded.score[LAST][:, token] = reference.score[LAST][:, token]
-    gate = decision_parity(model, cut_stages(model, [1]), reference, results, rounded)
+    gate = decision_parity(Expected(model, cut_stages(model, [1]), reference), results, rounded)
     assert gate.status == "FAILED" and f"sample {LAST}: token {token}" in gate.reason
 
 
@@ -223,6 +230,6 @@ def test_a_narrower_precision_may_move_a_value_by_what_it_moves_values_by(precis
     assert all(move > 0 for move in moves)
     specs, results = cut_stages(model, [1]), faithful(model, reference)
     results[0] = replace(results[0], logits=results[0].logits + np.float32(0.9 * moves[0]))
-    assert decision_parity(model, specs, reference, results, rounded).status == "PASSED"
+    assert decision_parity(Expected(model, specs, reference), results, rounded).status == "PASSED"
     results[0] = replace(results[0], logits=results[0].logits + np.float32(2 * moves[0] + 1e-2))
-    assert decision_parity(model, specs, reference, results, rounded).status == "FAILED"
+    assert decision_parity(Expected(model, specs, reference), results, rounded).status == "FAILED"

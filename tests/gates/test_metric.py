@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from calib.data import Example
-from engines.artifact import Gate, Head
+from calib.metric import accuracy, labelled
+from engines.artifact import Gate
+from engines.head import Head
 from pipeline.gates import task_metric
-from pipeline.gates.metric import accuracy, labelled
 
 CLASSES = Head(kind="classification", labels=["no", "yes"])
 VALUE = Head(kind="regression", labels=["value"])

@@ -11,8 +11,11 @@ from engines.artifact import Artifact, Gate
 from engines.backends import choose_backend
 from engines.errors import GateError
 from pipeline.gates import numeric, numeric_parity
+from pipeline.gates.expected import Expected
+from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.graph.stages import cut_stages
 from pipeline.model import PrunedTransformer
+from pipeline.model.reference import Reference
 from tests.gates.builds import Built, classifier, set_attribute
 from tests.graph.small import random_samples, small_model
 
@@ -28,7 +31,8 @@ def built(tiny_tokenizer: Path) -> Built:
 def gates_of(artifact: Path, model: PrunedTransformer) -> list[Gate]:
     """The gates of graphs and engines."""
     manifest = Artifact.open(artifact, verify=False).manifest
-    return numeric_parity(model, cut_stages(model, [1]), SAMPLES, artifact, manifest, choose_backend("cpu"), 1)
+    expected = Expected(model, cut_stages(model, [1]), Reference.of(model, SAMPLES))
+    return numeric_parity(expected, EnginesUnderTest(artifact, manifest, choose_backend("cpu"), 1))
 
 
 def test_graphs_and_engines_of_the_model_pass(built: Built) -> None:

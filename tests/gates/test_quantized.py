@@ -8,21 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib.equalise import equalised
-from calib.qdq import quantize_graphs
-from calib.ranges import choose_ranges, collect_histograms
-from calib.scheme import QuantizationScheme, groups
-from calib.simulation import simulate
+from calib.int8.equalise import equalised
+from calib.int8.qdq import quantize_graphs
+from calib.int8.ranges import choose_ranges, collect_histograms
+from calib.int8.scheme import QuantizationScheme, groups
+from calib.int8.simulation import simulate
 from engines.artifact import EngineRecord, Gate
 from engines.backends import Engine, choose_backend
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
+from pipeline.gates.expected import Expected
 from pipeline.gates.quantized import quantized_parity
 from pipeline.graph.evaluate import GraphSession
 from pipeline.graph.export import export_stage
 from pipeline.graph.precision import reference_in
 from pipeline.graph.stages import Stage, StageSpec, cut_stages
 from pipeline.model import PrunedTransformer
+from pipeline.model.reference import Reference
 from tests.graph.small import random_samples, small_model
 
 SAMPLES = random_samples(8)
@@ -35,6 +37,7 @@ class Graphs:
     def __init__(self, model: PrunedTransformer, folder: Path, precision: str = "fp32") -> None:
         self.model, self.folder = model, folder
         self.specs: list[StageSpec] = cut_stages(model, [1])
+        self.expected = Expected(model, self.specs, Reference.of(model, SAMPLES))
         histograms = collect_histograms(model, SAMPLES)
         some, plain = equalised(model, histograms), choose_ranges(histograms, "minmax")
         self.scheme = QuantizationScheme(ranges={**plain.ranges, **some.ranges}, shifts=some.shifts)
@@ -71,7 +74,7 @@ class Quantized(Graphs):
     def gate(self, simulated: PrunedTransformer | None = None, load: Callable | None = None) -> Gate:
         """The gate, against the right simulation unless told otherwise."""
         simulated = simulated or simulate(self.model, self.scheme)
-        return quantized_parity(self.model, simulated, self.specs, SAMPLES, self.records, load or self.loader())
+        return quantized_parity(self.expected, simulated, self.records, load or self.loader())
 
 
 @pytest.fixture(scope="module", params=["ltp", "transkimmer"])
@@ -106,9 +109,7 @@ def gate_of_graphs(narrow: Graphs, scheme: QuantizationScheme) -> Gate:
         for b in BUCKETS
     ]
     simulated = simulate(reference_in(narrow.model, "fp16"), narrow.scheme)
-    return quantized_parity(
-        narrow.model, simulated, narrow.specs, SAMPLES, records, lambda record: sessions[int(record.stage)]
-    )
+    return quantized_parity(narrow.expected, simulated, records, lambda record: sessions[int(record.stage)])
 
 
 def test_fp16_graphs_of_the_scheme_pass(narrow: Graphs) -> None:
@@ -185,5 +186,5 @@ def test_nan_fails(quantized: Quantized) -> None:
 
 
 def test_no_engine_in_int8_is_no_pass(quantized: Quantized) -> None:
-    gate = quantized_parity(quantized.model, quantized.model, quantized.specs, SAMPLES, [], quantized.loader())
+    gate = quantized_parity(quantized.expected, quantized.model, [], quantized.loader())
     assert gate.status == "SKIPPED"

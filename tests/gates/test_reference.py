@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.gates import Reference, reference_parity
-from pipeline.gates.reference import run_batch
-from pipeline.graph.operator import surviving
 from pipeline.model import PrunedTransformer
+from pipeline.model.compaction import surviving
+from pipeline.model.reference import run_batch
 from pipeline.model.transformer import State
 from tests.conftest import METHODS
 from tests.graph.small import random_samples, small_model
@@ -63,7 +63,7 @@ def test_mean_rows_and_flops_fall_with_what_dies() -> None:
 @pytest.mark.parametrize("method", ["dense", "ltp", "transkimmer", "threshold"])
 def test_the_two_executions_agree(method: str) -> None:
     model = small_model(method, layers=2)
-    gate = reference_parity(model, SAMPLES, Reference.of(model, SAMPLES))
+    gate = reference_parity(model, Reference.of(model, SAMPLES))
     assert gate.status == "PASSED"
     assert gate.figures["samples"] == 12 and gate.figures["largest_difference"] < 1e-5
     assert gate.figures["within_rounding_of_threshold"] == 0
@@ -71,14 +71,14 @@ def test_the_two_executions_agree(method: str) -> None:
 
 def test_an_execution_that_keeps_other_tokens_fails() -> None:
     model = tampered()
-    gate = reference_parity(model, SAMPLES, Reference.of(model, SAMPLES))
+    gate = reference_parity(model, Reference.of(model, SAMPLES))
     assert gate.status == "FAILED" and "disagree for sample " in gate.reason
 
 
 def test_nan_on_both_sides_fails() -> None:
     model = copy.deepcopy(small_model("dense"))
     model.head.classifier.bias.data.fill_(torch.nan)
-    assert reference_parity(model, SAMPLES, Reference.of(model, SAMPLES)).status == "FAILED"
+    assert reference_parity(model, Reference.of(model, SAMPLES)).status == "FAILED"
 
 
 def test_samples_near_a_threshold_are_excused_and_counted_and_all_of_them_is_no_pass() -> None:
@@ -86,9 +86,9 @@ def test_samples_near_a_threshold_are_excused_and_counted_and_all_of_them_is_no_
     reference = Reference.of(model, SAMPLES)
     for score in reference.score[:-1]:
         score[0, 0] = model.pruner.threshold(0)
-    gate = reference_parity(model, SAMPLES, reference)
+    gate = reference_parity(model, reference)
     assert gate.status == "FAILED" and gate.figures["within_rounding_of_threshold"] == 11
     assert "sample 11 and 0 more" in gate.reason
     reference.score[-1][0, 0] = model.pruner.threshold(0)
-    gate = reference_parity(model, SAMPLES, reference)
+    gate = reference_parity(model, reference)
     assert gate.status == "SKIPPED" and "none could be compared" in gate.reason

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pipeline.model import CheckpointConfig, PrunedTransformer
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
-from pipeline.model.huggingface import read_huggingface, rename
+from pipeline.model.families import FAMILIES
+from pipeline.model.huggingface import read_huggingface
+from pipeline.model.huggingface.weights import rename
 from pipeline.model.pruners import LTP_FLOOR
 from pipeline.model.weights import find_weights, read_weights
 
@@ -50,7 +52,7 @@ def load_ltp(directory: Path, reference_length: int) -> PrunedTransformer:
     )
     # I-BERT's quantisation buffers (weight_integer, shift, ...) play no part with quant_mode off.
     plain = {n.removeprefix("ibert."): v for n, v in original.items() if n.endswith((".weight", ".bias"))}
-    weights = {ours: value for name, value in plain.items() if (ours := rename(name)) is not None}
+    weights = {ours: value for name, value in plain.items() for ours in rename(name, FAMILIES["roberta"])}
     return _filled(config, weights)
 
 

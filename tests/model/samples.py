@@ -35,7 +35,8 @@ def make_samples(model: PrunedTransformer, lengths: Sequence[int], seed: int) ->
     samples = []
     for length in lengths:
         ids = torch.randint(encoder.pad_token_id + 1, encoder.vocab_size, (length,), generator=generator)
-        samples.append(torch.stack([ids, (torch.arange(length) > length // 2).long()]))
+        types = (torch.arange(length) > length // 2).long() if encoder.type_vocab_size > 1 else torch.zeros_like(ids)
+        samples.append(torch.stack([ids, types]))
     return samples
 
 

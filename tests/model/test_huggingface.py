@@ -13,7 +13,9 @@ from engines.errors import InputError
 from engines.tokenization import TextEncoder
 from pipeline.model import CheckpointConfig, PrunedTransformer, load_checkpoint
 from pipeline.model.config import HeadConfig
-from pipeline.model.huggingface import locate_backbone, read_huggingface, rename
+from pipeline.model.families import FAMILIES
+from pipeline.model.huggingface import locate_backbone, read_huggingface
+from pipeline.model.huggingface.weights import rename
 from pipeline.model.weights import read_weights, write_weights
 from tests.conftest import TinyModel
 
@@ -211,9 +213,10 @@ def test_old_names_of_layer_norms_are_read(tiny_backbone: Path, tmp_path: Path) 
 
 
 def test_names_without_a_place_in_the_model_are_left_out() -> None:
-    assert rename("bert.embeddings.position_ids") is None
-    assert rename("cls.predictions.bias") is None
-    assert rename("roberta.encoder.layer.11.output.LayerNorm.bias") == "feed_forward.11.norm.bias"
+    assert rename("bert.embeddings.position_ids", FAMILIES["bert"]) == []
+    assert rename("cls.predictions.bias", FAMILIES["bert"]) == []
+    name = "roberta.encoder.layer.11.output.LayerNorm.bias"
+    assert rename(name, FAMILIES["roberta"]) == ["feed_forward.11.norm.bias"]
 
 
 def test_a_missing_backbone_says_how_to_get_it() -> None:

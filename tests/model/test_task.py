@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import InputError
-from pipeline.config import DEMO
+from pipeline.builder.config import DEMO
 from pipeline.model.checkpoint import TOKENIZER_NAME, read_config, tokenizer_path
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.task import refuse_other_task

@@ -17,7 +17,6 @@ TABLE = CostTable(
     layers={"whole": 6, "first": 1, "middle": 1, "last": 1},
     alone_seconds={"whole": [7.0, 13.0], "first": [2.0, 3.0], "middle": [1.5, 2.5], "last": [1.0, 2.0]},
     together_seconds={kind: {1: [1.0, 2.0], 8: [8.0, 16.0]} for kind in ("whole", "first", "middle", "last")},
-    boundary_seconds={1: [0.1, 0.2], 8: [1.0, 2.0]},
 )
 
 
@@ -28,7 +27,6 @@ def test_between_lengths_and_layers_it_is_linear() -> None:
     assert TABLE.alone(StageShape("middle", 3), 10) == pytest.approx(1.5 + 2 * 1.0)
     assert TABLE.alone(StageShape("middle", 3), 20) == pytest.approx(2.5 + 2 * 2.0)
     assert TABLE.together(StageShape("last", 1), 8, 20) == 16.0
-    assert TABLE.boundary(8, 15) == 1.5
 
 
 def test_between_and_beyond_batches_it_is_linear() -> None:
@@ -47,13 +45,11 @@ def test_where_engines_are_chosen_each_call_costs_what_the_faster_one_does() -> 
         update={
             "alone_seconds": {**TABLE.alone_seconds, "first": [3.0, 2.5]},
             "together_seconds": {kind: {1: [2.0, 1.0], 8: [9.0, 9.0]} for kind in TABLE.together_seconds},
-            "boundary_seconds": {1: [0.3, 0.1], 8: [1.0, 2.0]},
         }
     )
     faster, first = Faster([TABLE, other]), StageShape("first", 1)
     assert [faster.alone(first, length) for length in (10, 20)] == [2.0, 2.5]
     assert [faster.together(first, 8, length) for length in (10, 20)] == [8.0, 9.0]
-    assert [faster.boundary(1, length) for length in (10, 20)] == [0.1, 0.1]
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -74,5 +70,4 @@ def test_more_work_never_takes_less_time(device: str) -> None:
     cost = AnalyticCost(DEVICES[device], encoder)
     stage, deeper = StageShape("middle", 1), StageShape("middle", 2)
     assert cost.alone(stage, 64) < cost.alone(deeper, 64) <= cost.alone(deeper, 128)
-    assert 0 < cost.boundary(8, 64) < cost.together(stage, 1, 64)
-    assert cost.together(stage, 1, 64) <= cost.together(stage, 8, 64) <= 8 * cost.together(stage, 1, 64)
+    assert 0 < cost.together(stage, 1, 64) <= cost.together(stage, 8, 64) <= 8 * cost.together(stage, 1, 64)

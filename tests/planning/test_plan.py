@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib.qdq import quantized_products
-from calib.scheme import QuantizationScheme, quantizable_layers
+from calib.int8.qdq import quantized_products
+from calib.int8.scheme import QuantizationScheme, quantizable_layers
 from engines.backends import choose_backend
 from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
+from pipeline.builder.profile import _key, cost_table, profiled_stages
+from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, StageShape
-from pipeline.planning.plan import Planner, StagedPlan, describe, finest_for, padding
-from pipeline.planning.profile import _key, cost_table, profiled_stages
-from pipeline.target import BuildTarget
+from pipeline.planning.plan import ChosenPlan, Planner, describe, finest_for, padding
 from tests.conftest import METHODS, TinyModel
 
 
@@ -37,9 +37,6 @@ class RowCost:
 
     def together(self, stage: StageShape, batch: int, length: int) -> float:
         return self.call + self.row * stage.layers * length * batch
-
-    def boundary(self, batch: int, length: int) -> float:
-        return self.call
 
 
 def falling(model, share: float, samples: int = 20) -> np.ndarray:
@@ -56,7 +53,7 @@ def test_cuts_where_rows_die_and_calls_are_cheap(tiny_model: TinyModel, method: 
     cheap = Planner(model, rows, RowCost(0), (1, 8), 500)
     assert bool(cheap.best().cuts) == bool(decision_layers(model))
     if decision_layers(model):
-        assert cheap.best().expected[1] < cheap.given([]).expected[1]
+        assert cheap.best().expected_seconds[1] < cheap.given([]).expected_seconds[1]
     assert Planner(model, rows, RowCost(1e6), (1, 8), 500).best().cuts == ()
     assert Planner(model, falling(model, 1.0), RowCost(1), (1, 8), 500).best().cuts == ()
 
@@ -68,7 +65,7 @@ def test_never_worse_than_no_cut_and_within_the_limit(
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, share), RowCost(call), (1,), engines)
     plan = planner.best()
-    assert plan.expected[1] <= planner.given([]).expected[1] + 1e-9
+    assert plan.expected_seconds[1] <= planner.given([]).expected_seconds[1] + 1e-9
     assert sum(len(held) for held in plan.buckets) <= engines
     assert len(plan.buckets) == len(plan.cuts) + 1
     assert all(max(bucket.length for bucket in held) == model.config.max_length for held in plan.buckets)
@@ -77,15 +74,15 @@ def test_never_worse_than_no_cut_and_within_the_limit(
 def test_an_engine_has_to_earn_its_place(tiny_model: TinyModel, monkeypatch) -> None:
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, 0.9, samples=200), RowCost(0), (1,), 500, finest=1)
-    found: list[StagedPlan] = []
+    found: list[ChosenPlan] = []
     for share in (0.0, 0.01, 1.0):
         monkeypatch.setattr("pipeline.planning.plan._EARNS", share)
         found.append(planner.best())
     engines = [sum(len(held) for held in plan.buckets) for plan in found]
-    times = [plan.expected[1] for plan in found]
+    times = [plan.expected_seconds[1] for plan in found]
     assert engines[0] > engines[1] > engines[2] == 1 and times[0] < times[1] < times[2]
     # What is left out would not have earned it: together these engines save less than their price.
-    longest = planner.given([], [[model.config.max_length]]).expected[1]
+    longest = planner.given([], [[model.config.max_length]]).expected_seconds[1]
     assert times[1] - times[0] <= 0.01 * longest * (engines[0] - engines[1])
 
 
@@ -110,8 +107,9 @@ def test_a_timed_plan_has_the_seconds_of_every_bucket(tiny_model: TinyModel) -> 
     model = tiny_model("transkimmer")
     planner = Planner(model, falling(model, 0.5), RowCost(3), (1, 2), 20)
     plan = planner.best()
-    assert plan.cuts and plan.seconds == ()
-    for shape, held, seconds in zip(planner.shapes(plan.cuts), plan.buckets, planner.timed(plan).seconds, strict=True):
+    assert plan.cuts and plan.call_seconds == ()
+    timed = planner.timed(plan).call_seconds
+    for shape, held, seconds in zip(planner.shapes(plan.cuts), plan.buckets, timed, strict=True):
         assert list(seconds) == [3 + shape.layers * bucket.batch * bucket.length for bucket in held]
 
 
@@ -131,8 +129,7 @@ def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, m
     assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 4
     assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
     assert all(set(by) == {1, 2} for by in table.together_seconds.values())
-    assert set(table.boundary_seconds) == {1, 2} and len(table.boundary_seconds[2]) == len(table.lengths)
-    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: pytest.fail("measured again"))
     assert cost_table(model, target, (2,), threads=1) == table
     (file,) = (tmp_path / "skimrt" / "profiles").iterdir()
     assert CostTable.read(file) == table
@@ -191,13 +188,12 @@ def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: Tin
     target = BuildTarget(backend, options, "fp16", binding, None)
     table = cost_table(model, target, (1,), threads=1)
     assert backend.asked and set(backend.asked) == {options}
-    assert set(table.boundary_seconds[1]) == {0.0}, "only fused plans ask for it, which are of the target cpu"
     others = [
         replace(target, precision="fp32"),
         replace(target, options=PLAIN),
         replace(target, binding=binding.model_copy(update={"gpu": "NVIDIA T4"})),
     ]
-    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: table)
+    monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: table)
     for other in others:
         cost_table(model, other, (1,), threads=1)
     assert len(list((tmp_path / "skimrt" / "profiles").iterdir())) == 1 + len(others)
@@ -223,7 +219,7 @@ def test_a_cache_of_costs_may_be_missing_or_damaged(
     table = cost_table(tiny_model("dense"), target, (1,), threads=1)
     (file,) = (tmp_path / "cache").rglob("*.json")
     file.write_text("damaged")
-    monkeypatch.setattr("pipeline.planning.profile.measure_costs", lambda *_: table)
+    monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: table)
     assert cost_table(tiny_model("dense"), target, (1,), threads=1) == table
     assert "measured again" in caplog.text and CostTable.read(file) == table
     (tmp_path / "file").write_text("")

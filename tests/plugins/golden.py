@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from plugins.token_compact.make_cases import PATH
+from tests.plugins.make_token_compact_cases import PATH
 
 
 @dataclass(frozen=True)

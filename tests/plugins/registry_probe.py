@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from plugins.library import NAME, NAMESPACE, VERSION, PluginError, load_into
-from plugins.token_compact.make_cases import PATH as CASES
+from tests.plugins.make_token_compact_cases import PATH as CASES
 
 CONTRACT = yaml.safe_load(CASES.with_name("contract.yaml").read_text(encoding="utf-8"))
 ATTRIBUTES = CONTRACT["attributes"]

@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.graph.operator  # noqa: F401 (registers torch.ops.skimrt)
-from plugins.regroup import make_cases as regroup_cases
-from plugins.token_compact import make_cases as token_compact_cases
+import pipeline.model.compaction  # noqa: F401 (registers torch.ops.skimrt)
+from tests.plugins import make_regroup_cases as regroup_cases
+from tests.plugins import make_token_compact_cases as token_compact_cases
 
 from . import native
 from .golden import GoldenCase, read_cases

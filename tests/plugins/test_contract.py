@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from engines.stages import DOMAIN, OPERATOR
-from pipeline.graph.operator import token_compact
+from pipeline.model.compaction import token_compact
 from plugins import library
 from plugins.regroup import binding
-from plugins.token_compact.make_cases import cases
+from tests.plugins.make_token_compact_cases import cases
 
 from .models import INPUTS, OUTPUTS
 from .registry_probe import CONTRACT

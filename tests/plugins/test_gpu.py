@@ -30,9 +30,9 @@ def cuda() -> torch.device:
     return torch.device("cuda")
 
 
-def run(*command: object) -> None:
+def run(*command: object, seconds: float = 120) -> None:
     """Runs a test program; its status 77 is a skip."""
-    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1200)
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=seconds)
     if result.returncode == SKIPPED:
         pytest.skip(result.stdout.strip().splitlines()[-1])
     assert result.returncode == 0, result.stdout + result.stderr
@@ -45,7 +45,7 @@ def test_kernel_on_the_device_and_as_a_cuda_graph(plugin_library, operator: str)
 
 @pytest.mark.slow
 def test_compute_sanitizer(plugin_library) -> None:
-    run(SOURCES / "testing" / "compute_sanitizer.sh", BUILD)
+    run(SOURCES / "testing" / "compute_sanitizer.sh", BUILD, seconds=600)
 
 
 def test_regroup_through_the_binding(plugin_library, cuda: torch.device) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from calib.retention import RetentionStatistics
 from engines import artifact as layout
-from engines.artifact import Checkpoint, Encoder, EngineRecord, Gate, Head, Manifest
+from engines.artifact import Checkpoint, Encoder, EngineRecord, Gate, Manifest
 from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.head import Head
 from engines.plan import Plan, StagePlan
 from pipeline.report.artifact import write_artifact_report
 from tests.report.page import HOSTILE, Page, assert_self_contained
@@ -80,7 +81,7 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
                 ),
                 protect_first=True,
                 checkpoint=Checkpoint(path="checkpoints/ltp", sha256="c" * 64),
-                plan=Plan(kind="staged", stages=plans, buckets=buckets),
+                plan=Plan(stages=plans, buckets=buckets),
                 engines=records,
                 tools={"openvino": "2026.4.1"},
                 files=layout.digest_files(root),

@@ -14,10 +14,11 @@ from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.binding import Gpu
 from engines.errors import InputError, TargetError
 from engines.files import sha256
-from pipeline import build, builder, inspect
-from pipeline.compilation import EngineReport
-from pipeline.config import BuildConfig
-from pipeline.target import BuildTarget
+from pipeline import build, inspect
+from pipeline.builder import steps
+from pipeline.builder.compilation import EngineReport
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.target import BuildTarget
 from plugins import library
 from plugins.library import ENVIRONMENT_VARIABLE
 from tests.engines.test_tensorrt import LIBRARY
@@ -87,7 +88,7 @@ def test_a_plugin_library_that_is_changed_while_engines_are_built(
             file.write(b"changed")
         copy(folder)
 
-    monkeypatch.setattr(builder, "copy_plugins", change_and_copy)
+    monkeypatch.setattr(steps, "copy_plugins", change_and_copy)
     arguments = ("--plugin", "--compute-capability", "8.9", "--buckets", "1x32", "--out", tmp_path / "artifact")
     assert run_verb(build, *model, *arguments) == 3
     assert f"expected SHA-256 {sha256(LIBRARY)}, found another one" in capsys.readouterr().err

@@ -14,7 +14,8 @@ from engines.backends import isolated
 from engines.backends.tensorrt import TensorRtBackend
 from engines.buckets import format_buckets
 from engines.files import digest_tree
-from pipeline import build, memory
+from pipeline import build
+from pipeline.builder import compilation
 from tests.gates.builds import run_verb
 from tests.rtx.conftest import reports
 
@@ -86,7 +87,7 @@ def test_builders_really_run_side_by_side(
         return compile_one(self, *call)
 
     monkeypatch.setattr(TensorRtBackend, "build", build_one)
-    monkeypatch.setattr(memory, "_free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(compilation, "_free_memory", lambda: 1 << 40)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert run_verb(build, *model, "--compute-capability", "8.9", "--out", tmp_path / "artifact") == 0
     assert next(turn) == 4
@@ -97,6 +98,6 @@ def test_so_many_builders_as_memory_holds(
     monkeypatch: pytest.MonkeyPatch, fp16: Path, available: float, expected: int
 ) -> None:
     peak = max(report.peak_bytes for report in reports(fp16))
-    monkeypatch.setattr(memory, "_free_memory", lambda: int(available * peak))
+    monkeypatch.setattr(compilation, "_free_memory", lambda: int(available * peak))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    assert memory.builders_side_by_side(peak) == expected
+    assert compilation.builders_side_by_side(peak) == expected

@@ -13,8 +13,8 @@ import pytest
 from engines import artifact as layout
 from engines.artifact import Artifact
 from engines.files import digest_tree
-from pipeline import build, builder
-from pipeline.planning import choose
+from pipeline import build
+from pipeline.builder import plan, steps
 from tests.gates.builds import classifier, run_verb
 
 
@@ -24,7 +24,7 @@ def test_another_machine_adds_its_engines(
     before = Artifact.open(copied).manifest
     arguments = (*model, "--precision", "fp16", "--out", copied)
     # Engines that lie there have the plan of their machine; another machine may not plan anew.
-    monkeypatch.setattr(choose, "choose_cuts", lambda *_: pytest.fail("planned again"))
+    monkeypatch.setattr(plan, "choose_cuts", lambda *_: pytest.fail("planned again"))
     assert run_verb(build, *arguments, "--compute-capability", "8.9") == 0
     after = Artifact.open(copied).manifest
     assert after.plan == before.plan and after.files["plan.json"] == before.files["plan.json"]
@@ -92,7 +92,7 @@ def test_what_an_interrupted_build_with_other_options_left_is_not_published(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "engine_gates", interrupt)
+        patch.setattr(steps, "engine_gates", interrupt)
         assert run_verb(build, *model, "--compute-capability", "8.6", "--out", out) == 130
     version = importlib.metadata.version("tensorrt-rtx-cu13")
     places = list((tmp_path / ".artifact.partial" / "artifact" / "engines").glob("*/*"))
@@ -107,9 +107,10 @@ def test_what_an_interrupted_build_with_other_options_left_is_not_published(
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from pipeline import build, stage_graphs
+from pipeline import build
+from pipeline.builder import graphs as stage_graphs
 from pipeline.cli import main_of
-from pipeline.publish import Publisher
+from pipeline.builder.publish import Publisher
 last, graphs = int(sys.argv.pop(1)), Path(sys.argv.pop(1))
 stage_graphs.export_stage = lambda *call: shutil.copyfile(graphs / call[2].name, call[2])
 mark, marked = Publisher.mark, []

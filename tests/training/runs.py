@@ -8,7 +8,7 @@ from pathlib import Path
 from calib.data import Example
 from engines.tokenization import TextEncoder
 from pipeline.model import load_checkpoint
-from pipeline.training.batches import TokenisedSet
+from pipeline.training.batches import Sets, TokenisedSet
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import Trainee, make_trainee
 from pipeline.training.trainer import Trainer
@@ -55,4 +55,4 @@ def make_trainer(config: TrainConfig, out: Path, examples: int = 24, content: di
     train, dev = make_set(config, trainee, examples, seed=1), make_set(config, trainee, 8, seed=2)
     teacher = load_checkpoint(config.init) if config.init else None
     out.mkdir(exist_ok=True)
-    return Trainer(config, trainee, teacher, train, dev, out, content or {})
+    return Trainer(config, trainee, Sets(train, dev), out, teacher, content or {})

@@ -91,8 +91,9 @@ def test_weights_of_zero_and_one_are_removal(tiny_model: TinyModel, protect: boo
     present[:, 0] = 1
     ones = torch.ones(3, 9, dtype=torch.int32)
     with torch.no_grad():
-        removed = attention(hidden, present.int(), None, need_mass=True, zero_dead=not protect)
-        weighted = attention(hidden, ones, present, need_mass=True, zero_dead=not protect)
+        geometry = model.positions.at(torch.arange(9).expand(3, -1), hidden.dtype)
+        removed = attention(hidden, present.int(), None, need_mass=True, zero_dead=not protect, geometry=geometry)
+        weighted = attention(hidden, ones, present, need_mass=True, zero_dead=not protect, geometry=geometry)
     torch.testing.assert_close(weighted[0], removed[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(weighted[1], removed[1], atol=1e-6, rtol=0)
 

@@ -187,5 +187,7 @@ def test_a_start_of_another_task_is_refused(tiny_checkpoint, head: str, labels, 
 
 
 def test_a_start_that_is_no_checkpoint_is_refused(tiny_backbone: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a checkpoint with a checkpoint\.json"):
-        make_trainee(make_config(None, "ltp", init=str(tiny_backbone)), LABELS)
+    with pytest.raises(InputError, match=r"which has no head; pipeline\.train --backbone .* trains one"):
+        make_trainee(make_config(None, "ltp", init=str(tiny_backbone)), ["LABEL_0", "LABEL_1"])
+    with pytest.raises(InputError, match=r"expected a checkpoint\.json or a Hugging Face config\.json, found neither"):
+        make_trainee(make_config(None, "ltp", init=str(tiny_backbone.parent)), LABELS)

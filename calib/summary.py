@@ -1,0 +1,51 @@
+"""What was taken from data, said before work starts, and what is odd about it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from statistics import fmean, median
+
+from calib.data import Example
+from calib.labels import listed
+
+
+def summary(name: str, examples: Sequence[Example], regression: bool) -> str:
+    """One line: rows, the task with its classes and their counts or the range of its values, and lengths."""
+    pairs = sum(example.text_b is not None for example in examples)
+    lengths = [len(example.text) + len(example.text_b or "") for example in examples]
+    kind = "" if not pairs else " pairs" if pairs == len(examples) else f" ({pairs} of them pairs)"
+    return (
+        f"{name}: {len(examples)} rows{kind}, {_regression(examples) if regression else _classes(examples)}; "
+        f"{min(lengths)} to {max(lengths)} characters, {median(lengths):.0f} at the median"
+    )
+
+
+def oddities(examples: Sequence[Example], regression: bool) -> list[str]:
+    """What can be meant, but seldom is."""
+    found = []
+    counts = Counter(example.label for example in examples)
+    if len(counts) == 1:
+        found.append(f"only one label, {next(iter(counts))!r}, in all rows")
+    if not regression:
+        rare = sorted(label for label, count in counts.items() if count == 1)
+        if rare and len(examples) > 2 * len(counts):
+            found.append(f"classes of one row: {listed(rare)}")
+        labels = defaultdict(set)
+        for example in examples:
+            labels[example.content].add(example.label)
+        if twice := sum(len(given) > 1 for given in labels.values()):
+            found.append(f"{twice} texts stand in several rows, with different labels")
+    return found
+
+
+def _classes(examples: Sequence[Example]) -> str:
+    counts = Counter(example.label for example in examples)
+    return f"classification of {len(counts)} classes: " + listed(
+        [f"{n} ({count})" for n, count in counts.most_common()]
+    )
+
+
+def _regression(examples: Sequence[Example]) -> str:
+    values = [float(example.label) for example in examples]
+    return f"regression of values from {min(values):g} to {max(values):g}, mean {fmean(values):.4g}"

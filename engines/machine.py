@@ -1,0 +1,44 @@
+"""Versions of the libraries that shape an artifact and its figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tokenizers", "numpy")
+
+
+def tool_versions() -> dict[str, str]:
+    """Name to version, of those that are installed."""
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimd")
+"""Of x86 and Arm, as Linux names them, best first. Clouds give CPUs of several generations one name, and what INT8 is
+worth depends on these alone."""
+
+
+def machine_record() -> dict:
+    """For a results file: the machine and the versions."""
+    return {
+        "machine": {"processor": processor(), "cpus": os.cpu_count(), "python": platform.python_version()},
+        "versions": tool_versions(),
+    }
+
+
+def processor(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name as the system gives it, and the widest instructions that its matrix products can use."""
+    lines = info.read_text("utf-8", errors="replace").splitlines() if info.is_file() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    widest = next(filter(flags.__contains__, _INSTRUCTIONS), None)
+    return f"{name} ({widest})" if widest else name

@@ -1,0 +1,63 @@
+"""What a build depends on: its buckets, and the digest of everything that makes it another build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib.data import examples_digest
+from calib.texts import CalibrationSet
+from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
+from engines.errors import InputError
+from engines.files import digest_of, sha256
+from engines.machine import tool_versions
+from engines.version import __version__
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.dense import DenseModel
+from pipeline.builder.subject import Subject
+from pipeline.model.checkpoint import tokenizer_path
+from pipeline.model.transformer import PrunedTransformer
+
+
+def build_key(
+    config: BuildConfig,
+    subject: Subject,
+    buckets: Sequence[Bucket],
+    calibration: CalibrationSet | None = None,
+    dense: DenseModel | None = None,
+) -> str:
+    """SHA-256 of all that an artifact depends on, but for the machine that its engines are compiled for."""
+    inputs = {
+        "checkpoint": subject.digest,
+        "tokenizer": sha256(tokenizer_path(config.checkpoint)),
+        "stages": config.stages,
+        "samples": config.samples,
+        "buckets": format_buckets(buckets),
+        "max_engines": config.max_engines,
+        "token_budget": config.token_budget,
+        "device": config.device,
+        "target": config.target,
+        "frontend": config.frontend,
+        "precision": config.precision,
+        "data": examples_digest(subject.examples),
+        "typical": examples_digest(subject.typical),
+        "version": __version__,
+        "tools": tool_versions(),
+    }
+    if calibration is not None:
+        inputs["calibration"] = calibration.coverage.data_sha256
+        inputs["max_drop"] = config.max_drop
+        inputs["dense"] = None if dense is None else dense.digest
+    return digest_of(inputs)
+
+
+def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket]:
+    """The buckets that were asked for, or the default ones. Raises InputError when none holds the longest input."""
+    if config.buckets is None:
+        return default_buckets(model.config.max_length)
+    buckets = parse_buckets(config.buckets)
+    longest = max(bucket.length for bucket in buckets)
+    if longest < model.config.max_length:
+        raise InputError(
+            f"buckets {config.buckets}: the longest is {longest}, the model takes {model.config.max_length}"
+        )
+    return buckets

@@ -1,0 +1,67 @@
+"""What an artifact holds beside its engines: manifest, tokenizer, retention, plugin, and a kit for GPU hosts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from calib.data import examples_digest
+from calib.retention import FILE as RETENTION_FILE
+from calib.retention import RetentionStatistics
+from engines import artifact as layout
+from engines.artifact import EngineRecord
+from engines.errors import BuildError
+from engines.files import sha256
+from pipeline.builder.manifest import manifest_of, plan_of
+from pipeline.builder.target import BuildTarget
+from pipeline.builder.work import Engines, Exported, Planned, Work
+from pipeline.graph.stages import decision_layers
+from pipeline.kit.scripts import write_gpu_kit
+from pipeline.model.checkpoint import tokenizer_path
+from plugins.library import copy_plugins, library_path
+
+
+def write_contents(work: Work, planned: Planned, exported: Exported, engines: Engines) -> None:
+    """Writes all of an artifact but its engines, and drops what no engine of it uses."""
+    root, config, target = work.root, work.config, engines.target
+    _drop_leftovers(root, engines.records)
+    (root / layout.TOKENIZER_NAME).parent.mkdir(exist_ok=True)
+    shutil.copyfile(tokenizer_path(config.checkpoint), root / layout.TOKENIZER_NAME)
+    manifest = manifest_of(work.start, plan_of(planned, exported, engines.compiled.failed), engines.records, root)
+    layout.write_manifest(root, manifest)
+    if decision_layers(planned.expected.model):
+        _write_retention(work, planned)
+    if target.options.plugin:
+        _copy_plugins(root / "plugins", target)
+    if config.export_only or target.backend.needs_device_to_build:
+        write_gpu_kit(root, planned.expected, manifest, target.options, exported.int8)
+
+
+def _write_retention(work: Work, planned: Planned) -> None:
+    subject = work.start.subject
+    RetentionStatistics(
+        data=work.config.data,
+        data_sha256=examples_digest(subject.examples[: work.config.samples]),
+        checkpoint_sha256=subject.digest,
+        rows=planned.expected.reference.rows.tolist(),
+    ).write(work.root / RETENTION_FILE)
+
+
+def _drop_leftovers(root: Path, records: list[EngineRecord]) -> None:
+    """Deletes what an interrupted build with other options, or a killed builder, has left among the engines."""
+    used = {root / Path(record.file).parent for record in records}
+    for folder in sorted({path.parent for path in (root / "engines").rglob("*") if path.is_file()}):
+        for path in folder.glob("*" if folder not in used else "*.partial"):
+            path.unlink()
+    if all(record.binding is None or record.binding.plugin is None for record in records):
+        shutil.rmtree(root / "plugins", ignore_errors=True)
+
+
+def _copy_plugins(folder: Path, target: BuildTarget) -> None:
+    """Copies the plugin libraries; BuildError if they are not those any more that the engines are bound to."""
+    copy_plugins(folder)
+    if target.binding is not None and sha256(folder / library_path().name) != target.binding.plugin:
+        raise BuildError(
+            f"plugin library {library_path()}: expected SHA-256 {target.binding.plugin}, found another one: it was "
+            "changed while the engines were built; build again"
+        )

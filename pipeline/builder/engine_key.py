@@ -1,0 +1,34 @@
+"""The key of an engine: all that it depends on, so that the same key means the same engine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from engines.artifact import SCHEMA_VERSION
+from engines.buckets import Bucket
+from engines.files import digest_of
+from engines.machine import tool_versions
+from engines.version import __version__
+from pipeline.builder.target import BuildTarget
+
+
+def engine_key(graph_sha256: str, bucket: Bucket, target: BuildTarget) -> str:
+    """SHA-256 over everything that an engine is made from.
+
+    graph_sha256: digest of the stage graph, which holds the weights, the number formats and, in INT8, the calibrated
+                  ranges and which layers are left out.
+    target:       its binding names the library, the GPU, CUDA, the driver and the digest of the plugin library.
+    """
+    depends = {
+        "graph": graph_sha256,
+        "bucket": str(bucket),
+        "target": target.backend.target,
+        "provider": target.backend.provider,
+        "precision": target.precision,
+        "binding": None if target.binding is None else target.binding.model_dump(),
+        "options": asdict(target.options),
+        "version": __version__,
+        "schema": SCHEMA_VERSION,
+        "tools": tool_versions(),
+    }
+    return digest_of(depends)

@@ -1,0 +1,81 @@
+"""The stages of an artifact: from its plan to a model's stages, and from these to graphs or to a traced target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engines.artifact import Manifest, Unit
+from engines.errors import InputError
+from engines.plan import graph_file, unit_name
+from engines.stages import Step
+from pipeline.builder.target import BuildTarget
+from pipeline.builder.traced_backend import TracedBackend
+from pipeline.builder.work import Work
+from pipeline.gates.expected import Expected
+from pipeline.graph.export import export_stage
+from pipeline.graph.precision import Precision
+from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
+from pipeline.model.config import CheckpointConfig
+from pipeline.model.transformer import PrunedTransformer
+
+
+def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
+    """The stages of an artifact's plan; InputError if they are not stages of this model."""
+    ends = {stage.steps[-1] for stage in manifest.plan.stages[:-1] if stage.steps}
+    specs = cut_stages(model, [layer for layer in decision_layers(model) if Step("decide", layer).name in ends])
+    if [spec.step_names for spec in specs] != [stage.steps for stage in manifest.plan.stages]:
+        raise InputError(
+            "the artifact's stages are not those of this model; pass the checkpoint that it was built from"
+        )
+    return specs
+
+
+class ExportOnce:
+    """`export_stage` for the stages of one model, which traces a stage again only in another precision.
+
+    The costs of a machine are measured on stages that the artifact mostly has too, and tracing one takes seconds.
+    """
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple[object, Precision], bytes] = {}
+
+    def __call__(
+        self, stage: Stage | HeadStage, config: CheckpointConfig, path: Path, precision: Precision = "fp32", /
+    ) -> None:
+        key = stage.spec.steps if isinstance(stage, Stage) else HeadStage, precision
+        if key in self._graphs:
+            path.write_bytes(self._graphs[key])
+            return
+        export_stage(stage, config, path, precision)
+        self._graphs[key] = path.read_bytes()
+
+
+def export_graphs(work: Work, expected: Expected) -> dict[Unit, str]:
+    """Writes the stage graphs that are not there yet; unit to path in the artifact."""
+    (work.root / "stages").mkdir(exist_ok=True)
+    stages = _stages(expected.model, expected.specs)
+    graphs = {unit: graph_file(unit) for unit in stages}
+    task = work.progress.add_task("stage graphs (ONNX)", total=len(stages))
+    for unit, stage in stages.items():
+        if not work.publisher.done(graphs[unit]):
+            work.export(stage, expected.model.config, work.root / graphs[unit], expected.precision)
+            work.publisher.mark(graphs[unit])
+        work.progress.advance(task)
+    return graphs
+
+
+def traced(target: BuildTarget, expected: Expected) -> BuildTarget:
+    """The same target, its engines compiled from the traced stages."""
+    stages = {unit_name(unit): stage for unit, stage in _stages(expected.model, expected.specs).items()}
+    backend = TracedBackend(expected.model.config, stages, expected.precision, target.options)
+    return replace(target, backend=backend)
+
+
+def _stages(model: PrunedTransformer, specs: Sequence[StageSpec]) -> dict[Unit, Stage | HeadStage]:
+    """The modules of a plan's units, the token-level head among them if there is one."""
+    stages: dict[Unit, Stage | HeadStage] = {spec.index: Stage(model, spec) for spec in specs}
+    if model.config.head.token_level:
+        stages["head"] = HeadStage(model)
+    return stages

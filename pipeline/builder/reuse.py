@@ -1,0 +1,92 @@
+"""What a build takes from the artifact that it replaces or adds to: files that are still what was built."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from engines.artifact import Artifact, EngineRecord
+from engines.backends.tensorrt import TIMING_CACHE
+from engines.files import sha256
+from engines.writing import write_whole
+
+_log = logging.getLogger(__name__)
+_PLUGINS = "plugins/"
+
+
+class Previous:
+    """What there is already, seen from a build in `root`.
+
+    artifact: None where there is none.
+    timings:  a file of timings that builds on this machine share; None: every artifact has its own only.
+    """
+
+    def __init__(self, artifact: Artifact | None, root: Path, timings: Path | None = None) -> None:
+        self._artifact, self._root, self._timings = artifact, root, timings
+
+    def take(self, key: str, file: str) -> bool:
+        """Brings the engine of that key and name, with its report; False where there is none, or it is damaged."""
+        records = [] if self._artifact is None else self._artifact.manifest.engines
+        return any(self._bring(_files(record)) for record in records if (record.key, record.file) == (key, file))
+
+    def take_timings(self, folder: str) -> None:
+        """Brings a copy of the timings of a folder of engines, unless the build has timings of its own."""
+        name = f"{folder}/{TIMING_CACHE}"
+        if (self._root / name).exists():
+            return
+        if self._timings is not None and self._timings.is_file():
+            _copy(self._timings, self._root / name, linked=False)
+        else:
+            self._bring([name], linked=False)  # it is read and written while engines are compiled
+
+    def share_timings(self, folder: str) -> None:
+        """Writes the timings of a folder of engines into the shared file, without which the build is as good."""
+        found = self._root / folder / TIMING_CACHE
+        if self._timings is not None and found.is_file():
+            try:
+                write_whole(self._timings, found.read_bytes())
+            except OSError as error:
+                _log.warning("--timing-cache %s: cannot be written: %s", self._timings, error.strerror)
+
+    def keep(self, records: Sequence[EngineRecord]) -> list[EngineRecord]:
+        """Brings engines that another machine has added, and what belongs to them; returns those that are whole."""
+        kept = [record for record in records if self._bring(_files(record))]
+        for folder in sorted({str(Path(record.file).parent) for record in kept}):
+            self._bring([f"{folder}/{TIMING_CACHE}"])
+        if self._artifact is not None and any(r.binding is not None and r.binding.plugin is not None for r in kept):
+            self._bring([name for name in self._artifact.manifest.files if name.startswith(_PLUGINS)])
+        return kept
+
+    def bring(self, name: str) -> bool:
+        """Brings a copy of a file; False where there is none, or it is damaged."""
+        return self._bring([name], linked=False)
+
+    def _bring(self, names: Sequence[str], linked: bool = True) -> bool:
+        if self._artifact is None:
+            return False
+        digests, place = self._artifact.manifest.files, self._artifact.path
+        if any(n not in digests or not (place / n).is_file() or sha256(place / n) != digests[n] for n in names):
+            return False
+        for name in names:
+            _copy(place / name, self._root / name, linked)
+        return True
+
+
+def _files(record: EngineRecord) -> list[str]:
+    return [name for name in (record.file, record.report) if name is not None]
+
+
+def _copy(source: Path, target: Path, linked: bool) -> None:
+    """The same file under two names where that is allowed and the file system can, which costs no space."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        if linked:
+            os.link(source, target)
+            return
+    except OSError:
+        pass  # not every file system has links
+    shutil.copyfile(source, target)

@@ -1,0 +1,165 @@
+"""Builds an artifact in five steps: plan, export, compile, check, publish. Only the last one gives it its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from calib.int8.calibrate import FILE as CALIBRATION_FILE
+from calib.int8.calibrate import int8_gate
+from engines import artifact as layout
+from engines.artifact import Artifact, Gate, Unit
+from engines.buckets import Bucket
+from engines.errors import GateError
+from pipeline import gates
+from pipeline.builder.checks import engine_gates, metric_gate, planned_gates
+from pipeline.builder.config import BuildConfig
+from pipeline.builder.contents import write_contents
+from pipeline.builder.dense import DenseModel
+from pipeline.builder.engines import compile_all
+from pipeline.builder.graphs import ExportOnce, export_graphs, traced
+from pipeline.builder.int8 import calibrated, quantised_graphs
+from pipeline.builder.measure import as_record, measure
+from pipeline.builder.plan import FILE as PLAN_FILE
+from pipeline.builder.plan import choose_plan
+from pipeline.builder.progress import progress_bars
+from pipeline.builder.publish import Publisher
+from pipeline.builder.reuse import Previous
+from pipeline.builder.start import Start
+from pipeline.builder.work import Engines, Exported, Planned, Work
+from pipeline.gates.expected import Expected
+from pipeline.gates.under_test import EnginesUnderTest
+from pipeline.graph.stages import cut_stages
+from pipeline.model.reference import Reference
+
+_TIMED_TEXTS, _ROUNDS = 64, 3
+
+
+def build(
+    config: BuildConfig, console: Console, baseline: Path | None = None, dense: DenseModel | None = None
+) -> Artifact:
+    """Builds, checks and publishes the artifact of a configuration.
+
+    baseline: the dense artifact to time against. dense: the model of `config.dense_checkpoint`, where another build has
+    loaded it already. An artifact of the same build key that lacks engines for this machine gets them added. Raises
+    InputError, GateError, BuildError or TargetError, and then has published nothing.
+    """
+    start = Start.of(config, dense=dense)
+    with start.publisher() as publisher:
+        return build_from(start, publisher, console, baseline)
+
+
+def build_from(start: Start, publisher: Publisher, console: Console, baseline: Path | None = None) -> Artifact:
+    """`build` for inputs that are read and an output directory that is held."""
+    previous = Previous(start.previous, publisher.path, start.config.timing_cache)
+    if start.subject.assumed is not None:
+        console.print(
+            f"note: {start.subject.data}: {start.subject.assumed}", highlight=False, markup=False, soft_wrap=True
+        )
+    with progress_bars(console) as progress:
+        work = Work(start, publisher, previous, progress, ExportOnce())
+        planned = plan(work)
+        exported = export(work, planned)
+        engines = compile_engines(work, planned, exported)
+        found = check(work, planned, engines, baseline)
+        publish(work, found)
+    return Artifact.open(start.config.out, verify=False)
+
+
+def plan(work: Work) -> Planned:
+    """Runs PyTorch on the gates' texts, calibrates, and chooses the cuts and the buckets."""
+    start, subject = work.start, work.start.subject
+    task = work.progress.add_task("reference (PyTorch)", total=2)
+    reference = Reference.of(subject.model, subject.samples[: work.config.samples])
+    work.progress.advance(task)
+    gate = gates.reference_parity(subject.model, reference)
+    work.progress.advance(task)
+    elsewhere = start.elsewhere
+    if elsewhere and work.previous.bring(PLAN_FILE):
+        # The engines of other machines are those of this plan and of these ranges.
+        work.publisher.mark(PLAN_FILE)
+        if work.previous.bring(CALIBRATION_FILE):
+            work.publisher.mark(CALIBRATION_FILE)
+    else:
+        elsewhere = []
+    calibration = calibrated(work, reference)
+    chosen = choose_plan(work, reference, calibration)
+    expected = Expected(subject.model, cut_stages(subject.model, chosen.cuts), reference, start.target.graph_precision)
+    buckets: dict[Unit, Sequence[Bucket]] = {**dict(enumerate(chosen.buckets)), "head": start.buckets}
+    return Planned(expected, gate, chosen, buckets, calibration, elsewhere)
+
+
+def export(work: Work, planned: Planned) -> Exported:
+    """Writes the graph of every stage; in INT8 also the quantised one."""
+    target = work.start.target
+    graphs = export_graphs(work, planned.expected)
+    if work.config.frontend == "torch-tensorrt":
+        target = traced(target, planned.expected)
+    calibration = planned.calibration
+    int8 = {} if calibration is None else quantised_graphs(graphs, calibration.scheme, work.root)
+    return Exported(graphs, int8, target)
+
+
+def compile_engines(work: Work, planned: Planned, exported: Exported) -> Engines:
+    """Compiles every stage for its buckets, and writes what an artifact holds beside its engines."""
+    engines = compile_all(work, planned, exported)
+    write_contents(work, planned, exported, engines)
+    return engines
+
+
+def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None) -> list[Gate]:
+    """Asks every gate, and times the artifact against the dense one."""
+    start, config = work.start, work.config
+    task = work.progress.add_task("gates", total=3 + (baseline is not None))
+
+    def advance() -> None:
+        work.progress.advance(task)
+
+    target = start.target
+    manifest = Artifact.open(work.root, verify=False).manifest
+    asked = EnginesUnderTest(work.root, manifest, engines.target.backend, config.threads, target.cannot_run)
+    dense, count, drop = start.dense, config.metric_samples, config.max_drop
+    metric = partial(metric_gate, start.subject, dense=dense, count=count, max_drop=drop)
+    found = [planned.gate, *engines.left_out]
+    found += engine_gates(planned.expected, asked, metric, advance)
+    if engines.calibration is not None:
+        found.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
+    found += planned_gates(engines.compilation, engines.compiled.records)
+    if baseline is not None:
+        _time_against(baseline, work, planned.expected)
+        advance()
+    if engines.elsewhere and start.previous is not None:
+        named = {gate.name for gate in found}
+        found += [gate for gate in start.previous.manifest.gates if gate.name not in named]
+    return found
+
+
+def publish(work: Work, found: Sequence[Gate]) -> None:
+    """Writes what the gates found; the artifact gets its name if none failed. Raises GateError."""
+    root = work.root
+    (root / layout.PARITY_NAME).write_text(json.dumps([gate.model_dump() for gate in found], indent=1) + "\n", "utf-8")
+    manifest = Artifact.open(root, verify=False).manifest
+    finished = manifest.model_copy(update={"gates": list(found), "files": layout.digest_files(root)})
+    layout.write_manifest(root, finished)
+    refuse_failed(found, f"{work.config.out} was not touched; what was built lies in {root}")
+    work.publisher.publish()
+
+
+def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
+    """Raises GateError that names every failed gate."""
+    failed = [f"{gate.name}: {gate.reason}" for gate in found if gate.status == "FAILED"]
+    if failed:
+        raise GateError("a gate failed\n" + "\n".join(f"  - {line}" for line in failed) + f"\n{consequence}")
+
+
+def _time_against(dense: Path, work: Work, expected: Expected) -> None:
+    """Times the artifact and the dense one in turns, and writes bench.json."""
+    texts = [example.content for example in work.start.subject.examples[:_TIMED_TEXTS]]
+    artifacts = {"pruned": work.root, "dense": dense}
+    timings = measure(artifacts, texts, work.start.batches, _ROUNDS, threads=work.config.threads)
+    record = {"flops_ratio": expected.reference.flops_ratio(expected.model), **as_record(timings)}
+    (work.root / layout.BENCH_NAME).write_text(json.dumps(record, indent=1) + "\n", "utf-8")

@@ -1,1 +1,0 @@
-"""Other ways from a traced stage to an engine than through ONNX."""

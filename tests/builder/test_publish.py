@@ -1,0 +1,333 @@
+"""Publishing: the old artifact or the new one after any crash, one builder at a time, and resuming."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from engines.errors import InputError
+from pipeline.builder import publish
+from pipeline.builder.publish import Publisher
+
+BIG = "x" * 10_000
+
+
+def build(out: Path, content: str, **options) -> None:
+    """A build of two files, the manifest last."""
+    with Publisher(out, key="k", **options) as publisher:
+        (publisher.path / "engines").mkdir(exist_ok=True)
+        (publisher.path / "engines" / "stage_0.onnx").write_text(content + BIG)
+        (publisher.path / "manifest.json").write_text(manifest_of(content))
+        publisher.publish()
+
+
+def manifest_of(content: str) -> str:
+    """As much of a manifest as tells that a directory is an artifact, and which files belong to it."""
+    return json.dumps({"skimrt_version": content, "files": {"engines/stage_0.onnx": "0" * 64}})
+
+
+def content(out: Path) -> str:
+    """What is published, checked to be of one build."""
+    manifest = json.loads((out / "manifest.json").read_text())["skimrt_version"]
+    assert (out / "engines" / "stage_0.onnx").read_text() == manifest + BIG
+    return manifest
+
+
+def test_a_published_build_is_all_that_is_left(tmp_path: Path) -> None:
+    build(tmp_path / "artifact", "one")
+    assert content(tmp_path / "artifact") == "one"
+    left = {path.name for path in tmp_path.iterdir()} - {".artifact.lock"}
+    assert left == {"artifact"}
+
+
+def test_nothing_is_visible_before_publish(tmp_path: Path) -> None:
+    with Publisher(tmp_path / "artifact", key="k") as publisher:
+        (publisher.path / "manifest.json").write_text("one")
+        assert not (tmp_path / "artifact").exists()
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_an_artifact_is_replaced_only_with_force(tmp_path: Path) -> None:
+    build(tmp_path / "artifact", "one")
+    with pytest.raises(InputError, match="--force"):
+        build(tmp_path / "artifact", "two")
+    assert content(tmp_path / "artifact") == "one"
+    build(tmp_path / "artifact", "two", force=True)
+    assert content(tmp_path / "artifact") == "two"
+
+
+def test_a_directory_that_is_no_artifact_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="no artifact"):
+        build(tmp_path / "home", "one", force=True)
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ['{"manifest_version": 3}', '{"name": "a web app", "files": ["a"]}', "[]", "", "{" * 100_000, '{"files": {}}'],
+)
+def test_a_manifest_of_another_program_makes_no_artifact(tmp_path: Path, manifest: str) -> None:
+    """Fault 35."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match="no artifact"):
+        build(tmp_path / "app", "one", force=True)
+    assert (tmp_path / "app" / "manifest.json").read_text() == manifest
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("name", ["thesis.tex", "engines/thesis.tex", "link"])
+def test_somebodys_file_in_an_artifact_keeps_it_from_being_replaced(tmp_path: Path, name: str, when: str) -> None:
+    """Fault 35."""
+    out = tmp_path / "artifact"
+    build(out, "one")
+
+    def put() -> None:
+        (out / name).symlink_to(tmp_path) if name == "link" else (out / name).write_text("years of work")
+
+    if when == "before":
+        put()
+    with (
+        pytest.raises(InputError, match=f"it holds {name}, which no build has written"),
+        Publisher(out, "k", force=True) as publisher,
+    ):
+        if when == "meanwhile":
+            put()
+        publisher.publish()
+    assert os.path.lexists(out / name) and content(out) == "one"
+
+
+def test_what_the_scripts_of_an_artifact_compile_belongs_to_it(tmp_path: Path) -> None:
+    build(tmp_path / "artifact", "one")
+    (tmp_path / "artifact" / "trtexec").mkdir()
+    (tmp_path / "artifact" / "trtexec" / "stage_0.plan").write_text("compiled")
+    build(tmp_path / "artifact", "two", force=True)
+    assert content(tmp_path / "artifact") == "two"
+
+
+@pytest.mark.parametrize("what", ["file", "link", "directory", "artifact is a link"])
+def test_somebody_elses_things_where_work_would_lie_are_kept(tmp_path: Path, what: str) -> None:
+    """Fault 35."""
+    work, theirs = tmp_path / ".artifact.partial", tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    if what == "file":
+        work.write_text("years of work")
+    elif what == "link":
+        work.symlink_to(theirs)
+    elif what == "directory":
+        theirs.rename(work)
+    else:
+        work.mkdir()
+        (work / "artifact").symlink_to(theirs)
+    with pytest.raises(InputError, match="left alone"):
+        build(tmp_path / "artifact", "one", force=True)
+    assert "years of work" in {path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not (tmp_path / "artifact").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_file_or_a_link_is_left_alone(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "target").mkdir()
+    out = tmp_path / "artifact"
+    out.write_text("mine") if kind == "file" else out.symlink_to(tmp_path / "target")
+    with pytest.raises(InputError, match="left alone"):
+        build(out, "one", force=True)
+    assert out.is_symlink() == (kind == "link")
+
+
+def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "artifact").mkdir()
+    build(tmp_path / "artifact", "one")
+    assert content(tmp_path / "artifact") == "one"
+
+
+@pytest.mark.parametrize("name", ["/", ".."])
+def test_out_must_have_a_name(name: str) -> None:
+    with pytest.raises(InputError, match="name of a directory"):
+        Publisher(Path(name), key="k")
+
+
+def interrupted(out: Path, key: str, resume: bool) -> list[bool]:
+    """A build that stops after its second step; returns which steps it found done."""
+    found = []
+    with pytest.raises(KeyboardInterrupt), Publisher(out, key, resume=resume) as publisher:
+        for step in ("export", "engine"):
+            found.append(publisher.done(step))
+            (publisher.path / step).write_text("x")
+            publisher.mark(step)
+        raise KeyboardInterrupt
+    return found
+
+
+def test_resume_goes_on_with_marked_steps_of_the_same_key_only(tmp_path: Path) -> None:
+    out = tmp_path / "artifact"
+    assert interrupted(out, "k", resume=False) == [False, False]
+    half = tmp_path / ".artifact.partial" / "artifact" / f".{'0' * 32}.partial"
+    half.write_text("of a file, when a builder was killed")
+    assert interrupted(out, "k", resume=True) == [True, True]
+    assert not half.exists()
+    assert interrupted(out, "k", resume=False) == [False, False], "without --resume a build starts anew"
+    assert interrupted(out, "other", resume=True) == [False, False], "the inputs changed"
+
+
+def test_a_damaged_progress_file_starts_anew(tmp_path: Path) -> None:
+    out = tmp_path / "artifact"
+    interrupted(out, "k", resume=False)
+    (tmp_path / ".artifact.partial" / "progress.json").write_text('{"key": "k", "do')
+    with Publisher(out, "k", resume=True) as publisher:
+        assert not publisher.done("export")
+        assert list(publisher.path.iterdir()) == []
+
+
+def test_a_second_builder_waits_for_the_lock_and_then_says_so(tmp_path: Path) -> None:
+    """Fault 25."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with Publisher(tmp_path / "artifact", key="k"):
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(30)
+    with pytest.raises(InputError, match="another build"), Publisher(tmp_path / "artifact", "k", timeout=0.1):
+        pass
+    leave.set()
+    thread.join()
+    build(tmp_path / "artifact", "one")
+
+
+def test_a_lock_left_by_a_dead_process_does_not_hold(tmp_path: Path) -> None:
+    """Fault 25."""
+    code = f"""
+        import os
+        from pathlib import Path
+        from pipeline.builder.publish import Publisher
+        publisher = Publisher(Path({str(tmp_path / "artifact")!r}), key="k").__enter__()
+        os.kill(os.getpid(), 9)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False)
+    assert (tmp_path / ".artifact.lock").exists()
+    build(tmp_path / "artifact", "one", timeout=0.1)
+    assert content(tmp_path / "artifact") == "one"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_or_read_only_disk_is_an_input_error_and_keeps_the_old_artifact(tmp_path: Path, code: int) -> None:
+    build(tmp_path / "artifact", "one")
+    with (
+        pytest.raises(InputError, match=os.strerror(code)),
+        Publisher(tmp_path / "artifact", "k", force=True) as publisher,
+    ):
+        (publisher.path / "half").write_text("x")
+        raise OSError(code, os.strerror(code))
+    assert content(tmp_path / "artifact") == "one"
+
+
+def test_a_parent_that_is_a_file_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        build(tmp_path / "file" / "artifact", "one")
+
+
+def test_other_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Publisher(tmp_path / "artifact", "k"):
+        _ = 1 / 0
+
+
+def killed_build(out: Path, at: int, atomic: bool) -> None:
+    """A build that is killed in front of its `at`-th call that changes the file system."""
+    calls = 0
+
+    def killing(function):
+        def call(*arguments, **named):
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **named)
+
+        return call
+
+    for name in ("rename", "replace", "fsync", "open", "unlink", "rmdir", "mkdir"):
+        setattr(os, name, killing(getattr(os, name)))
+    publish._exchange = killing(publish._exchange if atomic else lambda one, other: False)
+    build(out, "two", force=True)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_killed_at_any_point_there_is_the_old_artifact_or_the_new_one(tmp_path: Path, atomic: bool) -> None:
+    """For every point until a build comes through. Without an exchange the next builder restores the old one."""
+    out, seen = tmp_path / "artifact", set()
+    if atomic and not publish._exchange(*_two_directories(tmp_path)):
+        pytest.skip("this file system cannot exchange two directories")
+    for at in range(1, 200):
+        if not out.exists() or content(out) != "one":
+            build(out, "one", force=True)
+        process = multiprocessing.get_context("fork").Process(target=killed_build, args=(out, at, atomic))
+        process.start()
+        process.join()
+        if atomic:
+            seen.add(content(out))
+        with pytest.raises(InputError, match="--force"), Publisher(out, "k"):
+            pass
+        seen.add(content(out))
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert process.exitcode == 0 and at > 10 and seen == {"one", "two"}
+
+
+def _two_directories(tmp_path: Path) -> tuple[Path, Path]:
+    pair = tmp_path / "a", tmp_path / "b"
+    for directory in pair:
+        directory.mkdir()
+    return pair
+
+
+def test_what_was_replaced_is_never_taken_for_the_work_of_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange leaves the old artifact in the place of the new one's work."""
+    out = tmp_path / "artifact"
+    build(out, "one")
+
+    def interrupt(publisher: Publisher) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "_tidy", interrupt)
+        with pytest.raises(KeyboardInterrupt), Publisher(out, "k", force=True) as publisher:
+            (publisher.path / publish.MANIFEST_NAME).write_text(manifest_of("two"))
+            publisher.mark("step")
+            publisher.publish()
+    with Publisher(out, "k", force=True, resume=True) as publisher:
+        assert not publisher.done("step") and not list(publisher.path.iterdir())
+
+
+def test_the_path_that_fails_is_named(tmp_path: Path) -> None:
+    other = tmp_path / "calibration.tsv"
+    with (
+        pytest.raises(InputError, match=f"^{other}: cannot be read or written: Permission denied"),
+        Publisher(tmp_path / "artifact", "k"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(other))
+    with (
+        pytest.raises(InputError, match=f"^--out {tmp_path / 'artifact'}: cannot be written"),
+        Publisher(tmp_path / "artifact", "k") as publisher,
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(publisher.path / "stage_0.onnx"))

@@ -1,0 +1,338 @@
+"""Hugging Face directories as they lie on disk: files, prefixes, names; what is read and what each refusal says."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engines.errors import InputError
+from pipeline.model import load_checkpoint
+from pipeline.model.checkpoint import checkpoint_digest, read_config
+from pipeline.model.huggingface import locate_backbone, read_huggingface, weights_digest
+from tests.model.families import make_original, random_text, run_original
+
+IDS, MASK, TYPES = random_text([9, 4], 2, seed=0)
+
+
+def edit_config(directory: Path, drop: tuple[str, ...] = (), **changes) -> None:
+    file = directory / "config.json"
+    raw = {**json.loads(file.read_text("utf-8")), **changes}
+    file.write_text(json.dumps({key: value for key, value in raw.items() if key not in drop}), "utf-8")
+
+
+def logits_of(directory: Path) -> Tensor:
+    with torch.no_grad():
+        return load_checkpoint(directory)(IDS, MASK, TYPES).logits
+
+
+@pytest.fixture(scope="module")
+def original():
+    return make_original("bert")
+
+
+@pytest.fixture(scope="module")
+def expected(original) -> Tensor:
+    return run_original(original, IDS, MASK, TYPES, 0)[1].logits
+
+
+@pytest.fixture
+def saved(original, tmp_path: Path) -> Path:
+    """A BERT classifier of 3 labels, as transformers saves it."""
+    original.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def as_pickle(saved: Path, wrap: Callable[[dict], object] = dict) -> Path:
+    file = saved / "pytorch_model.bin"
+    torch.save(wrap(load_file(saved / "model.safetensors")), file)
+    (saved / "model.safetensors").unlink()
+    return file
+
+
+def test_shards_are_one_model(original, expected: Tensor, tmp_path: Path) -> None:
+    original.save_pretrained(tmp_path, max_shard_size="20KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    torch.testing.assert_close(logits_of(tmp_path), expected, atol=1e-5, rtol=0)
+    before = weights_digest(tmp_path), checkpoint_digest(tmp_path)
+    shards[-1].write_bytes(shards[-1].read_bytes()[:-1] + b"\x01")
+    assert weights_digest(tmp_path) != before[0] and checkpoint_digest(tmp_path) != before[1]
+    shards[1].unlink()
+    with pytest.raises(InputError, match=rf"expected {len(shards)} files, found .*{shards[1].name} missing; copy"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "expected the index of a sharded model with a weight_map"),
+        ("[]", "expected the index of a sharded model with a weight_map"),
+        ('{"weight_map": {}}', "expected files beside it, found none"),
+        ('{"weight_map": {"a": "../other.safetensors"}}', "expected files beside it, found ../other.safetensors"),
+        ('{"weight_map": {"a": 7}}', "expected files beside it, found 7"),
+    ],
+)
+def test_an_index_that_is_none_is_refused(saved: Path, index: str, message: str) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / "model.safetensors.index.json").write_text(index, "utf-8")
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_fp32(original, tmp_path: Path, dtype: torch.dtype) -> None:
+    make_original("bert").to(dtype).save_pretrained(tmp_path)
+    model = load_checkpoint(tmp_path)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    want = original.bert.embeddings.word_embeddings.weight.to(dtype).float()
+    assert torch.equal(model.embeddings.word.weight, want)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}])
+def test_a_pickle_of_tensors_is_read_with_a_warning(
+    saved: Path, expected: Tensor, caplog: pytest.LogCaptureFixture, wrap
+) -> None:
+    file = as_pickle(saved, wrap)
+    with caplog.at_level(logging.WARNING):
+        torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
+    assert f"{file}: reading a pickle, of which nothing but tensors is let in" in caplog.text
+    assert read_config(saved).head.labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+class Harmful:
+    """What a pickle could run."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("/tmp/never"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"x": Harmful()}, "expected a PyTorch file of nothing but tensors, found Weights only load failed"),
+        ([1, 2], "expected names and tensors, found a list"),
+        ({"epoch": 3}, "expected names and tensors, found a dict"),
+    ],
+)
+def test_a_pickle_of_anything_else_is_refused(saved: Path, content: object, message: str) -> None:
+    (saved / "model.safetensors").unlink()
+    torch.save(content, saved / "pytorch_model.bin")
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(saved)
+    assert not Path("/tmp/never").exists()
+
+
+def test_a_damaged_pickle_is_refused(saved: Path) -> None:
+    file = as_pickle(saved)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="pytorch_model.bin: expected a PyTorch file of nothing but tensors"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "0.auto_model.", "module._orig_mod.model."])
+def test_prefixes_of_wrappers_do_not_matter(saved: Path, expected: Tensor, prefix: str) -> None:
+    file = saved / "model.safetensors"
+    save_file({prefix + name: value for name, value in load_file(file).items()}, file)
+    torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
+
+
+def test_two_models_in_a_file_are_refused(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "module.bert.pooler.dense.bias": torch.zeros(32)}, file)
+    with pytest.raises(InputError, match=r"expected one tensor for head.pooler.bias, found .*; keep one model"):
+        load_checkpoint(saved)
+
+
+def test_quantised_weights_are_refused(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    save_file({**tensors, name: tensors[name].to(torch.int8)}, file)
+    with pytest.raises(InputError, match=rf"{name}: expected fp32, fp16 or bf16, found int8: quantised"):
+        load_checkpoint(saved)
+    edit_config(saved, quantization_config={"bits": 4})
+    with pytest.raises(InputError, match="quantization_config must be absent"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_tied_word_embeddings_are_found_under_their_other_name(saved: Path, expected: Tensor, noted: bool) -> None:
+    file, words, other = saved / "model.safetensors", "bert.embeddings.word_embeddings.weight", "decoder.weight"
+    tensors, other = load_file(file), "any.name" if noted else "cls.predictions.decoder.weight"
+    tensors[other] = tensors.pop(words)
+    save_file(tensors, file, {words: other} if noted else None)
+    torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({"id2label": {"0": "a", "2": "c"}, "label2id": None}, ["a", "LABEL_1", "c"]),
+        ({"id2label": None, "label2id": {"c": 2}}, ["LABEL_0", "LABEL_1", "c"]),
+        ({"id2label": None, "label2id": None}, ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ({"id2label": {"2": "low", "0": "high", "1": "mid"}}, ["high", "mid", "low"]),
+    ],
+)
+def test_labels_are_as_many_as_the_classifier_has_rows(saved: Path, changes: dict, labels: list[str]) -> None:
+    edit_config(saved, **changes)
+    assert load_checkpoint(saved).config.head.labels == labels
+
+
+def test_a_label_without_a_row_is_refused(saved: Path) -> None:
+    edit_config(saved, id2label={"0": "a", "3": "d"}, label2id=None)
+    with pytest.raises(InputError, match="id2label must name the 3 outputs of the classifier, found index 3"):
+        load_checkpoint(saved)
+
+
+def test_a_tokenizer_without_segments_gives_none(original, saved: Path, expected: Tensor) -> None:
+    """transformers' own pipelines pass what the tokenizer gives: pairs without segments."""
+    (saved / "tokenizer_config.json").write_text('{"model_input_names": ["input_ids", "attention_mask"]}', "utf-8")
+    model = load_checkpoint(saved)
+    assert model.config.encoder.type_vocab_size == 1
+    want = run_original(original, IDS, MASK, torch.zeros_like(TYPES), 0)[1].logits
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS, MASK).logits, want, atol=1e-5, rtol=0)
+    assert (want - expected).abs().max() > 1e-3
+    assert read_huggingface(saved, backbone=True)[0].encoder.type_vocab_size == 2
+
+
+@pytest.mark.parametrize(("limit", "longest"), [(17, 17), (10**30, 40), (64, 40), (1e30, 40), (True, 40), (None, 40)])
+def test_the_length_is_what_the_tokenizer_and_the_positions_allow(saved: Path, limit, longest: int) -> None:
+    (saved / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}), "utf-8")
+    assert read_config(saved).max_length == longest
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("sbert_ce_default_activation_function", "torch.nn.modules.activation.Sigmoid"),
+        ("sentence_transformers", {"version": "5.0", "activation_fn": "torch.nn.modules.activation.Sigmoid"}),
+        ("sbert_ce_default_activation_function", "torch.nn.modules.linear.Identity"),
+    ],
+)
+def test_a_cross_encoder_keeps_its_activation(tmp_path: Path, key: str, name) -> None:
+    reranker = make_original("bert", num_labels=1)
+    reranker.save_pretrained(tmp_path)
+    edit_config(tmp_path, **{key: name})
+    want = run_original(reranker, IDS, MASK, TYPES, 0)[1].logits
+    sigmoid = "Sigmoid" in str(name)
+    torch.testing.assert_close(logits_of(tmp_path), want.sigmoid() if sigmoid else want, atol=1e-5, rtol=0)
+    assert read_config(tmp_path).head.kind == "regression"
+
+
+@pytest.mark.parametrize("name", ["torch.nn.modules.activation.Sigmoid", "torch.nn.modules.activation.Tanh"])
+def test_other_activations_are_refused(saved: Path, name: str) -> None:
+    edit_config(saved, sbert_ce_default_activation_function=name)
+    with pytest.raises(InputError, match=f"must be Identity or Softmax, for a classification head, found '{name}'"):
+        load_checkpoint(saved)
+    edit_config(saved, sbert_ce_default_activation_function="torch.nn.modules.activation.Softmax")
+    assert read_config(saved).head.output == "identity"
+
+
+def sentence_transformer(folder: Path, *further: tuple[str, dict]) -> Path:
+    modules = [{"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    make_original("bert", "Model").save_pretrained(folder / "0_Transformer")
+    for number, (kind, config) in enumerate(further, 1):
+        path = f"{number}_{kind}"
+        (folder / path).mkdir()
+        (folder / path / "config.json").write_text(json.dumps(config), "utf-8")
+        modules.append(
+            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        )
+    (folder / "modules.json").write_text(json.dumps(modules), "utf-8")
+    return folder
+
+
+def test_the_encoder_of_sentence_transformers_is_a_backbone(tmp_path: Path) -> None:
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    home = sentence_transformer(tmp_path, ("Pooling", pooling), ("Dense", {}), ("Normalize", {}))
+    assert locate_backbone(str(home)) == home
+    whole, part = read_huggingface(home, backbone=True), read_huggingface(home / "0_Transformer", backbone=True)
+    assert whole[0] == part[0] and whole[1].keys() == part[1].keys()
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(home)
+    assert "which has no head but sentence-transformers' Pooling (mean_tokens), Dense, Normalize" in str(caught.value)
+    assert f"; pipeline.train --backbone {home} trains one" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ("{}", None),
+        ("[7]", "expected a list of modules with a type and a path"),
+        ("[]", "expected a module of type Transformer, found none"),
+        ('[{"type": "x.Transformer", "path": "../up"}]', "expected a folder in its own, found '../up'"),
+        ('[{"type": "x.Transformer", "path": "gone"}]', "gone/config.json: expected a JSON file"),
+    ],
+)
+def test_modules_that_are_none_are_refused(tmp_path: Path, modules: str, message: str | None) -> None:
+    (tmp_path / "modules.json").write_text(modules, "utf-8")
+    with pytest.raises(InputError, match=message or "expected a module of type Transformer"):
+        load_checkpoint(tmp_path)
+
+
+def test_adapters_of_peft_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
+    with pytest.raises(InputError, match="expected a whole model, found adapters of peft; merge them first"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "message"),
+    [
+        ("deberta-v3", {"conv_kernel_size": 3}, "conv_kernel_size must be 0: a convolution over neighbours"),
+        ("deberta-v3", {"relative_attention": False}, "relative_attention must be True"),
+        ("deberta-v3", {"pos_att_type": ["p2p"]}, "pos_att_type must be of 'c2p' and 'p2c'"),
+        ("deberta-v3", {"position_buckets": "many"}, "must be whole numbers, found .* and 'many'"),
+        ("deberta-v3", {"pooler_hidden_act": "mish"}, "pooler_hidden_act must be one of .*, found 'mish'"),
+        ("modernbert", {"classifier_pooling": "mean"}, "classifier_pooling must be 'cls': a head reads the first"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be .* for each of 3 layers"),
+        ("modernbert", {"local_attention": "wide"}, "local_attention must be a number above 0, found 'wide'"),
+        ("modernbert", {"rope_scaling": {"type": "yarn"}}, "rope_scaling must be absent: .* found 'yarn'"),
+        ("modernbert", {"rope_parameters": 7}, "rope_parameters must be an object, found 7"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num must be 1"),
+        ("albert", {"num_hidden_groups": 9}, "layer_groups must be at most layers, found 9 and 3"),
+        ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets must be 32"),
+        ("mpnet", {"pad_token_id": 0}, "pad_token_id must be 1: MPNet's positions start behind it"),
+        ("roberta", {"pad_token_id": -1}, "pad_token_id must be a token's number"),
+        ("roberta", {"max_position_embeddings": 2}, "max_positions must exceed position_offset 2"),
+        ("distilbert", {"activation": "mish"}, "activation must be one of gelu, .*, found 'mish'"),
+        ("electra", {"embedding_size": "wide"}, "embedding_size: .*found 'wide'"),
+    ],
+)
+def test_parts_that_are_not_computed_are_refused(tmp_path: Path, variant: str, changes: dict, message: str) -> None:
+    make_original(variant).save_pretrained(tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(tmp_path)
+
+
+def test_rope_as_transformers_4_writes_it(tmp_path: Path) -> None:
+    make_original("modernbert").save_pretrained(tmp_path)
+    old = {"global_rope_theta": 5000.0, "local_rope_theta": 700, "global_attn_every_n_layers": 2}
+    edit_config(tmp_path, drop=("rope_parameters", "layer_types"), **old)
+    encoder = read_config(tmp_path).encoder
+    assert (encoder.rope.theta, encoder.rope.local_theta) == (5000, 700)
+    assert encoder.local.global_layers == [0, 2] and encoder.local_layers == [1]
+
+
+def test_nomic_as_its_first_code_writes_it(tmp_path: Path) -> None:
+    make_original("nomic").save_pretrained(tmp_path)
+    want = read_config(tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    names |= {"intermediate_size": "n_inner", "max_position_embeddings": "n_positions"}
+    old = {theirs: raw[name] for name, theirs in names.items()}
+    edit_config(tmp_path, (*names, "rope_parameters", "hidden_act"), **old, activation_function="swiglu", prenorm=False)
+    assert read_config(tmp_path).encoder == want.encoder
+    edit_config(tmp_path, prenorm=True, rotary_emb_fraction=0.5)
+    with pytest.raises(InputError, match=r"rotary_emb_fraction must be 1.0, found 0.5\n  - prenorm must be False"):
+        read_config(tmp_path)
