@@ -79,7 +79,12 @@ class Runner:
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))
-        self._encode = TextEncoder(self.artifact.file(TOKENIZER_NAME), self._limit, manifest.encoder.type_vocab_size)
+        self._encode = TextEncoder(
+            self.artifact.file(TOKENIZER_NAME),
+            self._limit,
+            manifest.encoder.type_vocab_size,
+            self.artifact.content(TOKENIZER_NAME).tobytes(),
+        )
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
     @overload
