@@ -68,7 +68,7 @@ class Profile(ABC):
 
     @abstractmethod
     def run(self) -> Arrays:
-        """Runs on what `inputs` hold. The arrays returned are the profile's own, valid until the next run."""
+        """Runs on what `inputs` hold. The arrays returned are the engine's own, valid until its next run."""
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Copies arrays of exactly the static shapes in, runs, and returns copies of the outputs."""

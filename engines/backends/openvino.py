@@ -41,26 +41,12 @@ class OpenVinoBackend(CpuBackend):
     def load(
         self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
     ) -> Engine:
-        config: dict[str, Any] = {
-            # One stream that uses every thread for one call. Of one thread it is the caller's: a stream of its own
-            # costs every engine two threads, and every call the way to them and back.
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 0 if threads == 1 else 1,
-            # Also where the CPU would prefer bf16: the precision is the artifact's choice.
-            "INFERENCE_PRECISION_HINT": "f32",
-            # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
         graph = read(engine_file)
         weights = external_weights(engine_file, graph, read)
         try:
-            core = _core()
-            model = core.read_model(with_inputs(graph, weights), b"")
+            model = core().read_model(with_inputs(graph, weights), b"")
             _set_weights(model, weights)
-            compiled = core.compile_model(model, "CPU", config)
-            return _OpenVinoEngine(compiled, weights)
+            return _OpenVinoEngine(compile_on_cpu(model, threads), weights)
         except RuntimeError as error:
             if _NO_MORE_THREADS in str(error):
                 raise TargetError(
@@ -69,6 +55,23 @@ class OpenVinoBackend(CpuBackend):
                     "or build with fewer buckets"
                 ) from None
             raise InputError(f"{engine_file}: OpenVINO cannot compile it: {error}") from None
+
+
+def compile_on_cpu(model: Any, threads: int | None) -> Any:
+    """Compiles a model, or a file with one, as all of ours are. Raises RuntimeError."""
+    config: dict[str, Any] = {
+        # One stream that uses every thread for one call. Of one thread it is the caller's: a stream of its own
+        # costs every engine two threads, and every call the way to them and back.
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 0 if threads == 1 else 1,
+        # Also where the CPU would prefer bf16: the precision is the artifact's choice.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return core().compile_model(model, "CPU", config)
 
 
 def _set_weights(model: Any, weights: Sequence[Weight]) -> None:
@@ -84,46 +87,54 @@ def _set_weights(model: Any, weights: Sequence[Weight]) -> None:
 
 
 class _OpenVinoEngine(Engine):
-    """A compiled model with dynamic shapes: it repacks the weights once, and a request of it runs one shape.
+    """A compiled model with dynamic shapes, which repacks the weights once, and one request that runs every shape.
 
-    weights: what its constants refer to, and must live as long.
+    A request for each shape is no faster, and keeps outputs of its own.
+    weights: what the model's constants refer to, and must live as long.
     """
 
     def __init__(self, compiled: Any, weights: Sequence[Weight]) -> None:
-        self._compiled, self._weights = compiled, weights
+        self.compiled, self.request, self._weights = compiled, compiled.create_infer_request(), weights
+        self.names = [port_name(port) for port in compiled.outputs]
+        self.bound: Profile | None = None
         self._profiles: dict[Bucket, _OpenVinoProfile] = {}
 
     def profile(self, bucket: Bucket) -> Profile:
         if bucket not in self._profiles:
-            self._profiles[bucket] = _OpenVinoProfile(self._compiled, bucket)
+            self._profiles[bucket] = _OpenVinoProfile(self, bucket)
         return self._profiles[bucket]
 
 
 class _OpenVinoProfile(Profile):
-    """An infer request whose input tensors are our arrays."""
+    """Input arrays of one shape, which are the request's tensors when it runs them."""
 
-    def __init__(self, compiled: Any, bucket: Bucket) -> None:
-        self._request = compiled.create_infer_request()
-        self._names = [_name(port) for port in compiled.outputs]
+    def __init__(self, engine: _OpenVinoEngine, bucket: Bucket) -> None:
+        self._engine = engine
         self.inputs: dict[str, np.ndarray] = {}
-        for port in compiled.inputs:
+        for port in engine.compiled.inputs:
             widths = [dimension.get_length() for dimension in list(port.partial_shape)[2:]]
-            array = np.zeros((bucket.batch, bucket.length, *widths), dtype=port.element_type.to_dtype())
-            self._request.set_tensor(port, _tensor(array))
-            self.inputs[_name(port)] = array
+            shape = (bucket.batch, bucket.length, *widths)
+            self.inputs[port_name(port)] = np.zeros(shape, dtype=port.element_type.to_dtype())
+        self._tensors = [shared_tensor(array) for array in self.inputs.values()]
 
     def run(self) -> Arrays:
-        self._request.infer(share_outputs=True)
-        return {name: tensor.data for name, tensor in zip(self._names, self._request.output_tensors, strict=True)}
+        engine = self._engine
+        if engine.bound is not self:
+            for place, tensor in enumerate(self._tensors):
+                engine.request.set_input_tensor(place, tensor)
+            engine.bound = self
+        engine.request.infer(share_outputs=True)
+        return {name: tensor.data for name, tensor in zip(engine.names, engine.request.output_tensors, strict=True)}
 
 
-def _name(port: Any) -> str:
+def port_name(port: Any) -> str:
     """The ONNX name of a port; an output that is an input passed through carries both names."""
     wanted = INPUT_NAMES if port.node.get_type_name() == "Parameter" else OUTPUT_NAMES
     return next(name for name in port.get_names() if name in wanted)
 
 
-def _tensor(array: np.ndarray) -> Any:
+def shared_tensor(array: np.ndarray) -> Any:
+    """A tensor in the memory of an array, which has to live as long."""
     return openvino_package().Tensor(array, shared_memory=True)
 
 
@@ -139,11 +150,12 @@ def _int8_overflows() -> bool:
     scales = ops.constant(np.ones((1, width), np.float32))
     weight = ops.multiply(ops.convert(ops.constant(np.full((width, width), largest, np.int8)), np.float32), scales)
     model = openvino.Model([ops.matmul(quantized, weight, False, False)], [x])
-    found = _core().compile_model(model, "CPU")(np.full((rows, width), largest, np.float32))[0]
+    found = core().compile_model(model, "CPU")(np.full((rows, width), largest, np.float32))[0]
     return not np.allclose(found, width * largest**2)
 
 
-def _core() -> Any:
+def core() -> Any:
+    """OpenVINO's core, one for the process."""
     with _FIRST_USE:
         return _first_core()
 

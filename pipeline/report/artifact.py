@@ -55,6 +55,7 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
         size=sum(opened.file(name).stat().st_size for name in manifest.files),
         statuses={status: sum(gate.status == status for gate in manifest.gates) for status in _STATUSES},
         engines=Counter((engine.target, engine.precision) for engine in manifest.engines),
+        profiles=Counter((e.target, e.precision) for e in manifest.engines for _ in e.profiles),
         graph_sizes=_graph_sizes(opened, manifest),
         buckets=_buckets(manifest.plan),
         retention=_retention(opened),

@@ -136,7 +136,6 @@ def test_a_profile_has_static_shapes_and_its_own_buffers(
         profile.inputs[name][...] = buffer
     other(feeds(SMALL if bucket == LARGE else LARGE))
     in_place = profile.run()
-    other.run()
     for name, value in first.items():
         np.testing.assert_array_equal(in_place[name], value)
     profile.inputs["alive"][...] = 0
@@ -271,14 +270,14 @@ def test_the_first_engines_of_a_process_may_be_loaded_at_once() -> None:
     """What a first engine asks OpenVINO for used to lock two threads for ever, in a fresh process only."""
     code = """
 import sys, threading, openvino
-from engines.backends.openvino import _core
+from engines.backends.openvino import core
 
 sys.setswitchinterval(1e-6)
 together = threading.Barrier(8)
 
 def first_use():
     together.wait()
-    _core()
+    core()
     openvino.Type.f32.to_dtype()
 
 threads = [threading.Thread(target=first_use) for _ in range(8)]
