@@ -146,7 +146,7 @@ class _Way(OpenVinoBackend):
     def __init__(self, make: Callable[[Path, int | None], Engine]) -> None:
         self._make = make
 
-    def load(self, engine_file: Path, threads: int | None, binding: object = None) -> Engine:
+    def load(self, engine_file: Path, threads: int | None, binding: object = None, read: object = None) -> Engine:
         return self._make(engine_file, threads)
 
 
