@@ -39,7 +39,8 @@ class InputError(SkimError, ValueError):
         lines: list[str] = []
         left = _LONGEST - 1000
         for problem in problems:
-            line = problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:_LONGEST_PROBLEM]}…"
+            half = _LONGEST_PROBLEM // 2  # a problem begins with its subject and ends with what is wrong
+            line = problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:half]} … {problem[-half:]}"
             left -= len(line)
             if left < 0:
                 lines.append(f"and {len(problems) - len(lines)} more")

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engines.limits import LABELS
+
 
 class Head(BaseModel):
     """What the model predicts. `labels` are the names by index; regression has exactly one."""
@@ -13,7 +15,7 @@ class Head(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
-    labels: list[str] = Field(min_length=1)
+    labels: list[str] = Field(min_length=1, max_length=LABELS)
 
     @property
     def token_level(self) -> bool:
