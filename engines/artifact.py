@@ -17,6 +17,7 @@ from engines.buckets import Bucket
 from engines.errors import InputError, validation_problems
 from engines.files import Digest, checked_content, digest_tree, open_inside, sha256_of, wrong_digest
 from engines.head import Head
+from engines.limits import ENGINES, FILES, GATES, MANIFEST_BYTES, Layers, Length, Vocabulary, Width
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
 
 SCHEMA_VERSION = 2
@@ -34,10 +35,10 @@ class Encoder(_Strict):
     """The encoder's sizes, as far as a runner and a reader need them."""
 
     family: str
-    hidden_size: Positive
-    layers: Positive
-    heads: Positive
-    vocab_size: Positive
+    hidden_size: Width
+    layers: Layers
+    heads: Width
+    vocab_size: Vocabulary
     type_vocab_size: Positive
     pad_token_id: Annotated[int, Field(ge=0)]
 
@@ -115,18 +116,18 @@ class Manifest(_Strict):
     build_key: Digest
     method: str
     head: Head
-    max_length: Positive
+    max_length: Length
     encoder: Encoder
     protect_first: bool
     checkpoint: Checkpoint
     data: Data | None = None
     plan: Plan
-    engines: list[EngineRecord] = []
+    engines: list[EngineRecord] = Field([], max_length=ENGINES)
     build_arguments: list[str] = []
     tools: dict[str, str] = {}
     machine: dict[str, str] = {}
-    files: dict[RelativePath, Digest]
-    gates: list[Gate] = []
+    files: dict[RelativePath, Digest] = Field(max_length=FILES)
+    gates: list[Gate] = Field([], max_length=GATES)
 
     @property
     def built(self) -> dict[str, set[str]]:
@@ -242,6 +243,8 @@ def _read_manifest(directory: Path) -> Manifest:
             raise InputError(
                 f"artifact {directory}: expected a file {MANIFEST_NAME}, found {found}; build the artifact again"
             )
+        if (size := path.stat().st_size) > MANIFEST_BYTES:
+            raise InputError(f"{path}: expected at most {MANIFEST_BYTES} bytes, found {size}; not a manifest of SkimRT")
         text = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None

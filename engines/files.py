@@ -142,6 +142,10 @@ def digest_tree(directory: Path, leave_out: Sequence[str] = ()) -> dict[str, str
 
 def path_problem(relative: str) -> str | None:
     """Why a path is not a plain file name below a directory, or None."""
+    try:
+        relative.encode()
+    except UnicodeEncodeError:
+        return "expected a path that is Unicode, found an unpaired surrogate"
     pure = PurePosixPath(relative)
     if pure.is_absolute() or "\\" in relative or ":" in relative or "\0" in relative:
         return "expected a relative path with forward slashes"

@@ -181,7 +181,7 @@ def _next_command(config: BuildConfig) -> str:
         command = shlex.join(["pipeline.build", *config.arguments])
         return f"on a machine with a GPU: {Path(sys.executable).name} -m {command} adds its engines to {config.out}"
     where = "" if BuildTarget.of(config).cannot_run is None else "on a machine with a GPU: "
-    return f"{where}{python}.run {config.out} --text 'A film to remember.'"
+    return f"{where}{python}.run {shlex.quote(str(config.out))} --text 'A film to remember.'"
 
 
 def _bench(artifact: Artifact) -> dict | None:
