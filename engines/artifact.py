@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, validation_problems
-from engines.files import Digest, digest_tree, sha256
+from engines.files import Digest, checked_content, digest_tree, open_inside, sha256_of, wrong_digest
 from engines.head import Head
+from engines.limits import ENGINES, FILES, GATES, MANIFEST_BYTES, Layers, Length, Vocabulary, Width
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer/tokenizer.json"
 PARITY_NAME = "parity.json"
@@ -30,10 +35,10 @@ class Encoder(_Strict):
     """The encoder's sizes, as far as a runner and a reader need them."""
 
     family: str
-    hidden_size: Positive
-    layers: Positive
-    heads: Positive
-    vocab_size: Positive
+    hidden_size: Width
+    layers: Layers
+    heads: Width
+    vocab_size: Vocabulary
     type_vocab_size: Positive
     pad_token_id: Annotated[int, Field(ge=0)]
 
@@ -54,19 +59,21 @@ class Data(_Strict):
 
 
 class EngineRecord(_Strict):
-    """One compiled (stage, bucket, precision) for one target.
+    """One compiled (stage, precision) for one target.
 
-    key:     SHA-256 of all that the engine depends on; the same key, the same engine.
-    binding: the machines that can run it; None: any.
-    report:  JSON file with what compiling it took and the layers that it came to, where the library tells.
+    profiles: the buckets that it runs.
+    weights:  the file that holds its large weights, where its own does not.
+    key:      SHA-256 of all that the engine depends on; the same key, the same engine.
+    binding:  the machines that can run it; None: any.
+    report:   JSON file with what compiling it took and the layers that it came to, where the library tells.
     """
 
     stage: Unit
-    batch: Positive
-    length: Positive
+    profiles: tuple[Bucket, ...] = Field(min_length=1)
     target: str
     precision: str
     file: RelativePath
+    weights: RelativePath | None = None
     key: Digest | None = None
     binding: Binding | None = None
     report: RelativePath | None = None
@@ -77,9 +84,9 @@ class EngineRecord(_Strict):
         return "" if self.binding is None else self.binding.place
 
     @property
-    def bucket(self) -> Bucket:
-        """The static shape that the engine was compiled for."""
-        return Bucket(batch=self.batch, length=self.length)
+    def files(self) -> list[str]:
+        """All that belongs to it, its own file first."""
+        return [name for name in (self.file, self.weights, self.report) if name is not None]
 
 
 Figures = dict[str, float | int | str]
@@ -103,24 +110,24 @@ class Manifest(_Strict):
     engines:         empty in an artifact that was only exported.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     skimrt_version: str
     created: str
     build_key: Digest
     method: str
     head: Head
-    max_length: Positive
+    max_length: Length
     encoder: Encoder
     protect_first: bool
     checkpoint: Checkpoint
     data: Data | None = None
     plan: Plan
-    engines: list[EngineRecord] = []
+    engines: list[EngineRecord] = Field([], max_length=ENGINES)
     build_arguments: list[str] = []
     tools: dict[str, str] = {}
     machine: dict[str, str] = {}
-    files: dict[RelativePath, Digest]
-    gates: list[Gate] = []
+    files: dict[RelativePath, Digest] = Field(max_length=FILES)
+    gates: list[Gate] = Field([], max_length=GATES)
 
     @property
     def built(self) -> dict[str, set[str]]:
@@ -142,18 +149,17 @@ class Manifest(_Strict):
             problems.append(
                 f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
             )
-        keys = [(e.target, e.precision, e.stage, e.bucket, e.place) for e in self.engines]
-        problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b, _ in repeated(keys)]
-        unknown = {str(k[2]) for k in keys if k[2] not in plan.units}
+        unknown = {str(e.stage) for e in self.engines if e.stage not in plan.units}
         problems += [f"engines: stage {s} is not in the plan" for s in sorted(unknown)]
         for target, place in sorted({(e.target, e.place) for e in self.engines}):
-            held = {(e.stage, e.bucket) for e in self.engines if (e.target, e.place) == (target, place)}
-            missing = [(u, b) for u in plan.units for b in plan.buckets_of(u) if (u, b) not in held]
-            problems += [
-                f"engines: {' '.join((target, place)).strip()} lacks stage {unit} {bucket}" for unit, bucket in missing
-            ]
-        named = [*plan.graphs.values(), *(e.file for e in self.engines), TOKENIZER_NAME]
-        named += [e.report for e in self.engines if e.report is not None]
+            here = [e for e in self.engines if (e.target, e.place) == (target, place)]
+            # Also in two precisions: a bucket is run in one of them.
+            profiles = [(engine.stage, bucket) for engine in here for bucket in engine.profiles]
+            missing = [(u, b) for u in plan.units for b in plan.buckets_of(u) if (u, b) not in profiles]
+            name = " ".join((target, place)).strip()
+            problems += [f"engines: {name} has stage {unit} {bucket} twice" for unit, bucket in repeated(profiles)]
+            problems += [f"engines: {name} lacks stage {unit} {bucket}" for unit, bucket in missing]
+        named = [*plan.graphs.values(), *(name for e in self.engines for name in e.files), TOKENIZER_NAME]
         problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
         if problems:
             raise ValueError("; ".join(problems))
@@ -163,8 +169,8 @@ class Manifest(_Strict):
 class Artifact:
     """An artifact whose manifest is valid and, when verified, whose files are those that were built."""
 
-    def __init__(self, path: Path, manifest: Manifest, stamp: tuple[int, ...]) -> None:
-        self.path, self.manifest, self._stamp = path, manifest, stamp
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Artifact:
@@ -172,28 +178,49 @@ class Artifact:
 
         verify: also compare the SHA-256 of every file with the manifest; otherwise they must only exist.
         """
+        artifact = cls.read(path)
+        artifact.check(artifact.manifest.files if verify else ())
+        return artifact
+
+    @classmethod
+    def read(cls, path: str | Path) -> Artifact:
+        """Reads the manifest alone; `check` is still to come."""
         directory = Path(path)
-        stamp = _stamp(directory)
-        manifest = _read_manifest(directory)
-        problems = _file_problems(directory, manifest.files, verify)
+        return cls(directory, _read_manifest(directory))
+
+    def check(self, used: Iterable[str]) -> None:
+        """Raises InputError with all problems unless every file is there, and those that are used are as they were
+        built."""
+        problems = _file_problems(self.path, self.manifest.files, set(used))
         if problems:
             raise InputError.listing(
-                f"artifact {directory}",
+                f"artifact {self.path}",
                 [*problems, "the artifact is damaged: copy it again, or build it again with --force"],
             )
-        return cls(directory, manifest, stamp)
-
-    def check_same(self) -> None:
-        """Raises InputError when another artifact has taken the place of this one: their files do not fit together."""
-        if _stamp(self.path) != self._stamp:
-            raise InputError(f"artifact {self.path}: it was replaced, or changed, since it was opened; open it again")
 
     def file(self, relative: str) -> Path:
-        """The path of a file that the manifest lists. Raises InputError, also when the artifact was replaced."""
-        self.check_same()
+        """The path of a file that the manifest lists, for who asks the file system about it. Raises InputError."""
         if relative not in self.manifest.files:
             raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
         return self.path / relative
+
+    def content(self, file: str | Path) -> np.ndarray:
+        """The bytes of a file that the manifest lists, by its relative name or its path: those that were built.
+
+        However the file changes, they stay what they are. Raises InputError where it is not that file any more.
+        """
+        relative = file if isinstance(file, str) else file.relative_to(self.path).as_posix()
+        self.file(relative)
+        try:
+            return checked_content(self.path, relative, self.manifest.files[relative])
+        except OSError as error:
+            problem = error.strerror or str(error)
+        except InputError as error:
+            problem = str(error)
+        raise InputError(
+            f"artifact {self.path}: {relative}: {problem}; "
+            "it was replaced, or changed, since it was opened; open it again"
+        )
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -206,15 +233,6 @@ def digest_files(directory: Path) -> dict[str, str]:
     return digest_tree(directory, leave_out=(MANIFEST_NAME,))
 
 
-def _stamp(directory: Path) -> tuple[int, ...]:
-    """What tells the manifest from another one that comes to lie in its place; () where there is none."""
-    try:
-        state = (directory / MANIFEST_NAME).stat()
-    except OSError:
-        return ()
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-
-
 def _read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_NAME
     try:
@@ -225,6 +243,8 @@ def _read_manifest(directory: Path) -> Manifest:
             raise InputError(
                 f"artifact {directory}: expected a file {MANIFEST_NAME}, found {found}; build the artifact again"
             )
+        if (size := path.stat().st_size) > MANIFEST_BYTES:
+            raise InputError(f"{path}: expected at most {MANIFEST_BYTES} bytes, found {size}; not a manifest of SkimRT")
         text = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
@@ -239,6 +259,11 @@ def _read_manifest(directory: Path) -> Manifest:
         raise InputError(
             f"{path}: expected schema_version {SCHEMA_VERSION}, found {version!r}; not a manifest of SkimRT"
         )
+    if version < SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: made by an older version of SkimRT: schema {version}, this one reads {SCHEMA_VERSION}; build the "
+            f"artifact again: {_rebuilding(directory, content)}"
+        )
     if version > SCHEMA_VERSION:
         raise InputError(
             f"{path}: made by a newer version of SkimRT: schema {version}, this one reads up to "
@@ -250,25 +275,34 @@ def _read_manifest(directory: Path) -> Manifest:
         raise InputError.listing(str(path), validation_problems(error)) from None
 
 
-def _file_problems(directory: Path, files: dict[str, str], verify: bool) -> list[str]:
+def _rebuilding(directory: Path, content: dict) -> str:
+    """The command that builds an artifact of an older schema anew."""
+    arguments = content.get("build_arguments")
+    given = [argument for argument in arguments if isinstance(argument, str)] if isinstance(arguments, list) else []
+    if "--out" not in given:
+        given += ["--out", str(directory)]
+    # Flags of the time when every bucket was an engine.
+    renamed = ["--max-profiles" if argument == "--max-engines" else argument for argument in given]
+    if "--plan" in renamed:
+        place = renamed.index("--plan")
+        del renamed[place : place + 2]
+    return shlex.join(["python", "-m", "pipeline.build", *renamed, "--force"])
+
+
+def _file_problems(directory: Path, files: dict[str, str], used: Collection[str]) -> list[str]:
     problems = []
-    root = directory.resolve()
     for relative, expected in sorted(files.items()):
         try:
-            problem = _file_problem(directory / relative, root / relative, expected if verify else None)
+            handle = open_inside(directory, relative)
+            with os.fdopen(handle, "rb", buffering=0) as file:
+                found = sha256_of(file) if relative in used else expected
+        except FileNotFoundError:
+            problems.append(f"{relative}: missing")
         except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
-        if problem is not None:
-            problems.append(f"{relative}: {problem}")
+            problems.append(f"{relative}: cannot be read: {error.strerror}")
+        except InputError as error:
+            problems.append(f"{relative}: {error}")
+        else:
+            if found != expected:
+                problems.append(f"{relative}: {wrong_digest(expected, found)}")
     return problems
-
-
-def _file_problem(path: Path, real: Path, expected: str | None) -> str | None:
-    """What is wrong with a file that is to be at the path `real`, with the digest `expected` unless that is None."""
-    if not path.exists() and not path.is_symlink():
-        return "missing"
-    if path.is_symlink() or not path.is_file() or path.resolve() != real:
-        return "expected a regular file inside the artifact, found a link or a directory"
-    if expected is None or (found := sha256(path)) == expected:
-        return None
-    return f"expected SHA-256 {expected[:12]}…, found {found[:12]}…: not the built file"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.artifact import Artifact
-from engines.backends import Backend, Engine, records_for
+from engines.artifact import Artifact, EngineRecord
+from engines.backends import Backend, Engine, Profile, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from engines.errors import SkimError
@@ -40,11 +40,13 @@ class StageRunner:
         plan, head = artifact.manifest.plan, artifact.manifest.head
         self._stages, self._token_level = len(plan.stages), head.token_level
         self._records = {
-            (self._stages if record.stage == "head" else record.stage, record.bucket): record
+            (self._stages if record.stage == "head" else record.stage, bucket): record
             for record in records_for(artifact.manifest, backend)
+            for bucket in record.profiles
         }
-        self._engines: dict[tuple[int, Bucket], Engine] = {}
-        # Held from filling an engine's buffers to reading its outputs: it has one set of buffers.
+        self._engines: dict[str, Engine] = {}
+        self._profiles: dict[tuple[int, Bucket], Profile] = {}
+        # Held from filling a profile's buffers to reading its outputs: it has one set of buffers.
         self._turn = threading.Lock()
 
     @property
@@ -53,12 +55,14 @@ class StageRunner:
         return self._stages + int(self._token_level)
 
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
-        """Loads the engines of these buckets of every unit, and runs each once: a first call allocates its memory."""
-        keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
+        """Loads the engines that run these buckets of every unit, several at a time, and prepares these profiles."""
+        wanted: dict[str, tuple[EngineRecord, list[Bucket]]] = {}
+        for unit, held in enumerate(buckets):
+            for bucket in held:
+                record = self._records[unit, bucket]
+                wanted.setdefault(record.file, (record, []))[1].append(bucket)
         with self._turn:
-            engines = on_all_cores(lambda key: self._engine(*key), keys, self._threads)
-            for engine in engines:
-                engine.run()
+            self._prepare(wanted.values())
 
     def run(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> None:
         """Runs a unit and moves every sample on: to the next unit with its carried rows, or to its logits."""
@@ -68,30 +72,55 @@ class StageRunner:
         """Starts a call; `finish` moves its samples on, and until then they belong to the call."""
         call = Call(unit, samples, [sample.rows for sample in samples])
         with self._turn:
-            engine = self._engine(unit, bucket)
-            fill(engine.inputs, unit, samples, head=unit == self._stages)
-            self._move_on(call, engine.run())
+            profile = self._profile(unit, bucket)
+            fill(profile.inputs, unit, samples, head=unit == self._stages)
+            self._move_on(call, profile.run())
         return call
 
     def finish(self, call: Call) -> None:
         """Waits for a call. Raises SkimError, also for what went wrong with any of its samples."""
+        self.wait(call)
+        for sample in call.samples:
+            if sample.error is not None:
+                raise sample.error
+
+    def wait(self, call: Call) -> None:
+        """Waits for a call, whose samples have moved on then or hold their errors. Raises SkimError for the call's."""
 
     def _move_on(self, call: Call, outputs: Arrays) -> None:
         for place, sample in enumerate(call.samples):
-            if call.unit == self._stages:
-                sample.logits = outputs["logits"][place, : len(sample.tokens)].copy()
-            elif call.unit == self._stages - 1:
-                self._end(call, place, outputs)
-            else:
-                self._carry_on(call, place, outputs)
-            self._check_finite(sample, call.unit)
+            try:
+                if call.unit == self._stages:
+                    sample.logits = outputs["logits"][place, : len(sample.tokens)].copy()
+                elif call.unit == self._stages - 1:
+                    self._end(call, place, outputs)
+                else:
+                    self._carry_on(call, place, outputs)
+                self._check_finite(sample, call.unit)
+            except SkimError as error:
+                # The sample's alone. Without its traceback, which refers to the call: what is in a cycle holds a
+                # device's memory until it is collected.
+                sample.error, sample.place = error.with_traceback(None), None
 
-    def _engine(self, unit: int, bucket: Bucket) -> Engine:
-        engine = self._engines.get((unit, bucket))
+    def _prepare(self, wanted: Iterable[tuple[EngineRecord, list[Bucket]]]) -> None:
+        def prepare(engine: tuple[EngineRecord, list[Bucket]]) -> None:
+            record, buckets = engine
+            self._engine(record).prepare(buckets)
+
+        on_all_cores(prepare, wanted, self._threads)
+
+    def _profile(self, unit: int, bucket: Bucket) -> Profile:
+        profile = self._profiles.get((unit, bucket))
+        if profile is None:
+            profile = self._engine(self._records[unit, bucket]).profile(bucket)
+            self._profiles[unit, bucket] = profile
+        return profile
+
+    def _engine(self, record: EngineRecord) -> Engine:
+        engine = self._engines.get(record.file)
         if engine is None:
-            record = self._records[unit, bucket]
             engine = load_engine(self._artifact, self._backend, record, self._threads)
-            self._engines[unit, bucket] = engine
+            self._engines[record.file] = engine
         return engine
 
     def _carry_on(self, call: Call, place: int, outputs: Arrays) -> None:
@@ -145,20 +174,31 @@ class StageRunner:
 
 
 def fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], head: bool) -> None:
-    """Writes the samples' rows to the front of the buffers; what is behind them, or unused, is dead."""
+    """Writes the samples' rows to the front of the buffers; what is behind them, or unused, is dead.
+
+    Behind a sample's rows nothing of another sample stays: what is multiplied by zero there must be finite, so a row is
+    the sample's own first token, or zeros.
+    """
     if unit == 0:
         inputs["alive"][...] = 0
         for place, sample in enumerate(samples):
             rows = len(sample.tokens)
-            inputs["input_ids"][place, :rows] = sample.tokens.input_ids
+            _put(inputs["input_ids"][place], sample.tokens.input_ids, sample.tokens.input_ids[0])
             if "token_type_ids" in inputs:  # OpenVINO drops an input that a model without segments does not read
-                inputs["token_type_ids"][place, :rows] = sample.tokens.token_type_ids
+                types = sample.tokens.token_type_ids
+                _put(inputs["token_type_ids"][place], types, types[0])
             inputs["alive"][place, :rows] = 1
         return
     if not head:
         inputs["alive"][...] = 0
     for place, sample in enumerate(samples):
-        inputs["hidden"][place, : sample.rows] = sample.hidden
+        assert sample.hidden is not None
+        _put(inputs["hidden"][place], sample.hidden, 0)
         if not head:
             inputs["alive"][place, : sample.rows] = sample.alive
             inputs["position"][place, : sample.rows] = sample.position
+
+
+def _put(buffer: np.ndarray, rows: Sequence[int] | np.ndarray, behind: int) -> None:
+    buffer[: len(rows)] = rows
+    buffer[len(rows) :] = behind

@@ -15,6 +15,7 @@ with importing(__name__, "skimrt"):
 
     from engines.artifact import Artifact, Manifest
     from engines.buckets import format_buckets
+    from engines.memory import memory_bytes
     from pipeline.cli import figures_line, main_of, plain_table, standard_output
 
 
@@ -87,17 +88,18 @@ def _stages(manifest: Manifest) -> Table:
 
 
 def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
-    """A line per target, precision and machine. Engines of the target cpu share weights, which are counted once."""
-    table = plain_table("\nengines", "target", "precision", "for", "engines", "size", "buckets (batch x length)")
+    """A line for each target, precision and machine."""
+    names = "target", "precision", "for", "engines", "profiles", "size", "memory", "buckets (batch x length)"
+    table = plain_table("\nengines", *names)
     if not manifest.engines:
-        table.add_row("none: it was exported for another machine to finish", *[""] * 5)
+        table.add_row("none: it was exported for another machine to finish", *[""] * 7)
     for key in dict.fromkeys((e.target, e.precision, e.place) for e in manifest.engines):
-        records = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
-        folders = {Path(e.file).parent for e in records}
-        size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
-        buckets = format_buckets({e.bucket for e in records})
-        target, precision, machine = key
-        table.add_row(target, precision, machine or "any machine", str(len(records)), _megabytes(size), buckets)
+        held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
+        size = sum(sizes[name] for engine in held for name in engine.files)
+        profiles = [bucket for engine in held for bucket in engine.profiles]
+        target, precision, place = key
+        counts = str(len(held)), str(len(profiles)), _megabytes(size), _megabytes(memory_bytes(manifest, held, sizes))
+        table.add_row(target, precision, place or "any machine", *counts, format_buckets(set(profiles)))
     return table
 
 

@@ -19,7 +19,7 @@ from tests.gates.builds import Built, classifier, reseal, reversed_labels, run_v
 from tests.graph.small import small_model
 
 EXPORT = ExportOnce()
-STAGE_0, ENGINE_1 = "stages/stage_0.onnx", "engines/cpu-fp32/stage_1_b1_s32.onnx"
+STAGE_0, ENGINE_1 = "stages/stage_0.onnx", "engines/cpu-fp32/stage_1.onnx"
 
 
 @pytest.fixture(autouse=True)

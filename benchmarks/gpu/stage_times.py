@@ -18,7 +18,7 @@ import torch
 from benchmarks.gpu.internals import seconds_of_call, stand_in_device, versions
 from benchmarks.gpu.torch_cuda import MODES, TorchBackend
 from engines.backends.device import Device
-from engines.backends.device_engine import DeviceEngine, Lane
+from engines.backends.device_engine import DeviceProfile, Lane
 from engines.buckets import Bucket
 from pipeline.cli import main_of
 from pipeline.graph.precision import Precision
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                     continue
                 cell = {"model": name, "batch": batch, "length": length}
                 try:
-                    engine = DeviceEngine(
+                    engine = DeviceProfile(
                         backend.device(), backend.executable("stage_0", Bucket(batch=batch, length=length))
                     )
                     microseconds = 1e6 * seconds_of_call(engine, lane, 1 if args.host else _REPEATS)

@@ -32,7 +32,7 @@ def build_key(
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),
-        "max_engines": config.max_engines,
+        "max_profiles": config.max_profiles,
         "token_budget": config.token_budget,
         "device": config.device,
         "target": config.target,
@@ -60,5 +60,11 @@ def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket
     if longest < model.config.max_length:
         raise InputError(
             f"buckets {config.buckets}: the longest is {longest}, the model takes {model.config.max_length}"
+        )
+    beyond = [bucket for bucket in buckets if bucket.length > model.config.encoder.longest_input]
+    if beyond:
+        raise InputError(
+            f"buckets {config.buckets}: expected lengths of at most {model.config.encoder.longest_input}, which the "
+            f"encoder has positions for, found {beyond[0]}"
         )
     return buckets

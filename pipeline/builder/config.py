@@ -57,7 +57,7 @@ class BuildConfig(BaseModel):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
-    max_engines: int = Field(192, gt=0)
+    max_profiles: int = Field(512, gt=0)
     token_budget: int | None = Field(None, gt=0)
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False

@@ -1,8 +1,8 @@
-"""INT8 in a build: calibrates, quantises the stage graphs, and keeps the faster engine of every bucket."""
+"""INT8 in a build: calibrates, quantises the stage graphs, and takes every bucket from the faster of two engines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from calib.data import NAMED_SETS
 from calib.int8.calibrate import FILE, Calibration, DropBudget, calibrate, read_calibration, write_calibration
 from calib.int8.qdq import quantize_graphs
 from calib.int8.scheme import QuantizationScheme
-from calib.int8.selection import choose_engines
+from calib.int8.selection import choose_profiles
 from calib.shift import shift_warning
 from engines.artifact import EngineRecord, Unit
-from engines.plan import int8_graph_file, unit_name
+from engines.buckets import Bucket
+from engines.plan import int8_graph_file
 from pipeline.builder.compilation import Compilation, Compiled
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.work import Planned, Work
@@ -41,9 +42,9 @@ def calibrated(work: Work, reference: Reference) -> Calibration | None:
 
 
 def same_texts_warning(config: BuildConfig) -> str | None:
-    """What a build says where a file, which is one split, gives the texts of the plan and INT8 and of the gates.
+    """Returns the warning for a file without splits that gives both the gates' texts and those of the plan and INT8.
 
-    Without INT8 a plan alone is made from them, which moves nothing but the times against a dense model.
+    Without INT8 only a plan is made from them, which changes nothing but the times against a dense model.
     """
     calibration, compared = config.calibration or config.data, config.dense_checkpoint is not None
     if config.precision != "int8" and not compared:
@@ -58,21 +59,26 @@ def same_texts_warning(config: BuildConfig) -> str | None:
 
 
 def compile_both(wide: Compilation, int8: Compilation, work: Work, planned: Planned) -> tuple[Compiled, Calibration]:
-    """Compiles both kinds of engines and keeps the faster one of each pair. The returned calibration says which."""
+    """Both kinds of engines; every bucket is run by the faster one. The calibration that comes back says which."""
     both = [compilation.run(planned.buckets, work.progress) for compilation in (wide, int8)]
-    plain, quantised = ({(r.stage, r.bucket): r for r in compiled.records} for compiled in both)
-    task = work.progress.add_task("INT8 or wider, by time", total=len(quantised))
+    plain, quantised = ({record.stage: record for record in compiled.records} for compiled in both)
+    task = work.progress.add_task("INT8 or wider, by time", total=sum(len(r.profiles) for r in quantised.values()))
     backend, threads = work.start.target.backend, work.config.threads
 
     def pairs() -> Iterator:
-        for stage, bucket in sorted(quantised, key=str):
-            files = [work.root / records[stage, bucket].file for records in (plain, quantised)]
-            yield int(stage), bucket, *(partial(backend.load, file, threads) for file in files)
-            work.progress.advance(task)
+        for stage in sorted(quantised, key=str):
+            files = [work.root / records[stage].file for records in (plain, quantised)]
+            wide, narrow = (backend.load(file, threads) for file in files)
+            for bucket in quantised[stage].profiles:
+                yield int(stage), bucket, wide.profile(bucket), narrow.profile(bucket)
+                work.progress.advance(task)
 
-    choices = choose_engines(pairs())
+    choices = choose_profiles(pairs())
     used = {(choice.stage, choice.bucket) for choice in choices if choice.int8}
-    records = [quantised[key] if key in used else record for key, record in plain.items()]
+    records = [
+        *_keeping(plain.values(), lambda stage, bucket: (stage, bucket) not in used),
+        *_keeping(quantised.values(), lambda stage, bucket: (stage, bucket) in used),
+    ]
     _remove_unused([*plain.values(), *quantised.values()], records, work.root)
     assert planned.calibration is not None
     calibration = planned.calibration.model_copy(update={"engines": choices})
@@ -91,13 +97,16 @@ def quantised_graphs(graphs: Mapping[Unit, str], scheme: QuantizationScheme, roo
     return targets
 
 
+def _keeping(records: Iterable[EngineRecord], kept: Callable[[Unit, Bucket], bool]) -> Iterator[EngineRecord]:
+    """These engines with those of their profiles that are kept; those without any are left out."""
+    for record in records:
+        profiles = tuple(bucket for bucket in record.profiles if kept(record.stage, bucket))
+        if profiles:
+            yield record.model_copy(update={"profiles": profiles})
+
+
 def _remove_unused(built: Sequence[EngineRecord], used: Sequence[EngineRecord], root: Path) -> None:
-    """Deletes the engines that lost, and the shared weights of stages without engines beside them."""
-    kept = {(record.stage, Path(record.file).parent) for record in used}
-    for record in {record.file: record for record in built}.values():
-        path = Path(record.file)
-        if record not in used:
-            (root / path).unlink()
-        if (record.stage, path.parent) not in kept:
-            for weights in (root / path.parent).glob(f"{unit_name(record.stage)}[.-]*.weights"):
-                weights.unlink()
+    """Deletes the files of engines of which no profile was chosen."""
+    kept = {name for record in used for name in record.files}
+    for name in {name for record in built for name in record.files} - kept:
+        (root / name).unlink()

@@ -53,7 +53,7 @@ def choose_plan(work: Work, reference: Reference, calibration: Calibration | Non
 def _as_asked(work: Work, reference: Reference) -> ChosenPlan:
     """Returns the stages and buckets of the command line, or the default ones, without planning."""
     config, start = work.config, work.start
-    if unused := sorted(config.model_fields_set & {"device", "explain", "max_engines"}):
+    if unused := sorted(config.model_fields_set & {"device", "explain", "max_profiles"}):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         work.progress.console.print(f"note: nothing is planned here, so {flags} change nothing", highlight=False)
     cuts = choose_cuts(start.subject.model, config.stages, reference.mean_rows())
@@ -61,19 +61,19 @@ def _as_asked(work: Work, reference: Reference) -> ChosenPlan:
 
 
 def _planner(work: Work, calibration: Calibration | None) -> Planner:
-    """Returns the planner for typical texts. Raises InputError if too few engines are allowed."""
+    """The planner for texts like those that will come. Raises InputError where too few profiles are allowed."""
     config, subject, batches = work.config, work.start.subject, work.start.batches
     typical, costs = TypicalTexts.of(subject), _costs(work, calibration)
     sizes = len(batches) + (config.token_budget is not None)
     # A data sheet says nothing about tokenising, so its times leave that out.
     tokenising = {} if config.device is not None else typical.tokenising_seconds(subject, batches)
-    engines = config.max_engines * len(batches) // sizes
-    if engines < len(batches):
+    profiles = config.max_profiles * len(batches) // sizes
+    if profiles < len(batches):
         raise InputError(
-            f"--max-engines {config.max_engines}: expected at least {sizes}, one for every batch size of a stage"
+            f"--max-profiles {config.max_profiles}: expected at least {sizes}, one for every batch size of a stage"
         )
     finest = finest_for(config.target)
-    return Planner(subject.model, typical.rows, costs, batches, engines, tokenising_seconds=tokenising, finest=finest)
+    return Planner(subject.model, typical.rows, costs, batches, profiles, tokenising_seconds=tokenising, finest=finest)
 
 
 def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
@@ -86,7 +86,7 @@ def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
     console.print(table)
     others = {"this plan": plan, "no cut": planner.given([]), "every cut": planner.given(planner.points)}
     compared = Table(title="expected milliseconds per text", title_justify="left")
-    for name in ("", *(f"batch {batch}" for batch in planner.batches), "padding", "engines"):
+    for name in ("", *(f"batch {batch}" for batch in planner.batches), "padding", "profiles"):
         compared.add_column(name, justify="left" if not name else "right")
     for name, other in others.items():
         milliseconds = [f"{1e3 * other.expected_seconds[batch]:.2f}" for batch in planner.batches]

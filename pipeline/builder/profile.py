@@ -16,11 +16,12 @@ import numpy as np
 
 from calib.int8.qdq import quantize_graph
 from calib.int8.scheme import QuantizationScheme
+from engines.backends import Profile
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.files import digest_of
 from engines.loading import on_all_cores
-from engines.machine import processor, tool_versions
+from engines.machine import cache_folder, processor, tool_versions
 from engines.writing import write_whole
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.timed_calls import Call, calls_of
@@ -53,7 +54,7 @@ def cost_table(
     target: can run here. scheme: the layers in INT8; their ranges do not change the time. export: writes the graphs of
             the stages.
     """
-    path = _cache() / f"{_key(model, target, batches, threads, scheme)}.json"
+    path = cache_folder("profiles") / f"{_key(model, target, batches, threads, scheme)}.json"
     if path.is_file():
         try:
             return CostTable.read(path)
@@ -79,19 +80,20 @@ def measure_costs(
     specs, sizes = profiled_stages(model), sorted({1, *batches})
     lengths = profiled_lengths(model.config.max_length)
     shapes = [Bucket(batch=batch, length=length) for batch in sizes for length in lengths]
-    files: dict[tuple[Kind, int, int], Path] = {}
+    profiles: dict[tuple[Kind, int, int], Profile] = {}
+    files: dict[Kind, Path] = {}
     with tempfile.TemporaryDirectory(prefix="skimrt-profile-") as directory:
         for kind, spec in specs.items():
             graph = Path(directory) / f"{kind}.onnx"
             export(Stage(model, spec), model.config, graph, target.graph_precision)
             if scheme is not None:
                 quantize_graph(graph, scheme, graph)
-            compiled = _compile(target, graph, shapes)
-            files |= {(kind, bucket.batch, bucket.length): file for bucket, file in compiled.items()}
+            files[kind] = graph.with_name(f"{kind}-engine{target.backend.suffix}")
+            target.backend.build(graph, shapes, files[kind], target.options)
         loaded = on_all_cores(lambda file: target.backend.load(file, threads, target.binding), files.values(), threads)
-    calls = calls_of(
-        dict(zip(files, loaded, strict=True)), model.config.encoder.vocab_size, model.config.head.token_level
-    )
+    for kind, engine in zip(files, loaded, strict=True):
+        profiles |= {(kind, shape.batch, shape.length): engine.profile(shape) for shape in shapes}
+    calls = calls_of(profiles, model.config.encoder.vocab_size, model.config.head.token_level)
     alone, together = _times(calls)
     return CostTable(
         processor=processor(),
@@ -108,13 +110,13 @@ def measure_costs(
 def profiled_stages(model: PrunedTransformer) -> dict[Kind, StageSpec]:
     """Returns the shortest first, middle and last stage of the model, if it has them, and the whole model."""
     points = decision_layers(model)
-    found: dict[Kind, StageSpec] = {"whole": cut_stages(model, [])[0]}
+    stages: dict[Kind, StageSpec] = {"whole": cut_stages(model, [])[0]}
     if points:
         pieces = cut_stages(model, points)
-        found |= {"first": pieces[0], "last": pieces[-1]}
+        stages |= {"first": pieces[0], "last": pieces[-1]}
     if len(points) > 1:
-        found["middle"] = pieces[len(pieces) // 2]
-    return found
+        stages["middle"] = pieces[len(pieces) // 2]
+    return stages
 
 
 def profiled_lengths(longest: int) -> list[int]:
@@ -149,24 +151,10 @@ def _repeats(seconds: float) -> int:
     return min(most, max(fewest, round(_REPEATED / seconds)))
 
 
-def _compile(target: BuildTarget, graph: Path, shapes: Sequence[Bucket]) -> dict[Bucket, Path]:
-    """Compiles a graph for every shape, beside it, and returns the engine files."""
-    files = {bucket: graph.with_name(f"{graph.stem}_{bucket}{target.backend.suffix}") for bucket in shapes}
-    for bucket, file in files.items():
-        target.backend.build(graph, bucket, file, target.options)
-    return files
-
-
 def _seconds(call: Call) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-def _cache() -> Path:
-    """Returns the folder that keeps tables between builds: SKIMRT_CACHE, or the user's cache directory."""
-    base = os.environ.get("SKIMRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "skimrt" / "profiles"
 
 
 def _key(

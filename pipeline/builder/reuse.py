@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engines.artifact import Artifact, EngineRecord
 from engines.backends.tensorrt import TIMING_CACHE
+from engines.buckets import Bucket
 from engines.files import sha256
 from engines.writing import write_whole
 
@@ -27,12 +28,12 @@ class Previous:
     def __init__(self, artifact: Artifact | None, root: Path, timings: Path | None = None) -> None:
         self._artifact, self._root, self._timings = artifact, root, timings
 
-    def take(self, key: str, file: str) -> bool:
-        """Copies or links the engine of that key and name, with its report. Returns False if it is missing or
-        damaged.
-        """
+    def take(self, key: str, file: str, profiles: Sequence[Bucket]) -> bool:
+        """Brings the engine of that key and name, with its report; False where there is none, or it is damaged or was
+        built without some of these profiles."""
         records = [] if self._artifact is None else self._artifact.manifest.engines
-        return any(self._bring(_files(record)) for record in records if (record.key, record.file) == (key, file))
+        wanted = key, file, set(profiles)
+        return any(self._bring(r.files) for r in records if (r.key, r.file, set(r.profiles)) == wanted)
 
     def take_timings(self, folder: str) -> None:
         """Copies the timings of a folder of engines, unless the build has its own."""
@@ -46,16 +47,16 @@ class Previous:
 
     def share_timings(self, folder: str) -> None:
         """Writes the timings of a folder of engines into the shared file. A failure is only logged."""
-        found = self._root / folder / TIMING_CACHE
-        if self._timings is not None and found.is_file():
+        timings = self._root / folder / TIMING_CACHE
+        if self._timings is not None and timings.is_file():
             try:
-                write_whole(self._timings, found.read_bytes())
+                write_whole(self._timings, timings.read_bytes())
             except OSError as error:
                 _log.warning("--timing-cache %s: cannot be written: %s", self._timings, error.strerror)
 
     def keep(self, records: Sequence[EngineRecord]) -> list[EngineRecord]:
-        """Takes over engines that another machine added, with their files. Returns the ones that are whole."""
-        kept = [record for record in records if self._bring(_files(record))]
+        """Brings engines that another machine has added, and what belongs to them; returns those that are whole."""
+        kept = [record for record in records if self._bring(record.files)]
         for folder in sorted({str(Path(record.file).parent) for record in kept}):
             self._bring([f"{folder}/{TIMING_CACHE}"])
         if self._artifact is not None and any(r.binding is not None and r.binding.plugin is not None for r in kept):
@@ -75,10 +76,6 @@ class Previous:
         for name in names:
             _copy(folder / name, self._root / name, linked)
         return True
-
-
-def _files(record: EngineRecord) -> list[str]:
-    return [name for name in (record.file, record.report) if name is not None]
 
 
 def _copy(source: Path, target: Path, linked: bool) -> None:

@@ -7,44 +7,44 @@ from typing import TypeVar
 
 import numpy as np
 
-from engines.backends import Engine
-from engines.backends.device_engine import DeviceEngine, Lane
+from engines.backends import Profile
+from engines.backends.device_engine import DeviceProfile, Lane
 from engines.stages import resident
 
 Key = TypeVar("Key")
 Call = Callable[[], object]
 
 
-def calls_of(engines: Mapping[Key, Engine], words: int, token_level: bool) -> dict[Key, Call]:
-    """A call of every engine, which has ended when it returns, on rows that are all alive.
+def calls_of(profiles: Mapping[Key, Profile], words: int, token_level: bool) -> dict[Key, Call]:
+    """A call of every profile, which has ended when it returns, on rows that are all alive.
 
     words: ids of the vocabulary. token_level: whether the model's head is. On a CPU inputs are copied in and outputs
     out. On a GPU, where all calls share a stream, rows stay on the device between two stages, and only counts, alive
     bits and positions come back.
     """
-    on_device = {key: engine for key, engine in engines.items() if isinstance(engine, DeviceEngine)}
-    calls = {key: _host_call(engine, words) for key, engine in engines.items() if key not in on_device}
+    on_device = {key: profile for key, profile in profiles.items() if isinstance(profile, DeviceProfile)}
+    calls = {key: _host_call(profile, words) for key, profile in profiles.items() if key not in on_device}
     if on_device:
         lane = Lane(next(iter(on_device.values())).device)
-        lane.scratch(max(engine.executable.scratch_bytes for engine in on_device.values()))
-        calls |= {key: _device_call(engine, lane, words, token_level) for key, engine in on_device.items()}
+        lane.scratch(max(profile.executable.scratch_bytes for profile in on_device.values()))
+        calls |= {key: _device_call(profile, lane, words, token_level) for key, profile in on_device.items()}
     return calls
 
 
-def _host_call(engine: Engine, words: int) -> Call:
-    for name, buffer in engine.inputs.items():
+def _host_call(profile: Profile, words: int) -> Call:
+    for name, buffer in profile.inputs.items():
         buffer[...] = rows_like(name, buffer, words)
-    return lambda: engine(engine.inputs)
+    return lambda: profile(profile.inputs)
 
 
-def _device_call(engine: DeviceEngine, lane: Lane, words: int, token_level: bool) -> Call:
-    inputs = engine.executable.inputs
-    context = engine.context(lane, resident(later="hidden" in inputs, token_level=token_level))
+def _device_call(profile: DeviceProfile, lane: Lane, words: int, token_level: bool) -> Call:
+    inputs = profile.executable.inputs
+    context = profile.context(lane, resident(later="hidden" in inputs, token_level=token_level))
     for name, tensor in inputs.items():
         if name in context.inputs:
             context.inputs[name][...] = rows_like(name, context.inputs[name], words)
             continue
-        pinned = engine.device.pinned(tensor.nbytes)
+        pinned = profile.device.pinned(tensor.nbytes)
         buffer = pinned.view(tensor.dtype).reshape(tensor.shape)
         buffer[...] = rows_like(name, buffer, words)
         lane.stream.upload(pinned, context.arrays[name].address)

@@ -30,12 +30,12 @@ def engine_differences(folder: Path, manifest: Manifest, records: Sequence[Engin
         made = again / record.file
         made.parent.mkdir(parents=True, exist_ok=True)
         try:
-            backends[record.target].build(folder / source_of(record, manifest), record.bucket, made)
+            backends[record.target].build(folder / source_of(record, manifest), record.profiles, made)
         except SkimError as error:
             problems.append(f"{record.file}: cannot be made from its graph: {error}")
             continue
         if not _same(folder / record.file, made):
-            problems.append(f"{record.file}: not the engine that its graph gives for {record.bucket}")
+            problems.append(f"{record.file}: not the engine that its graph gives")
     engines = {again / record.file for record in records}
     for made in sorted(path for path in again.rglob("*") if path.is_file() and path not in engines):
         name = made.relative_to(again).as_posix()  # the weights that several engines share

@@ -15,7 +15,7 @@ import onnx
 
 from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
-from engines.plan import engine_stem
+from engines.plan import profile_stem
 from pipeline.gates.expected import Expected
 from pipeline.gates.states import edge_buckets, random_hidden, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
@@ -29,7 +29,7 @@ RUNNER = "pytorch-fp32"
 
 @dataclass(frozen=True)
 class Golden:
-    """Golden data of one engine.
+    """Golden data of one profile.
 
     inputs, outputs: files below the artifact.
     tolerances:      by output, the largest absolute difference that gate 2 allows; 0 for integers.
@@ -65,7 +65,7 @@ def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Gol
         tolerances = {name: allowed if name in floats else 0.0 for name in stage.output_names}
         types = _input_types(root / manifest.plan.graphs[unit])
         for bucket, inputs, outputs in runs:
-            stem = f"{FOLDER}/{engine_stem(unit, bucket)}"
+            stem = f"{FOLDER}/{profile_stem(unit, bucket)}"
             golden = Golden(unit, bucket, f"{stem}.inputs.json", f"{stem}.outputs.json", tolerances)
             typed = {name: value.astype(types[name]) for name, value in inputs.items()}
             (root / golden.inputs).write_text(json.dumps([_encoded(typed)]), "utf-8")

@@ -17,11 +17,11 @@ from pipeline.planning.search import Problem, expected_time, solve
 _FINEST = 8
 """Lengths worth compiling are multiples of this where matrix products run in tiles, as on tensor cores."""
 _FINEST_CPU = 4
-"""On a CPU products have no such tiles, and padding costs more than the engines that avoid it."""
+"""On a CPU products have no such tiles, and padding costs more than the profiles that avoid it."""
 _CANDIDATES = 64
-"""Number of candidate lengths, unless the finest step of the target gives fewer."""
-_EARNS = 5e-4
-"""An engine must save this share of a text's time, because it costs memory and loading time."""
+"""Candidate lengths, where that many are not closer together than the target gains from."""
+_EARNS = 1e-4
+"""Share of the time of a text that a profile has to save, for its kernels and buffers cost a little memory."""
 
 
 def finest_for(target: str) -> int:
@@ -50,19 +50,19 @@ class ChosenPlan(BaseModel):
 class Planner:
     """Plans for a model.
 
-    rows:    [samples, layers + 1] rows of typical inputs: the real length, then the rows after every layer's decision.
-    batches: batch sizes to compile; the plan is the best for their mean. At batch 1 each sample runs alone.
-    lengths: the only bucket lengths to consider, which every stage then gets; None: any.
-    engines: the largest number of engines.
-    tokenising_seconds: per text, by batch size; the same for every plan, and part of every expected time.
-    finest:  every candidate length is a multiple of this.
+    rows:    [samples, layers + 1] rows of typical inputs: the real length, then behind every layer's decision.
+    batches: batch sizes to compile; the plan is the best for their mean, each sample alone for 1.
+    lengths: the only bucket lengths to consider, all of which every stage then gets; None: any.
+    profiles: most profiles of the whole plan.
+    tokenising_seconds: of a text by batch size, which every plan pays alike and every expected time includes.
+    finest: what candidate lengths are multiples of.
     """
 
     model: PrunedTransformer
     rows: np.ndarray
     costs: CostModel
     batches: Sequence[int]
-    engines: int
+    profiles: int
     lengths: Sequence[int] | None = None
     tokenising_seconds: Mapping[int, float] = field(default_factory=dict)
     finest: int = _FINEST
@@ -79,7 +79,7 @@ class Planner:
         lengths = solution.lengths if self.lengths is None else [self.lengths] * len(solution.starts)
         plan = self._plan(solution.starts, lengths)
         uncut = self.given([], None if self.lengths is None else [self.lengths])
-        # Fewer engines are worth some time, but not more than cutting saves.
+        # Fewer profiles are worth some time, but not more than cutting saves.
         return uncut if sum(uncut.expected_seconds.values()) < sum(plan.expected_seconds.values()) else plan
 
     def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> ChosenPlan:
@@ -87,7 +87,7 @@ class Planner:
         starts = self._starts(cuts)
         if lengths is None:
             ends = [*starts[1:], len(self.points) + 1]
-            per_stage = max(1, self.engines // len(self.batches) // len(starts))
+            per_stage = max(1, self.profiles // len(self.batches) // len(starts))
             lengths = [
                 solve(self._problem(self.batches, (first, last), per_stage)).lengths[0]
                 for first, last in zip(starts, ends, strict=True)
@@ -126,7 +126,7 @@ class Planner:
         return ChosenPlan(cuts=cuts, buckets=buckets, expected_seconds=expected_seconds)
 
     def _problem(
-        self, batches: Sequence[int], only: tuple[int, int] | None = None, engines: int | None = None
+        self, batches: Sequence[int], only: tuple[int, int] | None = None, profiles: int | None = None
     ) -> Problem:
         """Returns the search problem; `only` restricts it to one stage."""
         columns = [0, *(layer + 1 for layer in self.points)]
@@ -139,7 +139,7 @@ class Planner:
             return sum(self._per_sample(stage, batch, length) for batch in batches) / len(batches)
 
         rows = self.rows[:, columns if only is None else [columns[only[0]]]]
-        limit = self.engines // len(self.batches) if engines is None else engines
+        limit = self.profiles // len(self.batches) if profiles is None else profiles
         problem = Problem(rows, self.candidates(), cost, max(1, limit))
         return replace(problem, price=_EARNS * expected_time(problem, (0,), (problem.lengths,)))
 

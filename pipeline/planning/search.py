@@ -16,18 +16,18 @@ StageCost = Callable[[int, int, int], float]
 class Problem:
     """The input of the search.
 
-    rows:    [samples, points] rows of each sample at every point where a stage may begin. Point 0 is the input. The
-             others are the decisions, in order. The point after the last one is the output.
-    lengths: candidate bucket lengths, ascending. The last one fits every input, and every stage has it.
-    cost:    time of a sample in a stage between two points.
-    engines: the largest number of (stage, length) pairs.
-    price:   the time of a sample that each engine must save.
+    rows:    [samples, points] rows that a sample has at every point where a stage may begin: point 0 is the input,
+             the others are the decisions, in order. The point behind the last one is the output.
+    lengths: candidate bucket lengths, ascending; the last holds every input, and so does a bucket of every stage.
+    cost:    of a stage between two points.
+    profiles: how many (stage, length) pairs there may be.
+    price:   the time of a sample that each of them has to save.
     """
 
     rows: np.ndarray
     lengths: Sequence[int]
     cost: StageCost
-    engines: int
+    profiles: int
     price: float = 0.0
 
     @property
@@ -56,16 +56,15 @@ class Solution:
 
 
 def solve(problem: Problem) -> Solution:
-    """Returns the solution with the least expected time plus price.
+    """The solution of least expected time and price; the one with fewer stages and then fewer profiles among equals.
 
-    Among equal ones, the solution with fewer stages wins, then the one with fewer engines. Raises ValueError if not
-    even one engine is allowed.
+    Raises ValueError when not even one profile is allowed.
     """
-    if problem.engines < 1:
-        raise ValueError(f"engines: expected at least 1, found {problem.engines}")
-    end, limit = problem.points, problem.engines
+    if problem.profiles < 1:
+        raise ValueError(f"profiles: expected at least 1, found {problem.profiles}")
+    end, limit = problem.points, problem.profiles
     samples = len(problem.rows)
-    # least[p][e]: stages from the input to point p with e engines; how[p][e]: the last stage's start and lengths.
+    # least[p][e]: stages from the input to point p with e profiles; how[p][e]: the last stage's start and lengths.
     least = np.full((end + 1, limit + 1), np.inf)
     least[0, 0] = 0.0
     how: list[list[tuple[int, int] | None]] = [[None] * (limit + 1) for _ in range(end + 1)]
@@ -111,7 +110,7 @@ def _best_lengths(problem: Problem, first: int, last: int) -> tuple[np.ndarray, 
     between = np.where(np.tri(size, k=-1, dtype=bool), (fitting[:, None] - fitting[None, :]) * cost[:, None], np.inf)
     best = fitting * cost
     totals, choices = [np.inf, best[-1]], [np.full(size, -1)]
-    for _ in range(1, min(size, problem.engines)):
+    for _ in range(1, min(size, problem.profiles)):
         through = between + best[None, :]
         choices.append(through.argmin(1))
         best = through.min(1)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.backends.base import Arrays, Engine
+from engines.backends.base import Arrays, Profile
 from engines.backends.device import Tensor
-from engines.backends.device_engine import DeviceEngine
+from engines.backends.device_engine import DeviceProfile
 from engines.stages import CUT_OUTPUTS, FIRST_INPUTS, LATER_INPUTS
 from pipeline.builder.timed_calls import calls_of
 from tests.engines.host_device import HostDevice, HostExecutable, plain_regroup
@@ -19,7 +19,7 @@ PADDED = 256
 """Bytes of a tensor in a block, at least."""
 
 
-class Stage(Engine):
+class Stage(Profile):
     """Leaves what it takes, and keeps what it saw."""
 
     def __init__(self, names: tuple[str, ...], bits: np.dtype) -> None:
@@ -41,9 +41,9 @@ def bits(request: pytest.FixtureRequest) -> np.dtype:
     return np.dtype(request.param)
 
 
-def on_device(stage: Stage) -> tuple[DeviceEngine, HostDevice]:
+def on_device(stage: Stage) -> tuple[DeviceProfile, HostDevice]:
     device = HostDevice(plain_regroup)
-    return DeviceEngine(device, HostExecutable(device, stage)), device
+    return DeviceProfile(device, HostExecutable(device, stage)), device
 
 
 @pytest.mark.parametrize("names", [FIRST_INPUTS, LATER_INPUTS], ids=["first", "later"])
@@ -86,5 +86,5 @@ def test_all_rows_are_alive_and_hidden_states_are_numbers_of_their_type(names: t
 def test_calls_share_a_stream_and_its_memory_for_activations(tmp_path: Path) -> None:
     device = HostDevice(plain_regroup)
     stages = [Stage(LATER_INPUTS, np.dtype(np.float32)) for _ in range(4)]
-    calls = calls_of({n: DeviceEngine(device, HostExecutable(device, s)) for n, s in enumerate(stages)}, WORDS, False)
+    calls = calls_of({n: DeviceProfile(device, HostExecutable(device, s)) for n, s in enumerate(stages)}, WORDS, False)
     assert len(device.streams) == 1 and len(calls) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from engines.backends import BACKENDS
 from engines.errors import InputError
 from tests.engines.toy import Toy
 
-FIRST_ENGINE = "engines/cpu-fp32/stage_0_b1_s4.onnx"
+FIRST_ENGINE, SECOND_ENGINE = "engines/cpu-fp32/stage_0.onnx", "engines/cpu-fp32/stage_1.onnx"
 
 
 @pytest.fixture
@@ -86,13 +87,34 @@ def test_the_manifest_is_not_json(copy: Path, content: str | bytes) -> None:
 @pytest.mark.parametrize("content", ["[]", "1", "{}", '{"schema_version": "1"}', '{"schema_version": true}'])
 def test_the_manifest_is_not_ours(copy: Path, content: str) -> None:
     (copy / "manifest.json").write_text(content)
-    assert "expected schema_version 1" in refusal(copy)
+    assert "expected schema_version 2" in refusal(copy)
 
 
 def test_a_newer_schema_is_recognised_whatever_else_it_holds(copy: Path) -> None:
-    edit(copy, lambda m: m.update(schema_version=2, brand_new={"fields": 1}))
+    edit(copy, lambda m: m.update(schema_version=3, brand_new={"fields": 1}))
     message = refusal(copy)
-    assert "made by a newer version of SkimRT: schema 2, this one reads up to 1" in message
+    assert "made by a newer version of SkimRT: schema 3, this one reads up to 2" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (
+            ["--checkpoint", "runs/my ltp", "--max-engines", "9", "--plan", "fused", "--out", "a"],
+            "--checkpoint 'runs/my ltp' --max-profiles 9 --out a --force",
+        ),
+        ([], "--out {} --force"),
+        ("damaged", "--out {} --force"),
+    ],
+)
+def test_an_older_schema_is_refused_with_the_command_that_rebuilds_it(
+    copy: Path, arguments: object, command: str
+) -> None:
+    edit(copy, lambda m: m.update(schema_version=1, build_arguments=arguments))
+    expected = f"python -m pipeline.build {command.format(copy)}"
+    assert refusal(copy).endswith(
+        f"made by an older version of SkimRT: schema 1, this one reads 2; build the artifact again: {expected}"
+    )
 
 
 def test_every_wrong_field_is_listed(copy: Path) -> None:
@@ -133,7 +155,7 @@ def test_a_duplicate_bucket_and_a_duplicate_engine(copy: Path) -> None:
 
     edit(copy, change)
     message = refusal(copy)
-    assert "1x4 is listed twice" in message and "cpu fp32 stage 0 1x4 is listed twice" in message
+    assert "1x4 is listed twice" in message and "cpu has stage 0 1x4 twice" in message
 
 
 def test_times_and_buckets_must_fit(copy: Path) -> None:
@@ -164,9 +186,21 @@ def test_engines_and_plan_must_fit(copy: Path) -> None:
         assert part in message
 
 
+def test_a_bucket_in_two_precisions(copy: Path) -> None:
+    edit(copy, lambda m: m["engines"].append({**m["engines"][1], "precision": "int8"}))
+    assert "cpu has stage 1 3x8 twice" in refusal(copy)
+
+
+def test_a_runner_reads_only_what_it_uses(copy: Path) -> None:
+    (copy / "stages/stage_0.onnx").write_bytes(b"changed")
+    assert Runner(copy)
+    with pytest.raises(InputError, match=r"stages/stage_0\.onnx: expected SHA-256"):
+        Artifact.open(copy)
+
+
 def test_missing_and_changed_files_are_listed_together(copy: Path, no_engine_is_loaded: None) -> None:
     """Fault 22: one flipped bit, one truncated file, one that is gone."""
-    flipped, cut, gone = "stages/stage_0.onnx", FIRST_ENGINE, "tokenizer/tokenizer.json"
+    flipped, cut, gone = SECOND_ENGINE, FIRST_ENGINE, "tokenizer/tokenizer.json"
     content = bytearray((copy / flipped).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / flipped).write_bytes(content)
@@ -194,6 +228,37 @@ def test_links_are_refused_even_when_the_content_is_right(copy: Path, tmp_path: 
     if linked == "dangling":
         elsewhere.unlink()
     assert "found a link" in refusal(copy)
+
+
+@pytest.mark.parametrize("kind", ["hard link", "pipe"])
+def test_only_regular_files_of_one_name_are_read(copy: Path, tmp_path: Path, kind: str) -> None:
+    """Fault 15."""
+    content = (copy / FIRST_ENGINE).read_bytes()
+    (copy / FIRST_ENGINE).unlink()
+    if kind == "pipe":
+        os.mkfifo(copy / FIRST_ENGINE)
+        assert "found a directory or a device" in refusal(copy)
+    else:
+        (tmp_path / "elsewhere").write_bytes(content)
+        os.link(tmp_path / "elsewhere", copy / FIRST_ENGINE)
+        assert "found one of 2 names of a file; copy the file itself" in refusal(copy)
+
+
+def test_content_is_what_was_checked(copy: Path) -> None:
+    """Fault 34."""
+    artifact, expected = Artifact.open(copy), (copy / FIRST_ENGINE).read_bytes()
+    content = artifact.content(FIRST_ENGINE)
+    (copy / FIRST_ENGINE).write_bytes(b"another")
+    assert content.tobytes() == expected and artifact.content(copy / FIRST_ENGINE) is content
+    del content
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"expected SHA-256 .*it was replaced, or changed, since it was opened"):
+            artifact.content(FIRST_ENGINE)
+    (copy / FIRST_ENGINE).unlink()
+    with pytest.raises(InputError, match="No such file"):
+        artifact.content(FIRST_ENGINE)
+    with pytest.raises(InputError, match="is not listed"):
+        artifact.content("report.html")
 
 
 def test_a_directory_in_place_of_a_file(copy: Path) -> None:

@@ -26,7 +26,7 @@ def trt() -> ModuleType:
 
 def requested(**options: Any) -> Request:
     """A request for an engine with these options."""
-    return Request("tensorrt_rtx", "", "", 1, 16, EngineOptions(**options), None, 0, False, None)
+    return Request("tensorrt_rtx", "", "", ((1, 16),), EngineOptions(**options), None, 0, False, None)
 
 
 def configured(trt: ModuleType, **options: Any) -> tuple[Any, Any]:

@@ -39,7 +39,7 @@ from tests.gates.builds import (
 
 EXPORT = ExportOnce()
 """Exports are the same from test to test."""
-STAGE_0, STAGE_1, ENGINE = "stages/stage_0.onnx", "stages/stage_1.onnx", "engines/cpu-fp32/stage_1_b1_s32.onnx"
+STAGE_0, STAGE_1, ENGINE = "stages/stage_0.onnx", "stages/stage_1.onnx", "engines/cpu-fp32/stage_1.onnx"
 
 
 @pytest.fixture(autouse=True)
@@ -119,8 +119,8 @@ def scaled_weights(artifact: Path) -> None:
 
 
 def swapped_engines(artifact: Path) -> None:
-    """The engines of two buckets under each other's name."""
-    one, other = artifact / ENGINE, artifact / ENGINE.replace("s32", "s16")
+    """The engines of two stages under each other's name."""
+    one, other = artifact / ENGINE, artifact / ENGINE.replace("stage_1", "stage_0")
     content = one.read_bytes(), other.read_bytes()
     other.write_bytes(content[0]), one.write_bytes(content[1])
 
@@ -278,7 +278,7 @@ def requantised(artifact: Path, factor: float, layers: Callable[[str], bool] = l
     for record in manifest.engines:
         (artifact / record.file).parent.mkdir(exist_ok=True)
         graph = stages[record.stage].int8_graph
-        choose_backend("cpu").build(artifact / graph, record.bucket, artifact / record.file)
+        choose_backend("cpu").build(artifact / graph, record.profiles, artifact / record.file)
     reseal(artifact)
 
 
@@ -389,17 +389,22 @@ def test_two_hundred_random_edits_of_a_manifest(
         except SkimError:
             return None
 
-    expected = answers(built.artifact)
+    expected, wrong = answers(built.artifact), []
     for number in range(200):
         artifact = built.copied(tmp_path / str(number))
         said: list[str] = []
         edit_manifest(artifact, lambda m, s=said: s.append(random_edit(m, generator)))
-        code, gates = found_by(capsys, artifact, "--max-drop", 100)
-        assert code in (0, 2, 3, 4), said
-        found = answers(artifact)
-        counts[f"exit {code}"] += 1
-        counts["runs, other answers" if found not in (None, expected) else "runs" if found else "refused"] += 1
-        assert found in (None, expected) or code == 3, (said, gates)
+        try:
+            code, found = found_by(capsys, artifact, "--max-drop", 100)[0], answers(artifact)
+        except Exception as error:  # what a user would see as a traceback
+            wrong.append(f"{said}: {error!r}")
+            continue
+        other = found not in (None, expected)
+        counts[f"parity exits with {code}"] += 1
+        counts["runs, with other answers" if other else "runs" if found else "does not run"] += 1
+        if code not in (0, 2, 3, 4) or (other and code != 3):
+            wrong.append(f"{said}: exit code {code}, other answers: {other}")
         shutil.rmtree(tmp_path / str(number))
     with capsys.disabled():
         print(f"\n200 edits of a manifest, seed {seed}: {dict(sorted(counts.items()))}")
+    assert not wrong, "\n".join(wrong)

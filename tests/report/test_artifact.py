@@ -45,11 +45,8 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
         root = tmp_path / "artifact"
         buckets = [Bucket(batch=1, length=16), Bucket(batch=8, length=32)]
         records = [
-            EngineRecord(
-                stage=stage, batch=b.batch, length=b.length, target="cpu", precision="fp32", file=f"engines/{stage}_{b}"
-            )
+            EngineRecord(stage=stage, profiles=tuple(buckets), target="cpu", precision="fp32", file=f"engines/{stage}")
             for stage in (0, 1)
-            for b in buckets
         ]
         plans = [
             StagePlan(graph="stages/stage_0.onnx", steps=["attend 0", "decide 0"]),
