@@ -149,8 +149,8 @@ class DisentangledLogits(nn.Module):
 
     def _projected(self, projection: nn.Module, table: Tensor) -> Tensor:
         """[2 * span, D] to [H, D / H, 2 * span]."""
-        # The product is a constant of an engine, so a layer that INT8 simulates gives its own, wide weights. Nor is this
-        # a call of the layer, because the inputs of those are counted for its range.
+        # The product is a constant of an engine: a layer that INT8 simulates gives its own, wide weights, and it is not
+        # called, because the inputs of its calls are counted for its range.
         layer: Any = getattr(projection, "wide", projection)
         projected = F.linear(table, layer.weight, layer.bias)
         return projected.view(table.shape[0], self.heads, -1).permute(1, 2, 0)
