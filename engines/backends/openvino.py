@@ -11,6 +11,7 @@ import numpy as np
 
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
+from engines.backends.cpu_graph import BOUNDS, parse_bounds
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError
@@ -34,7 +35,7 @@ class OpenVinoBackend(CpuBackend):
 
     def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
         try:
-            return _OpenVinoEngine(compile_on_cpu(engine_file, threads))
+            return _OpenVinoEngine(compile_on_cpu(_bounded(core().read_model(engine_file)), threads))
         except RuntimeError as error:
             raise InputError(f"{engine_file}: OpenVINO cannot compile it: {error}") from None
 
@@ -69,6 +70,12 @@ class _OpenVinoEngine(Engine):
 
     def profile(self, bucket: Bucket) -> Profile:
         if bucket not in self._profiles:
+            sizes = list(self.compiled.inputs[0].partial_shape)[:2]
+            if any(
+                n < d.min_length or n > d.max_length >= 0
+                for n, d in zip((bucket.batch, bucket.length), sizes, strict=True)
+            ):
+                raise InputError(f"engine of batch and length {sizes}: it has no profile {bucket}; build it again")
             self._profiles[bucket] = _OpenVinoProfile(self, bucket)
         return self._profiles[bucket]
 
@@ -93,6 +100,17 @@ class _OpenVinoProfile(Profile):
             engine.bound = self
         engine.request.infer(share_outputs=True)
         return {name: tensor.data for name, tensor in zip(engine.names, engine.request.output_tensors, strict=True)}
+
+
+def _bounded(model: Any) -> Any:
+    """The model with the bounds of its buckets on batch and length, for which OpenVINO lays out its memory once."""
+    import openvino
+
+    metadata = ["framework", BOUNDS]
+    if model.has_rt_info(metadata):
+        sizes = [openvino.Dimension(*ends) for ends in parse_bounds(model.get_rt_info(metadata).astype(str))]
+        model.reshape({port: openvino.PartialShape([*sizes, *list(port.partial_shape)[2:]]) for port in model.inputs})
+    return model
 
 
 def port_name(port: Any) -> str:
