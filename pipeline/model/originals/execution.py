@@ -49,7 +49,7 @@ def run_ltp(model: PrunedTransformer, batch: PaddedBatch) -> Run:
         probabilities = torch.softmax(_logits(model, layer, state) + _fill(keep), dim=-1)
         decided = keep
         if model.pruner.decides(layer):
-            # Without a decision, dead rows keep their context: of the padding, which nobody reads.
+            # Where no layer decides, dead rows have a context: the padding's before the first decision.
             probabilities = probabilities * keep[:, None, :, None]
             score = probabilities.sum(1).sum(1)
             decided, score = rule(layer, score)
