@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engines.errors import InputError
 from pipeline.model.encoder import Attention
-from pipeline.model.positions import MASK_FILL
+from pipeline.model.positions import mask_fill
 from pipeline.model.retention import PaddedBatch
 from pipeline.model.transformer import PrunedTransformer
 
@@ -119,7 +119,7 @@ def _embedded(model: PrunedTransformer, batch: PaddedBatch) -> Tensor:
 
 
 def _fill(keep: Tensor) -> Tensor:
-    return torch.where(keep, 0.0, MASK_FILL)[:, None, None, :]
+    return torch.where(keep, 0.0, mask_fill(torch.float32))[:, None, None, :]
 
 
 def _heads(model: PrunedTransformer, rows: Tensor) -> Tensor:
