@@ -12,6 +12,7 @@ import numpy as np
 
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
+from engines.backends.cpu_graph import BOUNDS, parse_bounds
 from engines.backends.external_weights import Read, Weight, external_weights, with_inputs
 from engines.binding import Binding
 from engines.buckets import Bucket
@@ -46,7 +47,7 @@ class OpenVinoBackend(CpuBackend):
         try:
             model = core().read_model(with_inputs(graph, weights), b"")
             _set_weights(model, weights)
-            return _OpenVinoEngine(compile_on_cpu(model, threads), weights)
+            return _OpenVinoEngine(compile_on_cpu(_bounded(model), threads), weights)
         except RuntimeError as error:
             if _NO_MORE_THREADS in str(error):
                 raise TargetError(
@@ -101,6 +102,12 @@ class _OpenVinoEngine(Engine):
 
     def profile(self, bucket: Bucket) -> Profile:
         if bucket not in self._profiles:
+            sizes = list(self.compiled.inputs[0].partial_shape)[:2]
+            if any(
+                n < d.min_length or n > d.max_length >= 0
+                for n, d in zip((bucket.batch, bucket.length), sizes, strict=True)
+            ):
+                raise InputError(f"engine of batch and length {sizes}: it has no profile {bucket}; build it again")
             self._profiles[bucket] = _OpenVinoProfile(self, bucket)
         return self._profiles[bucket]
 
@@ -125,6 +132,15 @@ class _OpenVinoProfile(Profile):
             engine.bound = self
         engine.request.infer(share_outputs=True)
         return {name: tensor.data for name, tensor in zip(engine.names, engine.request.output_tensors, strict=True)}
+
+
+def _bounded(model: Any) -> Any:
+    """The model with the bounds of its buckets on batch and length, for which OpenVINO lays out its memory once."""
+    openvino, metadata = openvino_package(), ["framework", BOUNDS]
+    if model.has_rt_info(metadata):
+        sizes = [openvino.Dimension(*ends) for ends in parse_bounds(model.get_rt_info(metadata).astype(str))]
+        model.reshape({port: openvino.PartialShape([*sizes, *list(port.partial_shape)[2:]]) for port in model.inputs})
+    return model
 
 
 def port_name(port: Any) -> str:

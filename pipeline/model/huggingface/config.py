@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,18 @@ _HEADS = {
 _OUTPUTS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 
 
-def translate(raw: Raw, home: Path, backbone: bool = False, outputs: int | None = None) -> CheckpointConfig:
+def translate(
+    raw: Raw, home: Path, backbone: bool = False, outputs: int | None = None, known: Sequence[str] = ()
+) -> CheckpointConfig:
     """The configuration of the model in `home`, whose config.json is `raw`. Raises InputError with all its problems.
 
     backbone: its head is replaced: no matter what it predicts.
     outputs:  rows of the classifier, where config.json names fewer labels or none.
+    known:    problems that the caller has found in the same file, which are told with the others.
     """
     if backbone:
         raw = {key: value for key, value in raw.items() if key not in _OF_THE_TASK}
-    source, problems = home / "config.json", []  # type: ignore[var-annotated]
+    source, problems = home / "config.json", [*known]
     model_type = raw.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
