@@ -19,9 +19,12 @@ import numpy as np
 
 from calib.data import read_examples
 from engines.backends.base import Arrays, Engine, Profile
+from engines.backends.external_weights import Read
 from engines.backends.openvino import OpenVinoBackend, compile_on_cpu, core, port_name, shared_tensor
+from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.files import content_of
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
@@ -146,7 +149,7 @@ class _Way(OpenVinoBackend):
     def __init__(self, make: Callable[[Path, int | None], Engine]) -> None:
         self._make = make
 
-    def load(self, engine_file: Path, threads: int | None, binding: object = None) -> Engine:
+    def load(self, engine_file: Path, threads: int | None, binding: object = None, read: object = None) -> Engine:
         return self._make(engine_file, threads)
 
 

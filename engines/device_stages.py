@@ -14,7 +14,7 @@ from engines.device_rows import Mover, Place, Rows
 from engines.errors import SkimError
 from engines.samples import Sample
 from engines.stage_runner import Call, StageRunner, fill
-from engines.stages import CARRIED, LATER_INPUTS
+from engines.stages import CARRIED, LATER_INPUTS, resident
 
 
 class _Lane(Lane):
@@ -92,7 +92,7 @@ class DeviceStageRunner(StageRunner):
             lane.call = call
         return call
 
-    def finish(self, call: Call) -> None:
+    def wait(self, call: Call) -> None:
         assert isinstance(call, _DeviceCall)
         if not call.done:
             call.context.engine.done.synchronize()  # without the lock, so that others can start meanwhile
@@ -130,8 +130,8 @@ class DeviceStageRunner(StageRunner):
         if context is None:
             profile = self._device_profile(unit, bucket)
             reads, leaves = 0 < unit < self._stages, unit < self._stages - 1
-            resident = [*(LATER_INPUTS if reads else ()), *([CARRIED["hidden"]] if not self._token_level else ())]
-            context = _Context(profile.context(lane, resident, self._graphs), reads, leaves)
+            staying = resident(reads, self._token_level)
+            context = _Context(profile.context(lane, staying, self._graphs), reads, leaves)
             lane.contexts[unit, bucket] = context
         return context
 

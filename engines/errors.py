@@ -22,10 +22,7 @@ class SkimError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "") -> None:
-        if len(message) > _LONGEST:  # the end of a log says most, and so does the start of another message
-            half = _LONGEST // 2
-            message = f"{message[:half]} … ({len(message) - 2 * half} more characters) … {message[-half:]}"
-        super().__init__(message)
+        super().__init__(_shortened(message, _LONGEST))
 
 
 class InputError(SkimError, ValueError):
@@ -39,7 +36,8 @@ class InputError(SkimError, ValueError):
         lines: list[str] = []
         left = _LONGEST - 1000
         for problem in problems:
-            line = problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:_LONGEST_PROBLEM]}…"
+            # A problem begins with its subject and ends with what is wrong.
+            line = _shortened(problem, _LONGEST_PROBLEM)
             left -= len(line)
             if left < 0:
                 lines.append(f"and {len(problems) - len(lines)} more")
@@ -64,6 +62,12 @@ class TargetError(SkimError):
     """The target cannot run or build on this machine; the message names the missing package or driver."""
 
     exit_code = 4
+
+
+def _shortened(text: str, most: int) -> str:
+    """The start and the end of a text that is longer."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} … {len(text) - 2 * half} more characters … {text[-half:]}"
 
 
 def validation_problems(error: ValidationError) -> list[str]:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from engines.limits import LABELS
+from engines.plan import repeated
+from engines.tokenization import text_problem
 
 
 class Head(BaseModel):
-    """What the model predicts. `labels` are the names by index; regression has exactly one."""
+    """What the model predicts. `labels` are the names by index, all different; regression has exactly one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
-    labels: list[str] = Field(min_length=1)
+    labels: list[str] = Field(min_length=1, max_length=LABELS)
+
+    @field_validator("labels")
+    @classmethod
+    def _can_be_told_apart(cls, labels: list[str]) -> list[str]:
+        if twice := repeated(labels):
+            raise ValueError(
+                f"every label must be another one, {twice[0]!r:.80} is there {labels.count(twice[0])} times"
+            )
+        for label in labels:
+            if not label.strip():
+                raise ValueError(f"expected names, found {label!r}")
+            if (problem := text_problem(label)) is not None:
+                raise ValueError(f"label {label!r}: {problem}")
+        return labels
 
     @property
     def token_level(self) -> bool:

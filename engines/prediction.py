@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.errors import InputError
 from engines.head import Head
 
 
@@ -50,7 +51,12 @@ class Prediction:
 
 
 def predict(result: SampleResult, head: Head) -> Prediction:
-    """Reads the logits as the head means them."""
+    """Reads the logits as the head means them. Raises InputError for more or fewer of them than the head's labels."""
+    if result.logits.shape[-1] != len(head.labels):
+        raise InputError(
+            f"manifest.json: expected a label for each of the model's {result.logits.shape[-1]} outputs, found "
+            f"{len(head.labels)}; build the artifact again"
+        )
     retention = [len(positions) for positions in result.survivors]
     logits, rest = result.logits, (result.logits.tolist(), result.length, retention)
     if head.kind == "regression":

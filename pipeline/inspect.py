@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints and returns 0."""
+    """Prints the manifest, for people or as JSON."""
     artifact = Artifact.open(args.artifact, verify=not args.no_verify)
     manifest = artifact.manifest
     sizes = {name: artifact.file(name).stat().st_size for name in manifest.files}
@@ -83,7 +83,7 @@ def _stages(manifest: Manifest) -> Table:
     for number, stage in enumerate(manifest.plan.stages):
         table.add_row(str(number), stage.graph, ", ".join(stage.steps))
     if manifest.plan.head_graph is not None:
-        table.add_row("head", manifest.plan.head_graph, "every token, in its place")
+        table.add_row("head", manifest.plan.head_graph, "every token, in its position")
     return table
 
 

@@ -1,17 +1,21 @@
-"""What the kit asks of the runner's inside, all in one place: the stand-in device, and times of single engines."""
+"""What the kit asks of the runner's inside, all in one place: the stand-in device, the registry, times of engines."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+import engines.backends
+from engines.backends import Backend
 from engines.backends.device import Device
-from engines.backends.device_engine import DeviceEngine, EngineContext, Lane
+from engines.backends.device_engine import DeviceProfile, Lane, ProfileContext
 from engines.device_stages import DeviceStageRunner
 from engines.runner import Runner
 from engines.tokenization import Text
@@ -33,9 +37,23 @@ def queue_of(stand_in: Any) -> Callable[[int, Callable[[], None]], None]:
     return put
 
 
-def seconds_of_call(engine: DeviceEngine, lane: Lane, repeats: int) -> float:
+@contextmanager
+def registered(backend: Backend) -> Iterator[None]:
+    """Makes a backend one of the project's, in every module that has imported the registry."""
+    known = engines.backends.BACKENDS
+    holders = [module for module in list(sys.modules.values()) if getattr(module, "BACKENDS", None) is known]
+    try:
+        for module in holders:
+            vars(module)["BACKENDS"] = (backend, *known)
+        yield
+    finally:
+        for module in holders:
+            vars(module)["BACKENDS"] = known
+
+
+def seconds_of_call(profile: DeviceProfile, lane: Lane, repeats: int) -> float:
     """Of one call among calls in a row, all rows alive: copies of inputs and results, and the kernels, as one graph."""
-    context = engine.context(lane)
+    context = profile.context(lane)
     context.inputs["alive"][...] = 1
     return _seconds(context, repeats)
 
@@ -63,7 +81,7 @@ def engine_times(runner: Runner, texts: Sequence[Text], repeats: int) -> dict[st
     }
 
 
-def _seconds(context: EngineContext, repeats: int) -> float:
+def _seconds(context: ProfileContext, repeats: int) -> float:
     for number in (max(1, repeats // 10), repeats):  # the first ones warm up
         context.stream.synchronize()
         began = time.perf_counter()

@@ -22,12 +22,12 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets: Sequence[Path]) -> list[list[str]]:
-    """Writes the quantised graph of every stage; returns the layers of each that are now INT8.
+    """Writes the quantised graph of every stage; returns the INT8 layers of each.
 
-    A stage without a layer of the scheme is written as it is. Raises GateError when a layer is in none of the graphs.
+    A stage without such layers is written unchanged. Raises GateError for a layer that is in no graph.
     """
-    found = [quantize_graph(source, scheme, target) for source, target in zip(sources, targets, strict=True)]
-    present = {layer for layers in found for layer in layers}
+    quantised = [quantize_graph(source, scheme, target) for source, target in zip(sources, targets, strict=True)]
+    present = {layer for layers in quantised for layer in layers}
     # The exporter makes one product of layers that read one tensor and have equal weights; they share their range.
     present |= {layer for layers in groups(scheme.ranges).values() if present & set(layers) for layer in layers}
     if missing := set(scheme.ranges) - present:
@@ -35,7 +35,7 @@ def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets
             f"INT8: the stage graphs hold no linear layer {', '.join(sorted(missing))}; they are not those of the "
             "calibrated model: build again with --no-resume"
         )
-    return found
+    return quantised
 
 
 def quantize_graph(source: Path, scheme: QuantizationScheme, target: Path) -> list[str]:
@@ -125,7 +125,9 @@ def _own_weights(
 
 
 def _restore_other_readers(model: onnx.ModelProto, layers: Collection[onnx.NodeProto]) -> None:
-    """Gives residual additions, scores and predictors the float tensor back: the quantiser redirects every reader."""
+    """Reconnects residual additions, scores and predictors to the float tensor, since the quantiser redirects every
+    reader.
+    """
     quantized = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     floats = {
         node.output[0]: quantized[node.input[0]]
@@ -150,9 +152,9 @@ def linear_layers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     The exporter notes the module that a node came from: the last but one of its scopes, as "model.attention.0.query".
     """
     weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    found: dict[str, list[onnx.NodeProto]] = {}
+    products: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), None)
         if node.op_type == "MatMul" and node.input[1] in weights and scopes is not None:
-            found.setdefault(ast.literal_eval(scopes)[-2].removeprefix("model."), []).append(node)
-    return found
+            products.setdefault(ast.literal_eval(scopes)[-2].removeprefix("model."), []).append(node)
+    return products

@@ -19,7 +19,7 @@ Method = Literal["minmax", "percentile", "entropy", "mse"]
 """One range for all channels as they are."""
 _BINS = 4096
 PERCENTILE = 99.99
-"""Share of the magnitudes, in percent, that the percentile method represents."""
+"""Percentage of the magnitudes that the percentile method represents."""
 
 
 class Histogram:
@@ -47,8 +47,8 @@ class Histogram:
         while self.limit < largest:  # two old bins make one new one, so nothing is counted wrongly
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(_BINS // 2, np.int64)])
             self.limit *= 2
-        places = (_BINS * (magnitudes.flatten() / (self.limit or 1.0))).clamp_max(_BINS - 1).to(torch.int32)
-        self.counts += torch.bincount(places, minlength=_BINS).numpy()  # several times faster than torch.histc
+        bins = (_BINS * (magnitudes.flatten() / (self.limit or 1.0))).clamp_max(_BINS - 1).to(torch.int32)
+        self.counts += torch.bincount(bins, minlength=_BINS).numpy()  # several times faster than torch.histc
 
     @property
     def width(self) -> float:
@@ -56,7 +56,7 @@ class Histogram:
         return self.limit / _BINS
 
     def clipped(self, range_: float) -> float:
-        """Share of the values above a range, to the accuracy of a bin."""
+        """Returns the share of the values above a range, to the accuracy of a bin."""
         above = int(np.ceil(range_ / self.width)) if self.width else _BINS
         return float(self.counts[above:].sum() / max(1, self.counts.sum()))
 
@@ -64,7 +64,7 @@ class Histogram:
 def collect_histograms(model: PrunedTransformer, samples: Sequence[Tokens]) -> dict[str, Histogram]:
     """Runs the model compacted, one sample at a time, so that neither padding nor a dropped token is counted."""
     layers = quantizable_layers(model)
-    found: dict[str, Histogram] = {}
+    histograms: dict[str, Histogram] = {}
     handles = []
 
     def hook(histogram: Histogram) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
@@ -72,7 +72,7 @@ def collect_histograms(model: PrunedTransformer, samples: Sequence[Tokens]) -> d
 
     for names in groups(layers).values():  # layers of a group read the same tensor
         histogram = Histogram()
-        found |= dict.fromkeys(names, histogram)
+        histograms |= dict.fromkeys(names, histogram)
         handles.append(layers[names[0]].register_forward_pre_hook(hook(histogram)))
     try:
         for sample in samples:
@@ -80,7 +80,7 @@ def collect_histograms(model: PrunedTransformer, samples: Sequence[Tokens]) -> d
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return histograms
 
 
 def choose_ranges(histograms: dict[str, Histogram], method: Method) -> QuantizationScheme:

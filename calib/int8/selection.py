@@ -50,9 +50,9 @@ def _speedup(wide: Profile, int8: Profile, clock: Callable[[], float]) -> float:
         for name, buffer in profile.inputs.items():
             buffer[...] = name == "alive"
     for turn in range(_WARM_UP + _ROUNDS):
-        for place in (0, 1) if turn % 2 else (1, 0):
+        for which in (0, 1) if turn % 2 else (1, 0):
             started = clock()
-            (wide, int8)[place].run()
+            (wide, int8)[which].run()
             if turn >= _WARM_UP:
-                times[place].append(clock() - started)
+                times[which].append(clock() - started)
     return statistics.median(times[0]) / statistics.median(times[1])

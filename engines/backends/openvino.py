@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import numpy as np
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
 from engines.backends.cpu_graph import BOUNDS, parse_bounds
+from engines.backends.external_weights import Read, Weight, external_weights, with_inputs
 from engines.binding import Binding
 from engines.buckets import Bucket
-from engines.errors import InputError
+from engines.errors import InputError, TargetError
+from engines.files import content_of
+from engines.quiet import openvino_package
 from engines.stages import INPUT_NAMES, OUTPUT_NAMES
 
 _FIRST_USE = threading.Lock()
+_NO_MORE_THREADS = "Resource temporarily unavailable"
+"""What C++ says of a thread that the system refuses."""
 
 
 class OpenVinoBackend(CpuBackend):
@@ -33,19 +39,32 @@ class OpenVinoBackend(CpuBackend):
             )
         return None
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
+    def load(
+        self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
+    ) -> Engine:
+        graph = read(engine_file)
+        weights = external_weights(engine_file, graph, read)
         try:
-            return _OpenVinoEngine(compile_on_cpu(_bounded(core().read_model(engine_file)), threads))
+            model = core().read_model(with_inputs(graph, weights), b"")
+            _set_weights(model, weights)
+            return _OpenVinoEngine(compile_on_cpu(_bounded(model), threads), weights)
         except RuntimeError as error:
+            if _NO_MORE_THREADS in str(error):
+                raise TargetError(
+                    f"{engine_file}: OpenVINO cannot start its threads, two for every engine: the process is at its "
+                    "limit of processes (ulimit -u, or a container's); raise that, use --threads 1, which needs none, "
+                    "or build with fewer buckets"
+                ) from None
             raise InputError(f"{engine_file}: OpenVINO cannot compile it: {error}") from None
 
 
 def compile_on_cpu(model: Any, threads: int | None) -> Any:
     """Compiles a model, or a file with one, as all of ours are. Raises RuntimeError."""
     config: dict[str, Any] = {
-        # One stream that uses every thread for one call.
+        # One stream that uses every thread for one call. Of one thread it is the caller's: a stream of its own
+        # costs every engine two threads, and every call the way to them and back.
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": 0 if threads == 1 else 1,
         # Also where the CPU would prefer bf16: the precision is the artifact's choice.
         "INFERENCE_PRECISION_HINT": "f32",
         # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
@@ -56,14 +75,27 @@ def compile_on_cpu(model: Any, threads: int | None) -> Any:
     return core().compile_model(model, "CPU", config)
 
 
+def _set_weights(model: Any, weights: Sequence[Weight]) -> None:
+    """Puts constants in the place of the inputs that stand for the weights, which share the weights' memory."""
+    ops = openvino_package().opset13
+    values = {weight.name: weight.values for weight in weights}
+    for port in list(model.inputs):
+        (name,) = port.get_names() & values.keys() or {None}
+        if name is not None:
+            port.node.output(0).replace(ops.constant(values[name], shared_memory=True).output(0))
+            model.remove_parameter(port.node)
+    model.validate_nodes_and_infer_types()
+
+
 class _OpenVinoEngine(Engine):
     """A compiled model with dynamic shapes, which repacks the weights once, and one request that runs every shape.
 
     A request for each shape is no faster, and keeps outputs of its own.
+    weights: what the model's constants refer to, and must live as long.
     """
 
-    def __init__(self, compiled: Any) -> None:
-        self.compiled, self.request = compiled, compiled.create_infer_request()
+    def __init__(self, compiled: Any, weights: Sequence[Weight]) -> None:
+        self.compiled, self.request, self._weights = compiled, compiled.create_infer_request(), weights
         self.names = [port_name(port) for port in compiled.outputs]
         self.bound: Profile | None = None
         self._profiles: dict[Bucket, _OpenVinoProfile] = {}
@@ -121,16 +153,14 @@ def port_name(port: Any) -> str:
 
 def shared_tensor(array: np.ndarray) -> Any:
     """A tensor in the memory of an array, which has to live as long."""
-    import openvino
-
-    return openvino.Tensor(array, shared_memory=True)
+    return openvino_package().Tensor(array, shared_memory=True)
 
 
 @cache
 def _int8_overflows() -> bool:
     """Whether a product of the largest INT8 values comes out too small, as it does where 16 bits hold sums of two."""
-    import openvino
-    from openvino import opset13 as ops
+    openvino = openvino_package()
+    ops = openvino.opset13
 
     rows, width, largest = 8, 64, 127
     x = ops.parameter([rows, width], np.float32)
@@ -150,8 +180,7 @@ def core() -> Any:
 
 @cache
 def _first_core() -> Any:
-    import openvino
-
+    openvino = openvino_package()
     # The first call fills a table of the library with the GIL released; a second thread that calls it meanwhile would
     # wait for that table with the GIL held, and both for ever.
     openvino.Type.f32.to_dtype()

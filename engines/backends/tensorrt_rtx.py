@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engines.backends.base import PLAIN, Built, EngineOptions, Report
+from engines.backends.rtx_cache import KeptEngine
 from engines.backends.tensorrt import TensorRtBackend, plugin_digest
 from engines.binding import Binding
 from engines.buckets import Bucket
@@ -55,6 +57,9 @@ class TensorRtRtxBackend(TensorRtBackend):
     ) -> Built:
         explicit = replace(options, compute_capabilities=_capabilities(options))
         return super().build(stage_graph, buckets, out, explicit, report)
+
+    def _prepared(self, engine: Any, engine_file: Path) -> Any:
+        return KeptEngine(engine, engine_file)
 
     def known_capabilities(self) -> list[str]:
         """The compute capabilities that the library can compile for."""

@@ -1,4 +1,4 @@
-"""What a build depends on: its buckets, and the digest of everything that makes it another build."""
+"""Computes what a build depends on: its buckets, and the digest of everything else that would make it another build."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_key(
     calibration: CalibrationSet | None = None,
     dense: DenseModel | None = None,
 ) -> str:
-    """SHA-256 of all that an artifact depends on, but for the machine that its engines are compiled for."""
+    """Returns the SHA-256 of everything an artifact depends on, except the machine that compiles its engines."""
     inputs = {
         "checkpoint": subject.digest,
         "tokenizer": sha256(tokenizer_path(config.checkpoint)),
@@ -40,6 +40,7 @@ def build_key(
         "precision": config.precision,
         "data": examples_digest(subject.examples),
         "typical": examples_digest(subject.typical),
+        "typical_length": subject.typical_length,
         "version": __version__,
         "tools": tool_versions(),
     }
@@ -51,7 +52,7 @@ def build_key(
 
 
 def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket]:
-    """The buckets that were asked for, or the default ones. Raises InputError when none holds the longest input."""
+    """Returns the requested buckets, or the default ones. Raises InputError if none fits the longest input."""
     if config.buckets is None:
         return default_buckets(model.config.max_length)
     buckets = parse_buckets(config.buckets)
@@ -59,5 +60,11 @@ def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket
     if longest < model.config.max_length:
         raise InputError(
             f"buckets {config.buckets}: the longest is {longest}, the model takes {model.config.max_length}"
+        )
+    beyond = [bucket for bucket in buckets if bucket.length > model.config.encoder.longest_input]
+    if beyond:
+        raise InputError(
+            f"buckets {config.buckets}: expected lengths of at most {model.config.encoder.longest_input}, which the "
+            f"encoder has positions for, found {beyond[0]}"
         )
     return buckets

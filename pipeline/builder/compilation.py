@@ -1,4 +1,4 @@
-"""Compiles the engines of a build: several at a time where memory allows, resumed, and reused where nothing changed."""
+"""Compiles the engines of a build: several at a time if memory allows, and only those that changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.builder.reuse import Previous
 from pipeline.builder.target import BuildTarget
 
 _SHOWN = 3
-"""Failed engines whose log an error shows."""
+"""The number of failed engines whose logs an error shows."""
 
 
 class ProfileReport(BaseModel):
@@ -41,7 +41,7 @@ class ProfileReport(BaseModel):
 
 
 class EngineReport(BaseModel):
-    """What compiling one engine took, and what the library made of it; the JSON file beside the engine.
+    """What compiling one engine took, and its layers; the JSON file beside the engine.
 
     fusible: attentions of the stage that feed no score.
     """
@@ -105,7 +105,7 @@ class Compilation:
         """Compiles what is not there yet of the buckets of every unit. A profile that fails does not keep the others
         from being built.
 
-        Raises InputError for a graph that cannot be read, and BuildError when no bucket is complete.
+        Raises InputError for a graph that cannot be read, and BuildError if no bucket is complete.
         """
         (self._root / self.folder).mkdir(parents=True, exist_ok=True)
         jobs, compiled = self._all_jobs(buckets), Compiled()
@@ -162,7 +162,7 @@ class Compilation:
         return jobs
 
     def _is_there(self, job: Job) -> bool:
-        """Whether the build that is resumed has compiled it, and it was not given up for a faster one since."""
+        """Returns whether the resumed build has compiled the engine and has not since replaced it by a faster one."""
         return self._publisher.done(_step(job)) and (self._root / job.file).is_file()
 
     def _take(self, job: Job) -> bool:
@@ -184,7 +184,7 @@ class Compilation:
         if not jobs:
             return
         stop = Event()
-        # The largest one first and alone, to see how much memory one takes at most.
+        # The largest one first and alone: it shows the most memory that one takes.
         first, *rest = sorted(jobs, key=self._size, reverse=True)
         yield first, self._attempt(first, progress, stop)
         with ThreadPoolExecutor(self._parallel(first)) as pool:
@@ -238,7 +238,7 @@ class Compilation:
         if self._jobs is not None:
             return self._jobs
         if self._target.backend.needs_device_to_build:
-            return 1  # kernels that are timed side by side time each other
+            return 1  # engines compiled side by side would disturb each other's timings
         try:
             peak = EngineReport.model_validate_json((self._root / first.report).read_bytes()).peak_bytes
         except OSError:  # it failed
@@ -265,7 +265,7 @@ class _Stopped(Exception):
 
 
 def _step(job: Job) -> str:
-    """What is marked as done: the file, and what it was made from."""
+    """Returns the mark of a finished engine: the file, and what it was made from."""
     return f"{job.file} {job.key}"
 
 
@@ -280,16 +280,16 @@ def _line(progress: Progress, name: str) -> Iterator[Callable[[str, float], None
 
 
 _SHARE_OF_MEMORY = 0.8
-"""Of what is free, that they may take together."""
+"""The share of free memory that all builders together may use."""
 
 
 def builders_side_by_side(peak_bytes: int) -> int:
-    """How many builders of that size the free memory holds; at least one, and not more than there are cores."""
+    """Returns how many builders of that size fit the free memory: at least one, at most one per core."""
     return max(1, min(len(os.sched_getaffinity(0)), int(_SHARE_OF_MEMORY * _free_memory() // peak_bytes)))
 
 
 def _free_memory() -> int:
-    """Bytes that can be taken without swapping; Linux counts them, elsewhere it is what nobody has."""
+    """Returns the bytes that are free without swapping; only Linux counts them, elsewhere those of unused pages."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -1,4 +1,4 @@
-"""The key of an engine: all that it depends on, so that the same key means the same engine."""
+"""Computes the key of an engine from everything that it depends on: the same key means the same engine."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ from pipeline.model.reference import Reference
 
 
 def calibrated(work: Work, reference: Reference) -> Calibration | None:
-    """Calibrates an INT8 build, unless the build that is resumed has; warns of texts that are not like the gates'."""
+    """Calibrates an INT8 build unless the resumed build has done so. Warns if the texts differ from the gates'."""
     start, publisher = work.start, work.publisher
     if start.calibration_texts is None:
         return None
     task = work.progress.add_task("calibration (INT8)", total=5)
     if not publisher.done(FILE):
-        budget = DropBudget(work.config.max_drop, None if start.dense is None else start.dense.model)
+        budget = DropBudget(work.config.max_drop, None if start.dense is None else start.dense.metric)
         advance = partial(work.progress.advance, task)
         found = calibrate(start.subject.model, start.calibration_texts, reference, budget, tick=advance)
         write_calibration(publisher.path, found)
@@ -36,20 +36,25 @@ def calibrated(work: Work, reference: Reference) -> Calibration | None:
     found = read_calibration(publisher.path)
     work.progress.update(task, completed=5)
     shift = shift_warning(found.shift, found.coverage.data, start.subject.data)
-    for warning in (shift, _same_texts_warning(work.config)):
-        if warning is not None:
-            work.progress.console.print(f"WARNING: {warning}", style="yellow", highlight=False)
+    if shift is not None:
+        work.progress.console.print(f"WARNING: {shift}", style="yellow", highlight=False)
     return found
 
 
-def _same_texts_warning(config: BuildConfig) -> str | None:
-    """What a build says where a file, which is one split, gives the calibration texts and those of the gates."""
-    calibration = config.calibration or config.data
+def same_texts_warning(config: BuildConfig) -> str | None:
+    """Returns the warning for a file without splits that gives both the gates' texts and those of the plan and INT8.
+
+    Without INT8 only a plan is made from them, which changes nothing but the times against a dense model.
+    """
+    calibration, compared = config.calibration or config.data, config.dense_checkpoint is not None
+    if config.precision != "int8" and not compared:
+        return None
     if config.data in NAMED_SETS or Path(calibration).resolve() != Path(config.data).resolve():
         return None
     return (
-        f"calibration {calibration}: the gates read the same texts, so the accuracy of INT8 that they find is better "
-        "than on new ones; name other texts with --calibration"
+        f"calibration {calibration}: the gates read the same texts, so the "
+        f"{'accuracy of INT8' if config.precision == 'int8' else 'speed'} that is found is better than on new ones; "
+        "name other texts with --calibration"
     )
 
 
@@ -82,7 +87,7 @@ def compile_both(wide: Compilation, int8: Compilation, work: Work, planned: Plan
 
 
 def quantised_graphs(graphs: Mapping[Unit, str], scheme: QuantizationScheme, root: Path) -> dict[Unit, str]:
-    """Writes the quantised graph of every stage beside its own; a stage that has no INT8 layer gets none."""
+    """Writes the quantised graph of every stage beside its own, except for stages without INT8 layers."""
     stages = [unit for unit in graphs if unit != "head"]
     targets: dict[Unit, str] = {unit: int8_graph_file(graphs[unit]) for unit in stages}
     layers = quantize_graphs([root / graphs[u] for u in stages], scheme, [root / targets[u] for u in stages])

@@ -1,4 +1,4 @@
-"""The plan of a build: what was asked for, or what the planner finds cheapest; kept so that a resumed build goes on."""
+"""Chooses the plan of a build, as requested or by least cost, and keeps it so that a resumed build uses it again."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ FILE = "plan.json"
 
 
 def choose_plan(work: Work, reference: Reference, calibration: Calibration | None) -> ChosenPlan:
-    """The plan of a build.
+    """Returns the plan of a build.
 
-    The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
-    measured on a target that runs here, or estimated for --device.
-
-    calibration: of an INT8 build.
+    The planner chooses if neither stages nor buckets were given, the head reads one token, and costs are known:
+    measured on a target that runs here, or estimated for --device. calibration: of an INT8 build.
     """
     path, start = work.root / FILE, work.start
     if work.publisher.done(FILE):
@@ -53,7 +51,7 @@ def choose_plan(work: Work, reference: Reference, calibration: Calibration | Non
 
 
 def _as_asked(work: Work, reference: Reference) -> ChosenPlan:
-    """The stages and buckets of the command line, or the default ones; nothing is planned."""
+    """Returns the stages and buckets of the command line, or the default ones, without planning."""
     config, start = work.config, work.start
     if unused := sorted(config.model_fields_set & {"device", "explain", "max_profiles"}):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
@@ -67,7 +65,7 @@ def _planner(work: Work, calibration: Calibration | None) -> Planner:
     config, subject, batches = work.config, work.start.subject, work.start.batches
     typical, costs = TypicalTexts.of(subject), _costs(work, calibration)
     sizes = len(batches) + (config.token_budget is not None)
-    # What a data sheet knows nothing of is left out of the times that it gives.
+    # A data sheet says nothing about tokenising, so its times leave that out.
     tokenising = {} if config.device is not None else typical.tokenising_seconds(subject, batches)
     profiles = config.max_profiles * len(batches) // sizes
     if profiles < len(batches):
@@ -79,7 +77,7 @@ def _planner(work: Work, calibration: Calibration | None) -> Planner:
 
 
 def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
-    """Prints the plan beside the plans that it was preferred to."""
+    """Prints the plan beside the ones that it was preferred to."""
     table = Table(title="plan", title_justify="left")
     for name in ("stage", "steps", "mean rows", "lengths"):
         table.add_column(name)
@@ -93,12 +91,14 @@ def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
     for name, other in others.items():
         milliseconds = [f"{1e3 * other.expected_seconds[batch]:.2f}" for batch in planner.batches]
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
-        compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
+        compared.add_row(name, *milliseconds, wasted, str(sum(len(buckets) for buckets in other.buckets)))
     console.print(compared)
 
 
 def _costs(work: Work, calibration: Calibration | None) -> CostModel:
-    """Of a data sheet, or of this machine; where INT8 and wider engines are both built, of the faster of them."""
+    """Returns the costs of a data sheet or of this machine; where INT8 and wider engines are both built, of the faster
+    one.
+    """
     start, config = work.start, work.config
     if config.device is not None:
         return AnalyticCost(DEVICES[config.device], start.subject.model.config.encoder)

@@ -1,4 +1,4 @@
-"""What a build takes from the artifact that it replaces or adds to: files that are still what was built."""
+"""Takes over files from the artifact that a build replaces or extends, if they are unchanged."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PLUGINS = "plugins/"
 
 
 class Previous:
-    """What there is already, seen from a build in `root`.
+    """The previous artifact, as seen by a build in `root`.
 
-    artifact: None where there is none.
-    timings:  a file of timings that builds on this machine share; None: every artifact has its own only.
+    artifact: None if there is none. timings: a file of kernel timings that builds on this machine share; None: each
+              artifact has its own.
     """
 
     def __init__(self, artifact: Artifact | None, root: Path, timings: Path | None = None) -> None:
@@ -36,7 +36,7 @@ class Previous:
         return any(self._bring(r.files) for r in records if (r.key, r.file, set(r.profiles)) == wanted)
 
     def take_timings(self, folder: str) -> None:
-        """Brings a copy of the timings of a folder of engines, unless the build has timings of its own."""
+        """Copies the timings of a folder of engines, unless the build has its own."""
         name = f"{folder}/{TIMING_CACHE}"
         if (self._root / name).exists():
             return
@@ -46,11 +46,11 @@ class Previous:
             self._bring([name], linked=False)  # it is read and written while engines are compiled
 
     def share_timings(self, folder: str) -> None:
-        """Writes the timings of a folder of engines into the shared file, without which the build is as good."""
-        found = self._root / folder / TIMING_CACHE
-        if self._timings is not None and found.is_file():
+        """Writes the timings of a folder of engines into the shared file. A failure is only logged."""
+        timings = self._root / folder / TIMING_CACHE
+        if self._timings is not None and timings.is_file():
             try:
-                write_whole(self._timings, found.read_bytes())
+                write_whole(self._timings, timings.read_bytes())
             except OSError as error:
                 _log.warning("--timing-cache %s: cannot be written: %s", self._timings, error.strerror)
 
@@ -64,22 +64,22 @@ class Previous:
         return kept
 
     def bring(self, name: str) -> bool:
-        """Brings a copy of a file; False where there is none, or it is damaged."""
+        """Copies a file. Returns False if it is missing or damaged."""
         return self._bring([name], linked=False)
 
     def _bring(self, names: Sequence[str], linked: bool = True) -> bool:
         if self._artifact is None:
             return False
-        digests, place = self._artifact.manifest.files, self._artifact.path
-        if any(n not in digests or not (place / n).is_file() or sha256(place / n) != digests[n] for n in names):
+        digests, folder = self._artifact.manifest.files, self._artifact.path
+        if any(n not in digests or not (folder / n).is_file() or sha256(folder / n) != digests[n] for n in names):
             return False
         for name in names:
-            _copy(place / name, self._root / name, linked)
+            _copy(folder / name, self._root / name, linked)
         return True
 
 
 def _copy(source: Path, target: Path, linked: bool) -> None:
-    """The same file under two names where that is allowed and the file system can, which costs no space."""
+    """Links a file if allowed and possible, which costs no space; otherwise copies it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

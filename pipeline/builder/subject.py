@@ -1,4 +1,4 @@
-"""What a build and its parity check look at: the model, and the texts that it is judged on and planned for."""
+"""Loads what a build and its parity check look at: the model, and the texts of the gates and of planning."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from calib.data import NAMED_SETS, Example, read_examples, relabelled
+from calib.labels import listed
+from calib.metric import labelled
+from calib.summary import oddities, summary
 from engines.tokenization import TextEncoder, Tokens
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 
 TYPICAL = 1024
-"""Most texts that a plan and INT8 ranges are made from. A drop counted on 256 has a standard error of 0.8 points."""
+"""Most texts for a plan and for INT8 ranges. A drop counted on 256 texts would have a standard error of 0.8 points."""
 
 
 class Inputs:
-    """Reads every checkpoint and every set of examples once, for a build and for that of the dense model beside it."""
+    """Reads every checkpoint and every set of examples once, for a build and for that of its dense baseline."""
 
     def __init__(self) -> None:
         self._examples, self._models = cache(read_examples), cache(load_checkpoint)
@@ -33,10 +36,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and texts.
+    """A model and its texts.
 
-    examples, samples: of the gates, and what the model sees of them. typical: texts like those that will come.
-    assumed: what was assumed of the labels, to be told to the user; None: nothing.
+    examples, samples: the gates' texts, and their tokens.
+    typical:           texts like those of later requests.
+    assumed:           what was assumed about the labels, to tell the user; None: nothing.
+    typical_length:    tokens at which typical texts are cut, if that is less than the model's limit.
     """
 
     checkpoint: Path
@@ -46,6 +51,7 @@ class Subject:
     data: str
     typical: Sequence[Example] = ()
     assumed: str | None = None
+    typical_length: int | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
@@ -61,11 +67,26 @@ class Subject:
         examples: Sequence[Example],
         typical: Sequence[Example] = (),
     ) -> Subject:
-        """Of what was read already; labels that are not the model's are taken for its, where that is meant."""
+        """Returns the subject for inputs that are read already. Labels that are not the model's are matched to them
+        where possible.
+        """
         names = model.config.head.labels
         examples, assumed = relabelled(examples, names)
         typical, _ = relabelled(typical[:TYPICAL], names)
         return cls(checkpoint, model, examples, tokens_of(checkpoint, model, examples), data, typical, assumed)
+
+    def report(self) -> list[str]:
+        """What was taken as data, and what is odd about it."""
+        head = self.model.config.head
+        fits = labelled(head, self.examples)
+        regression = head.kind == "regression" and fits
+        odd = oddities(self.examples, regression)
+        if self.assumed is not None:
+            odd.append(self.assumed)
+        if not fits and not head.token_level:
+            expected = "numbers" if head.kind == "regression" else listed(head.labels)
+            odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
+        return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 
     @cached_property
     def digest(self) -> str:
@@ -73,12 +94,15 @@ class Subject:
         return checkpoint_digest(self.checkpoint)
 
 
-def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
-    """What the model sees of the examples: longer texts are cut at max_length, as in training."""
-    tokens = encoder_of(checkpoint, model)([example.content for example in examples])
+def tokens_of(
+    checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example], max_length: int | None = None
+) -> list[Tokens]:
+    """Returns the tokens of the examples, cut at the model's max_length as in training, or at a shorter one."""
+    tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
     return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
 
 
-def encoder_of(checkpoint: Path, model: PrunedTransformer) -> TextEncoder:
+def encoder_of(checkpoint: Path, model: PrunedTransformer, max_length: int | None = None) -> TextEncoder:
     """The tokenizer of a checkpoint, as the runner uses it."""
-    return TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
+    longest = min(model.config.max_length, max_length or model.config.max_length)
+    return TextEncoder(tokenizer_path(checkpoint), longest, model.config.encoder.type_vocab_size)

@@ -19,7 +19,7 @@ _COMPATIBILITY = {"none": {}, "ampere-plus": {"hardware_compatible": True}}
 
 
 class TracedBackend(TensorRtBackend):
-    """Compiles in this process, which holds the model on the GPU; loads and runs what TensorRT does.
+    """Compiles in this process, which has the model on the GPU. Loads and runs as TensorRT does.
 
     A traced stage has one shape, so every bucket is an engine of its own.
 

@@ -1,4 +1,4 @@
-"""Golden inputs and outputs of stages in Polygraphy's JSON format, with which `polygraphy run` checks an engine."""
+"""Writes golden inputs and outputs of stages as Polygraphy's JSON, with which `polygraphy run` checks an engine."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Golden:
 
 
 def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Golden]:
-    """Writes golden data for every stage at the edge buckets; leaves out those that no sample fits.
+    """Writes golden data for every stage at the edge buckets that some sample fits.
 
-    The inputs are the reference's own states, the outputs those of PyTorch in float32. Only samples are used whose
-    decisions rounding cannot turn, since a token decided otherwise moves all rows behind it. bf16 graphs get none:
+    The inputs are the reference's own states, the outputs are PyTorch's in float32. Only samples whose decisions
+    survive rounding are used, since a token decided otherwise moves all rows after it. bf16 graphs get none, because
     the format has no such arrays.
     """
     if manifest.plan.precision == "bf16":
@@ -77,7 +77,7 @@ def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Gol
 def _batches(
     expected: Expected, manifest: Manifest
 ) -> Iterator[tuple[Unit, Stage | HeadStage, list[tuple[Bucket, Arrays]], list[Arrays]]]:
-    """Every unit with the batches that its edge buckets can be filled with, and more to take PyTorch's error from."""
+    """Returns, per unit, the batches that fill its edge buckets, and more batches to estimate PyTorch's error from."""
     model = expected.model
     rounding = expected.narrow or reference_in(model, "fp16")
     for spec, states in walk_states(model, expected.specs, expected.samples):
@@ -95,7 +95,7 @@ def _batches(
 
 
 def _own_error(stage: Stage | HeadStage, narrow: Stage | HeadStage, batches: Sequence[Arrays]) -> float:
-    """PyTorch's error in the precision of `narrow`, the largest over the batches."""
+    """Returns PyTorch's largest error in the precision of `narrow` over the batches."""
     found = 0.0
     for inputs in batches:
         expected, rounded = run_module(stage, inputs), run_module(narrow, inputs)
@@ -108,8 +108,8 @@ def _rows(state: Arrays) -> int:
 
 
 def _stacked(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
-    """A full batch of the bucket's shape; samples are repeated where there are too few, rows padded with zeros."""
-    return stack_states([states[place % len(states)] for place in range(bucket.batch)], bucket)
+    """Returns a full batch of the bucket's shape; too few samples are repeated, rows are padded with zeros."""
+    return stack_states([states[slot % len(states)] for slot in range(bucket.batch)], bucket)
 
 
 def _input_types(graph: Path) -> dict[str, np.dtype]:

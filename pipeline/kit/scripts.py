@@ -1,4 +1,4 @@
-"""What a GPU host needs beside the graphs: golden data, and scripts around trtexec and Polygraphy."""
+"""Writes golden data, and scripts around trtexec and Polygraphy, for a GPU host."""
 
 from __future__ import annotations
 

@@ -25,17 +25,17 @@ _EARNS = 1e-4
 
 
 def finest_for(target: str) -> int:
-    """What a bucket's length is a multiple of on a target."""
+    """Returns the step between candidate lengths on a target."""
     return _FINEST_CPU if target == "cpu" else _FINEST
 
 
 class ChosenPlan(BaseModel):
-    """What a build compiles: where it cuts, and what it compiles the stages for.
+    """The cuts and buckets that a build compiles.
 
     cuts:             layers whose decisions end a stage.
-    buckets:          of every stage.
-    expected_seconds: per sample, by batch; empty where no costs are known.
-    call_seconds:     of a call of every bucket of every stage; () where no costs are known.
+    buckets:          one tuple per stage.
+    expected_seconds: seconds per sample, by batch size; empty if no costs are known.
+    call_seconds:     seconds of one call, per stage and bucket; () if no costs are known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,7 @@ class Planner:
         return decision_layers(self.model)
 
     def best(self) -> ChosenPlan:
-        """The plan of least expected time; not cutting at all is one of them."""
+        """Returns the plan with the least expected time. The plan without a cut competes too."""
         problem = self._problem(self.batches)
         solution = solve(problem)
         lengths = solution.lengths if self.lengths is None else [self.lengths] * len(solution.starts)
@@ -95,17 +95,17 @@ class Planner:
         return self._plan(starts, lengths)
 
     def shapes(self, cuts: Sequence[int]) -> list[StageShape]:
-        """Of the stages with these cuts, what their costs depend on."""
+        """Returns what the costs of the stages with these cuts depend on."""
         ends = [*self._starts(cuts), len(self.points) + 1]
         specs = cut_stages(self.model, cuts)
         pairs = zip(ends, ends[1:], specs, strict=False)
         return [StageShape(self._kind(first, last), attentions(spec)) for first, last, spec in pairs]
 
     def timed(self, plan: ChosenPlan) -> ChosenPlan:
-        """A plan with the seconds of a call of every bucket, where calls of one engine follow each other."""
+        """Returns the plan with the seconds of every call, for calls of one engine that follow each other."""
         call_seconds = tuple(
-            tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in held)
-            for shape, held in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
+            tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in buckets)
+            for shape, buckets in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
         )
         return plan.model_copy(update={"call_seconds": call_seconds})
 
@@ -115,8 +115,8 @@ class Planner:
 
     def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> ChosenPlan:
         buckets = tuple(
-            tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
-            for held in lengths
+            tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in stage_lengths)
+            for stage_lengths in lengths
         )
         expected_seconds = {
             batch: expected_time(self._problem([batch]), starts, lengths) + self.tokenising_seconds.get(batch, 0.0)
@@ -128,7 +128,7 @@ class Planner:
     def _problem(
         self, batches: Sequence[int], only: tuple[int, int] | None = None, profiles: int | None = None
     ) -> Problem:
-        """The search problem; `only` is one stage of it."""
+        """Returns the search problem; `only` restricts it to one stage."""
         columns = [0, *(layer + 1 for layer in self.points)]
         pieces = [attentions(spec) for spec in cut_stages(self.model, self.points)]
 
@@ -150,7 +150,7 @@ class Planner:
         return "last" if at_end else "middle"
 
     def _per_sample(self, stage: StageShape, batch: int, length: int) -> float:
-        """Alone at batch 1; otherwise in the better of the two, as the scheduler would choose."""
+        """Returns the seconds of one sample: alone at batch 1, else alone or in a batch, whichever is cheaper."""
         if batch == 1:
             return self.costs.alone(stage, length)
         return min(self.costs.together(stage, size, length) / size for size in {1, batch})
@@ -165,7 +165,7 @@ class Planner:
 
 
 def describe(plan: ChosenPlan, model: PrunedTransformer, rows: np.ndarray) -> list[tuple[str, ...]]:
-    """For `--explain`: of every stage its steps, the mean rows that enter it, and its lengths."""
+    """Returns one row per stage for `--explain`: its steps, the mean rows that enter it, and its lengths."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     specs = cut_stages(model, plan.cuts)
     return [
@@ -180,7 +180,7 @@ def describe(plan: ChosenPlan, model: PrunedTransformer, rows: np.ndarray) -> li
 
 
 def padding(plan: ChosenPlan, rows: np.ndarray) -> float:
-    """Rows computed over rows needed, minus 1: what the plan's buckets waste."""
+    """Returns the share of padding: rows computed over rows needed, minus 1."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     needed = computed = 0.0
     for column, buckets in zip(columns, plan.buckets, strict=True):

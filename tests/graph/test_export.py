@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,7 @@ def test_a_graph_that_holds_for_the_traced_shape_only_is_refused(tmp_path: Path,
 
 
 def test_weights_that_are_not_finite_are_no_fault_of_the_graph(tmp_path: Path) -> None:
-    model = small_model("ltp")
+    model = deepcopy(small_model("ltp"))
     with torch.no_grad():
         model.head.classifier.weight[0, 0] = torch.nan
     (*_, last) = cut_stages(model, decision_layers(model))

@@ -199,14 +199,13 @@ def test_a_stage_built_through_torch_tensorrt(tiny_model, precision: str) -> Non
         pytest.skip(lacking)
     trt = importlib.import_module("tensorrt")
     from engines.backends.cuda_device import cuda_device
-    from engines.backends.cuda_tensorrt import TensorRtExecutable
-    from engines.backends.device_engine import DeviceEngine
+    from engines.backends.tensorrt_engine import TensorRtEngine
 
     model = tiny_model("transkimmer")
     stage = stages_of(model)[1]
     plan = frontend.compile_stage(stage, model.config, BUCKET, precision)
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-    engine = DeviceEngine(cuda_device(), TensorRtExecutable(trt, runtime.deserialize_cuda_engine(plan), runtime))
+    engine = TensorRtEngine(cuda_device(), trt, runtime.deserialize_cuda_engine(plan), runtime).profile(BUCKET)
     inputs = example_inputs(stage, model.config, BUCKET.batch, BUCKET.length)
     with torch.no_grad():
         expected = dict(zip(stage.output_names, stage(*inputs), strict=True))

@@ -75,6 +75,12 @@ def test_a_configuration_survives_its_file(tiny_model: TinyModel, method: str) -
         ),
         ("dense", {"head": {"kind": "regression"}}, ["a regression head has 1 label, found 3"]),
         ("dense", {"head": {"kind": "question_answering"}}, ["has 2 labels (start, end), found 3"]),
+        (
+            "dense",
+            {"head": {"labels": ["no", "yes", "no"]}},
+            ["every label must be another one, 'no' is there 2 times"],
+        ),
+        ("dense", {"head": {"labels": ["no", " "]}}, ["expected names, found ' '"]),
     ],
 )
 def test_fault_04_every_wrong_field_is_named(tiny_model: TinyModel, method: str, parts: dict, messages: list) -> None:

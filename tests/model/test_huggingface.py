@@ -96,7 +96,7 @@ def test_every_head_agrees_with_transformers(tmp_path: Path, family: str, kind: 
     ("raw", "kind", "labels"),
     [
         ({"num_labels": 3}, "classification", ["LABEL_0", "LABEL_1", "LABEL_2"]),
-        ({"id2label": {"10": "k", "2": "c", "0": "a"}}, "classification", ["a", "c", "k"]),
+        ({"id2label": {str(i): "abcdefghijk"[i] for i in range(10, -1, -1)}}, "classification", [*"abcdefghijk"]),
         ({"id2label": {"0": "value"}}, "regression", ["value"]),
         (
             {"architectures": ["BertForTokenClassification"], "num_labels": 2},
@@ -167,6 +167,9 @@ def test_every_wrong_field_of_a_config_is_listed(tmp_path: Path) -> None:
         ({"hidden_act": ["gelu"]}, r"hidden_act must be one of .*, found \['gelu'\]"),
         ({"id2label": ["neg", "pos"]}, r"id2label must be like \{.*\}, .*, found \['neg', 'pos'\]"),
         ({"id2label": {"neg": "0"}}, r"id2label must be like .*, found \{'neg': '0'\}"),
+        ({"id2label": {"0": "a", "2": "b"}}, r"id2label must name every index from 0 to 1, found \[0, 2\]"),
+        ({"label2id": {"a": 1, "b": 2}}, r"label2id must name every index from 0 to 1, found \[1, 2\]"),
+        ({"id2label": {"0": "a", "1": "a"}}, "every label must be another one, 'a' is there 2 times"),
         ({"id2label": {"0": "a", "00": "b"}}, "id2label must be like .* with an index for every label"),
         ({"label2id": {"a": 0, "b": 0}}, "label2id must be like .* with an index for every label"),
         ({"label2id": {"a": None}}, "label2id must be like .*, found {'a': None}"),

@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from calib.row import shortened
 from engines.errors import InputError, validation_problems
+from engines.limits import LABELS
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
 from pipeline.model.families import FAMILIES
 from pipeline.model.families.base import REQUIRED, Family, Problems, Raw
@@ -125,9 +127,9 @@ def _labels(raw: Raw, outputs: int | None, problems: Problems) -> list:
     key = next((key for key in ("id2label", "label2id") if raw.get(key)), "num_labels")
     found = raw.get(key, 2)
     if key == "num_labels":
-        if isinstance(found, int):
+        if isinstance(found, int) and (outputs is not None or found <= LABELS):
             return [f"LABEL_{index}" for index in range(found if outputs is None else outputs)]
-        problems.append(f"num_labels must be a whole number, found {found!r}")
+        problems.append(f"num_labels must be a whole number of at most {LABELS}, found {found!r}")
         return []
     try:
         pairs = [pair if key == "id2label" else pair[::-1] for pair in found.items()]
@@ -136,7 +138,10 @@ def _labels(raw: Raw, outputs: int | None, problems: Problems) -> list:
             raise ValueError("an index has two labels")
     except (AttributeError, ValueError):
         form = {"id2label": '{"0": "bad", "1": "good"}', "label2id": '{"bad": 0, "good": 1}'}[key]
-        problems.append(f"{key} must be like {form}, with an index for every label, found {found!r}")
+        problems.append(f"{key} must be like {form}, with an index for every label, found {shortened(found)}")
+        return []
+    if sorted(names) != list(range(len(names))):
+        problems.append(f"{key} must name every index from 0 to {len(names) - 1}, found {shortened(sorted(names))}")
         return []
     if outputs is None:
         return [names[index] for index in sorted(names)]

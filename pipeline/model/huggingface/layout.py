@@ -102,5 +102,5 @@ def _modules(directory: Path) -> list[tuple[str, str]]:
 def _read_json(source: Path) -> Any:
     try:
         return json.loads(source.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{source}: expected a JSON file, found {error}") from None
