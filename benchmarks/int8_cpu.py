@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             if args.reuse and out.is_dir():
                 continue
             console.rule(f"{model} {precision}")
-            # Dense is compared with nothing, so its INT8 may lose the whole budget by itself.
+            # The dense model has no baseline, so its INT8 may lose the whole budget.
             dense = None if model == "dense" else args.dense
             config = BuildConfig(
                 checkpoint=checkpoint,
@@ -160,7 +160,7 @@ def markdown_table(records: Sequence[dict]) -> str:
 
 
 def _of_artifact(path: Path, subject: Subject, threads: int | None) -> dict:
-    """Accuracy on all reviews, what the gates found and, in INT8, what every engine gains."""
+    """Returns the accuracy on all reviews, the results of the gates and, in INT8, the gain of every engine."""
     manifest = Artifact.open(path, verify=False).manifest
     results = Runner(path, threads=threads, verify=False).run_tokens(subject.samples)
     row = {

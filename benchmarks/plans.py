@@ -20,19 +20,24 @@ from engines.buckets import default_buckets, format_buckets
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.measure import as_record, measure
 from pipeline.builder.steps import build
+from pipeline.cli import main_of
 from pipeline.model import load_checkpoint
 
 
-def main() -> None:
-    """Builds both, times them in turns, prints and writes the figures."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--checkpoint", type=Path, required=True)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.plans", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--checkpoint", type=Path, required=True, help="the model")
     p.add_argument("--work", type=Path, required=True, help="directory for the two artifacts")
     p.add_argument("--reviews", type=int, default=512, help="held-out reviews that are timed (default 512)")
     p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
     p.add_argument("--reuse", action="store_true", help="time the artifacts that are already in --work as they are")
-    p.add_argument("--json", type=Path)
-    args = p.parse_args()
+    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds both, times them in turns, prints and writes the figures."""
     args.work.mkdir(parents=True, exist_ok=True)
     simple = format_buckets(default_buckets(load_checkpoint(args.checkpoint).config.max_length))
     artifacts = {}
@@ -65,7 +70,8 @@ def main() -> None:
         engines = {name: len(artifact.manifest.engines) for name, artifact in artifacts.items()}
         record = {"checkpoint": args.checkpoint.name, "engines": engines, "rows": rows, **as_record(timings)}
         args.json.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    main_of(parser, run)

@@ -25,6 +25,7 @@ from engines.machine import tool_versions
 from pipeline.builder.compilation import EngineReport
 from pipeline.builder.config import DEMO, BuildConfig
 from pipeline.builder.steps import build
+from pipeline.cli import main_of
 from pipeline.report.markdown import table
 
 METHODS = ("ltp", "transkimmer")
@@ -35,18 +36,22 @@ TEXTS = 32
 RESULTS = Path(__file__).parent / "results" / "rtx-builds.json"
 
 
-def main() -> None:
-    """Builds, and writes the results; or prints those that there are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--buckets", help="shapes to compile (default: all default buckets)")
-    parser.add_argument("--jobs", type=int, help="engines compiled at a time (default: what memory and cores allow)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--only", choices=[f"{method}-{name}" for method in METHODS for name in VARIANTS])
-    parser.add_argument("--table", action="store_true", help="print the table of the results")
-    args = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.rtx_builds", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--buckets", help="shapes to compile (default: all default buckets)")
+    p.add_argument("--jobs", type=int, help="engines compiled at a time (default: what memory and cores allow)")
+    p.add_argument("--out", type=Path, default=RESULTS, help="results file (default: the committed one)")
+    p.add_argument("--only", choices=[f"{m}-{name}" for m in METHODS for name in VARIANTS], help="one build alone")
+    p.add_argument("--table", action="store_true", help="print the table of the results")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds and writes the results, or prints the existing ones."""
     if args.table:
         print(markdown_table(json.loads(args.out.read_bytes())))
-        return
+        return 0
     console, runs = Console(), read(args.out)
     for method in METHODS:
         for name, (precision, plugin) in VARIANTS.items():
@@ -69,6 +74,7 @@ def main() -> None:
                 runs[f"{method}-{name}"] = describe(artifact, method, plugin, perf_counter() - started)
                 console.print(runs[f"{method}-{name}"])
                 write(args, runs)
+    return 0
 
 
 def read(path: Path) -> dict[str, dict]:
@@ -93,7 +99,10 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
         assert record.report is not None
         reports.append(EngineReport.model_validate_json((artifact.path / record.report).read_bytes()))
     each = [report.seconds for report in reports]
-    layers = [sum(layer.kind == "custom_layer" for layer in report.layers) for report in reports]
+    layers = [
+        sum(layer.kind == "custom_layer" for profile in report.profiles for layer in profile.layers)
+        for report in reports
+    ]
     binding = manifest.engines[0].binding
     assert binding is not None
     return {
@@ -105,10 +114,13 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
         "stages": len(manifest.plan.stages),
         "buckets": len(manifest.plan.buckets),
         "engines": len(reports),
-        "stage_ends": sum(record.stage != len(manifest.plan.stages) - 1 for record in manifest.engines),
+        "profiles": sum(len(record.profiles) for record in manifest.engines),
+        "stage_ends": sum(
+            len(record.profiles) * (record.stage != len(manifest.plan.stages) - 1) for record in manifest.engines
+        ),
         "plugin_layers": sum(layers),
-        "fusible_attention": sum(report.fusible for report in reports),
-        "fused_attention": sum(report.fused for report in reports),
+        "fusible_attention": sum(report.fusible * len(report.profiles) for report in reports),
+        "fused_attention": sum(profile.fused for report in reports for profile in report.profiles),
         "megabytes": round(sum(report.size for report in reports) / 1e6, 1),
         "megabytes_of_the_largest": round(max(report.size for report in reports) / 1e6, 1),
         "seconds_per_engine_median": round(statistics.median(each), 3),
@@ -163,4 +175,4 @@ def markdown_table(results: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main_of(parser, run)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def compaction_costs(program: Path = PROGRAM) -> list[Compaction]:
-    """One entry a shape. Raises TargetError without the program or a GPU, SkimError when the program fails."""
+    """Returns one entry per shape. Raises TargetError without the program or a GPU, SkimError if the program fails."""
     if not program.is_file():
         raise TargetError(
             f"{program}: expected the program, found none; cmake -S . -B build && cmake --build build (needs nvcc)"

@@ -1,4 +1,4 @@
-"""Task metrics of a set of answers, and the points by which one is lower than another."""
+"""Task metrics of a set of answers, and the drop from one to another in points."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def labelled(head: Head, examples: Sequence[Example]) -> bool:
 
 
 def drop_points(dense: float, ours: float) -> float:
-    """Points that a metric is lower; 0.879 - 0.869 is 1, though a little over 0.01 in binary."""
+    """Returns the drop of a metric in points. 0.879 - 0.869 is exactly 1, though a little more in binary."""
     return round(100 * (dense - ours), 9)

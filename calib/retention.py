@@ -1,4 +1,4 @@
-"""Retention statistics: how many rows each sample carries behind every layer, with quantiles by length, as JSON.
+"""Retention statistics: how many rows each sample carries after every layer, with quantiles by length, as JSON.
 
 A build writes them into its artifact, and the artifact's report draws them.
 """
@@ -57,7 +57,7 @@ class RetentionStatistics(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> RetentionStatistics:
-        """What `write` wrote. Raises InputError for anything else."""
+        """Reads a file that `write` wrote. Raises InputError for any other file."""
         try:
             return cls.model_validate_json(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
@@ -66,7 +66,7 @@ class RetentionStatistics(BaseModel):
             raise InputError.listing(str(path), validation_problems(error)) from None
 
     def write(self, path: Path) -> None:
-        """Writes one JSON file; the bins are for readers and are computed anew when it is read."""
+        """Writes one JSON file. Its bins are for readers; `read` computes them again."""
         path.write_text(self.model_dump_json() + "\n", "utf-8")
 
     @field_validator("rows")
@@ -94,7 +94,7 @@ class RetentionStatistics(BaseModel):
         return np.quantile(self.counts, share, axis=0, method="inverted_cdf")
 
     def of_lengths(self, shortest: int, longest: int) -> RetentionStatistics | None:
-        """The samples of so many real tokens, both ends included; None where there are none."""
+        """Returns the samples within a range of real lengths, both ends included; None if there are none."""
         chosen = (self.counts[:, 0] >= shortest) & (self.counts[:, 0] <= longest)
         rows = [row for row, wanted in zip(self.rows, chosen.tolist(), strict=True) if wanted]
         if not rows:

@@ -43,9 +43,9 @@ def divergences(
 
     our_rows, their_rows: [samples, 1 + layers], the real length, then the rows behind each layer's decision.
     """
-    vocabulary, place = np.unique(np.concatenate([s.input_ids for s in (*ours, *theirs)]), return_inverse=True)
+    vocabulary, word = np.unique(np.concatenate([s.input_ids for s in (*ours, *theirs)]), return_inverse=True)
     ends = np.cumsum([len(s) for s in (*ours, *theirs)])[:-1]
-    words = np.stack([np.bincount(part, minlength=len(vocabulary)) for part in np.split(place, ends)])
+    words = np.stack([np.bincount(part, minlength=len(vocabulary)) for part in np.split(word, ends)])
     words = words.astype(np.float32)  # so that regroupings are summed by one fast product each
     rows = np.concatenate([our_rows, their_rows])
     lengths, kept = rows[:, 0], rows[:, 1:].mean(1) / rows[:, 0]
@@ -57,7 +57,7 @@ def divergences(
 
 
 def shift_warning(found: Sequence[Divergence], data: str, reference: str) -> str | None:
-    """What a build says of a shifted calibration set; None for one that is like the gates' data."""
+    """Returns the warning for a shifted calibration set; None for a set like the gates' data."""
     shifted = [f"{d.of} ({d.distance:.3f}, by chance up to {d.by_chance:.3f})" for d in found if d.shifted]
     if not shifted:
         return None

@@ -14,19 +14,19 @@ from engines.errors import InputError
 from engines.tokenization import Tokens
 
 FEWEST = 32
-"""Fewest usable texts: fewer do not show what activations a model has."""
+"""Fewest usable texts. Fewer do not show which activations a model has."""
 _SHOWN = 5
 _SPECIAL = 2
 """Tokens of an empty text: [CLS] and [SEP]."""
 
 
 class Coverage(BaseModel):
-    """What a calibration set holds, and where its ranges are extrapolated.
+    """What a calibration set covers, and where its ranges are extrapolated.
 
     tokens:     real tokens of all texts; truncated: the share of texts that were cut at the model's length.
-    per_label:  texts per label; per_length: texts per bucket length, the smallest that holds each.
-    unlabelled: the model's classes that no text has.
-    empty:      bucket lengths that no text starts in (shorter samples may still reach them after compaction).
+    per_label:  texts per label; per_length: texts per bucket length, the smallest that fits each.
+    unlabelled: the model's classes without any text.
+    empty:      bucket lengths in which no text starts (shorter samples may still reach them after compaction).
     """
 
     model_config = ConfigDict(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +17,7 @@ from engines.files import Digest, digest_tree, sha256
 from engines.head import Head
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer/tokenizer.json"
 PARITY_NAME = "parity.json"
@@ -54,19 +56,21 @@ class Data(_Strict):
 
 
 class EngineRecord(_Strict):
-    """One compiled (stage, bucket, precision) for one target.
+    """One compiled (stage, precision) for one target.
 
-    key:     SHA-256 of all that the engine depends on; the same key, the same engine.
-    binding: the machines that can run it; None: any.
-    report:  JSON file with what compiling it took and the layers that it came to, where the library tells.
+    profiles: the buckets that it runs.
+    weights:  the file that holds its large weights, where its own does not.
+    key:      SHA-256 of all that the engine depends on; the same key, the same engine.
+    binding:  the machines that can run it; None: any.
+    report:   JSON file with what compiling it took and the layers that it came to, where the library tells.
     """
 
     stage: Unit
-    batch: Positive
-    length: Positive
+    profiles: tuple[Bucket, ...] = Field(min_length=1)
     target: str
     precision: str
     file: RelativePath
+    weights: RelativePath | None = None
     key: Digest | None = None
     binding: Binding | None = None
     report: RelativePath | None = None
@@ -77,9 +81,9 @@ class EngineRecord(_Strict):
         return "" if self.binding is None else self.binding.place
 
     @property
-    def bucket(self) -> Bucket:
-        """The static shape that the engine was compiled for."""
-        return Bucket(batch=self.batch, length=self.length)
+    def files(self) -> list[str]:
+        """All that belongs to it, its own file first."""
+        return [name for name in (self.file, self.weights, self.report) if name is not None]
 
 
 Figures = dict[str, float | int | str]
@@ -103,7 +107,7 @@ class Manifest(_Strict):
     engines:         empty in an artifact that was only exported.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     skimrt_version: str
     created: str
     build_key: Digest
@@ -130,6 +134,11 @@ class Manifest(_Strict):
             found.setdefault(engine.target, set()).add(engine.precision)
         return found
 
+    @property
+    def failed(self) -> list[str]:
+        """The gates that failed. A build that has any is not published."""
+        return [gate.name for gate in self.gates if gate.status == "FAILED"]
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Manifest:
         plan, problems = self.plan, self.plan.problems(self.max_length)
@@ -137,18 +146,17 @@ class Manifest(_Strict):
             problems.append(
                 f"plan.head_graph: a {self.head.kind} head has {'one' if self.head.token_level else 'none'}"
             )
-        keys = [(e.target, e.precision, e.stage, e.bucket, e.place) for e in self.engines]
-        problems += [f"engines: {t} {p} stage {s} {b} is listed twice" for t, p, s, b, _ in repeated(keys)]
-        unknown = {str(k[2]) for k in keys if k[2] not in plan.units}
+        unknown = {str(e.stage) for e in self.engines if e.stage not in plan.units}
         problems += [f"engines: stage {s} is not in the plan" for s in sorted(unknown)]
         for target, place in sorted({(e.target, e.place) for e in self.engines}):
-            held = {(e.stage, e.bucket) for e in self.engines if (e.target, e.place) == (target, place)}
-            missing = [(u, b) for u in plan.units for b in plan.buckets_of(u) if (u, b) not in held]
-            problems += [
-                f"engines: {' '.join((target, place)).strip()} lacks stage {unit} {bucket}" for unit, bucket in missing
-            ]
-        named = [*plan.graphs.values(), *(e.file for e in self.engines), TOKENIZER_NAME]
-        named += [e.report for e in self.engines if e.report is not None]
+            here = [e for e in self.engines if (e.target, e.place) == (target, place)]
+            # Also in two precisions: a bucket is run in one of them.
+            profiles = [(engine.stage, bucket) for engine in here for bucket in engine.profiles]
+            missing = [(u, b) for u in plan.units for b in plan.buckets_of(u) if (u, b) not in profiles]
+            name = " ".join((target, place)).strip()
+            problems += [f"engines: {name} has stage {unit} {bucket} twice" for unit, bucket in repeated(profiles)]
+            problems += [f"engines: {name} lacks stage {unit} {bucket}" for unit, bucket in missing]
+        named = [*plan.graphs.values(), *(name for e in self.engines for name in e.files), TOKENIZER_NAME]
         problems += [f"files: {name} is used but has no digest" for name in sorted(set(named) - set(self.files))]
         if problems:
             raise ValueError("; ".join(problems))
@@ -167,16 +175,26 @@ class Artifact:
 
         verify: also compare the SHA-256 of every file with the manifest; otherwise they must only exist.
         """
+        artifact = cls.read(path)
+        artifact.check(artifact.manifest.files if verify else ())
+        return artifact
+
+    @classmethod
+    def read(cls, path: str | Path) -> Artifact:
+        """Reads the manifest alone; `check` is still to come."""
         directory = Path(path)
         stamp = _stamp(directory)
-        manifest = _read_manifest(directory)
-        problems = _file_problems(directory, manifest.files, verify)
+        return cls(directory, _read_manifest(directory), stamp)
+
+    def check(self, used: Iterable[str]) -> None:
+        """Raises InputError with all problems unless every file is there, and those that are used are as they were
+        built."""
+        problems = _file_problems(self.path, self.manifest.files, set(used))
         if problems:
             raise InputError.listing(
-                f"artifact {directory}",
+                f"artifact {self.path}",
                 [*problems, "the artifact is damaged: copy it again, or build it again with --force"],
             )
-        return cls(directory, manifest, stamp)
 
     def check_same(self) -> None:
         """Raises InputError when another artifact has taken the place of this one: their files do not fit together."""
@@ -234,6 +252,11 @@ def _read_manifest(directory: Path) -> Manifest:
         raise InputError(
             f"{path}: expected schema_version {SCHEMA_VERSION}, found {version!r}; not a manifest of SkimRT"
         )
+    if version < SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: made by an older version of SkimRT: schema {version}, this one reads {SCHEMA_VERSION}; build the "
+            f"artifact again: {_rebuilding(directory, content)}"
+        )
     if version > SCHEMA_VERSION:
         raise InputError(
             f"{path}: made by a newer version of SkimRT: schema {version}, this one reads up to "
@@ -245,12 +268,26 @@ def _read_manifest(directory: Path) -> Manifest:
         raise InputError.listing(str(path), validation_problems(error)) from None
 
 
-def _file_problems(directory: Path, files: dict[str, str], verify: bool) -> list[str]:
+def _rebuilding(directory: Path, content: dict) -> str:
+    """The command that builds an artifact of an older schema anew."""
+    arguments = content.get("build_arguments")
+    given = [argument for argument in arguments if isinstance(argument, str)] if isinstance(arguments, list) else []
+    if "--out" not in given:
+        given += ["--out", str(directory)]
+    # Flags of the time when every bucket was an engine.
+    renamed = ["--max-profiles" if argument == "--max-engines" else argument for argument in given]
+    if "--plan" in renamed:
+        place = renamed.index("--plan")
+        del renamed[place : place + 2]
+    return shlex.join(["python", "-m", "pipeline.build", *renamed, "--force"])
+
+
+def _file_problems(directory: Path, files: dict[str, str], used: Collection[str]) -> list[str]:
     problems = []
     root = directory.resolve()
     for relative, expected in sorted(files.items()):
         try:
-            problem = _file_problem(directory / relative, root / relative, expected if verify else None)
+            problem = _file_problem(directory / relative, root / relative, expected if relative in used else None)
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
         if problem is not None:

@@ -8,13 +8,13 @@ from engines.artifact import Artifact
 from engines.backends import Backend
 from engines.backends.base import Arrays
 from engines.backends.device import Device
-from engines.backends.device_engine import DeviceEngine, EngineContext, Lane
+from engines.backends.device_engine import DeviceProfile, Lane, ProfileContext
 from engines.buckets import Bucket
 from engines.device_rows import Mover, Place, Rows
 from engines.errors import SkimError
 from engines.samples import Sample
 from engines.stage_runner import Call, StageRunner, fill
-from engines.stages import CARRIED, LATER_INPUTS
+from engines.stages import CARRIED, LATER_INPUTS, resident
 
 
 class _Lane(Lane):
@@ -27,9 +27,9 @@ class _Lane(Lane):
 
 
 class _Context:
-    """An engine's context, with the rows that it reads and the rows that it leaves; None where the host has them."""
+    """A profile's context, with the rows that it reads and the rows that it leaves; None where the host has them."""
 
-    def __init__(self, context: EngineContext, reads: bool, leaves: bool) -> None:
+    def __init__(self, context: ProfileContext, reads: bool, leaves: bool) -> None:
         self.engine = context
         self.input = Rows(*(context.arrays[name] for name in LATER_INPUTS)) if reads else None
         self.output = Rows(*(context.arrays[name] for name in CARRIED.values())) if leaves else None
@@ -67,10 +67,10 @@ class DeviceStageRunner(StageRunner):
         self._lanes = [_Lane(device) for _ in range(streams)]
 
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
-        """Loads the engines of these buckets of every unit, and captures their graphs on every stream."""
+        """Loads the engines that run these buckets of every unit; captures a graph of each bucket on every stream."""
         with self._turn:
             keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
-            scratch = max(self._device_engine(*key).executable.scratch_bytes for key in keys)
+            scratch = max(self._device_profile(*key).executable.scratch_bytes for key in keys)
             for lane in self._lanes:
                 lane.scratch(scratch)
                 for key in keys:
@@ -128,17 +128,17 @@ class DeviceStageRunner(StageRunner):
     def _context(self, lane: _Lane, unit: int, bucket: Bucket) -> _Context:
         context = lane.contexts.get((unit, bucket))
         if context is None:
-            engine = self._device_engine(unit, bucket)
+            profile = self._device_profile(unit, bucket)
             reads, leaves = 0 < unit < self._stages, unit < self._stages - 1
-            resident = [*(LATER_INPUTS if reads else ()), *([CARRIED["hidden"]] if not self._token_level else ())]
-            context = _Context(engine.context(lane, resident, self._graphs), reads, leaves)
+            staying = resident(reads, self._token_level)
+            context = _Context(profile.context(lane, staying, self._graphs), reads, leaves)
             lane.contexts[unit, bucket] = context
         return context
 
-    def _device_engine(self, unit: int, bucket: Bucket) -> DeviceEngine:
-        engine = self._engine(unit, bucket)
-        assert isinstance(engine, DeviceEngine)
-        return engine
+    def _device_profile(self, unit: int, bucket: Bucket) -> DeviceProfile:
+        profile = self._profile(unit, bucket)
+        assert isinstance(profile, DeviceProfile)
+        return profile
 
     def _keep(self, call: Call, place: int, count: int, outputs: Arrays) -> None:
         assert isinstance(call, _DeviceCall) and call.context.output is not None

@@ -17,7 +17,7 @@ Loaded = TypeVar("Loaded")
 def load_engine(artifact: Artifact, backend: Backend, record: EngineRecord, threads: int | None) -> Engine:
     """An engine of an artifact. Raises InputError for one that cannot be loaded, or is of another artifact by now."""
     engine = backend.load(artifact.file(record.file), threads, record.binding)
-    artifact.check_same()  # an engine names a weights file beside it, which was read meanwhile
+    artifact.check_same()  # an engine may name a weights file beside it, which was read meanwhile
     return engine
 
 

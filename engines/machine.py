@@ -42,3 +42,9 @@ def processor(info: Path = Path("/proc/cpuinfo")) -> str:
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     widest = next(filter(flags.__contains__, _INSTRUCTIONS), None)
     return f"{name} ({widest})" if widest else name
+
+
+def cache_folder(name: str) -> Path:
+    """Where what only saves time is kept between runs: below SKIMRT_CACHE, or the user's cache directory."""
+    base = os.environ.get("SKIMRT_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "skimrt" / name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -39,8 +40,13 @@ def int8_graph_file(graph: str) -> str:
     return graph.replace(".onnx", "-int8.onnx")
 
 
-def engine_stem(unit: Unit, bucket: Bucket) -> str:
-    """Name of an engine's file without its suffix: stage_0_b8_s128."""
+def weights_file(engine: str) -> str:
+    """Where the large weights of an engine lie that its own file does not hold: stage_0.weights by stage_0.onnx."""
+    return str(PurePosixPath(engine).with_suffix(".weights"))
+
+
+def profile_stem(unit: Unit, bucket: Bucket) -> str:
+    """What files that concern one profile of a unit's engine are called: stage_0_b8_s128."""
     return f"{unit_name(unit)}_b{bucket.batch}_s{bucket.length}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeGuard, overload
 
 from engines.artifact import TOKENIZER_NAME, Artifact
-from engines.backends import Backend, choose_backend
+from engines.backends import Backend, choose_backend, records_for
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError
 from engines.prediction import Prediction, SampleResult, predict
@@ -31,13 +31,14 @@ TOKENISE_TOGETHER = 32
 class Runner:
     """Runs an artifact. Safe to call from several threads; their engine calls take turns.
 
-    path:      the artifact's directory; its files are compared with their digests first.
+    path:      the artifact's directory; the files that it uses are compared with their digests first.
     target:    "auto" takes the best that the artifact was built for and this machine has; or a backend itself.
     provider:  restricts a target to one library, such as "onnxruntime".
     threads:   CPU threads of a call; None leaves it to the library.
     max_batch: uses only buckets of at most so many samples; 1 answers every text before the next one starts.
     window:    samples that are regrouped together; bounds the memory of `stream`.
     truncate:  cuts texts that are longer than the model takes, which are an error otherwise.
+    max_length: tokens that a text may have, where that is less than the model takes.
     streams:   on a GPU, calls that it works on at a time.
     cuda_graphs: on a GPU, every call is one CUDA graph.
 
@@ -55,22 +56,30 @@ class Runner:
         window: int = 256,
         truncate: bool = False,
         verify: bool = True,
+        max_length: int | None = None,
         streams: int = 2,
         cuda_graphs: bool = True,
     ) -> None:
         limits = {"threads": threads, "max_batch (--batch)": max_batch, "window": window, "streams": streams}
+        limits["max_length"] = max_length
         for name, value in limits.items():
             if value is not None and value < 1:
                 raise InputError(f"{name}: expected at least 1, found {value}")
-        self.artifact = Artifact.open(path, verify)
+        self.artifact = Artifact.read(path)
         manifest = self.manifest = self.artifact.manifest
+        if manifest.failed:
+            raise InputError(
+                f"artifact {path}: expected one whose gates passed, found FAILED: {', '.join(manifest.failed)}; "
+                "pipeline.inspect shows why; build it again"
+            )
+        self._limit = min(manifest.max_length, max_length or manifest.max_length)
         self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
+        used = [name for record in records_for(manifest, self.backend) for name in record.files]
+        self.artifact.check([TOKENIZER_NAME, *used] if verify else ())
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))
-        self._encode = TextEncoder(
-            self.artifact.file(TOKENIZER_NAME), manifest.max_length, manifest.encoder.type_vocab_size
-        )
+        self._encode = TextEncoder(self.artifact.file(TOKENIZER_NAME), self._limit, manifest.encoder.type_vocab_size)
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
     @overload
@@ -166,7 +175,7 @@ class Runner:
             self._stages.finish(flight.popleft())
 
     def _check(self, number: int, tokens: Tokens) -> None:
-        encoder, limit = self.manifest.encoder, self.manifest.max_length
+        encoder, limit = self.manifest.encoder, self._limit
         problems = []
         if len(tokens) == 0 or len(tokens) != len(tokens.token_type_ids):
             problems.append(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.artifact import Artifact
-from engines.backends import Backend, Engine, records_for
+from engines.artifact import Artifact, EngineRecord
+from engines.backends import Backend, Engine, Profile, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from engines.errors import SkimError
@@ -40,11 +40,13 @@ class StageRunner:
         plan, head = artifact.manifest.plan, artifact.manifest.head
         self._stages, self._token_level = len(plan.stages), head.token_level
         self._records = {
-            (self._stages if record.stage == "head" else record.stage, record.bucket): record
+            (self._stages if record.stage == "head" else record.stage, bucket): record
             for record in records_for(artifact.manifest, backend)
+            for bucket in record.profiles
         }
-        self._engines: dict[tuple[int, Bucket], Engine] = {}
-        # Held from filling an engine's buffers to reading its outputs: it has one set of buffers.
+        self._engines: dict[str, Engine] = {}
+        self._profiles: dict[tuple[int, Bucket], Profile] = {}
+        # Held from filling a profile's buffers to reading its outputs: it has one set of buffers.
         self._turn = threading.Lock()
 
     @property
@@ -53,12 +55,14 @@ class StageRunner:
         return self._stages + int(self._token_level)
 
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
-        """Loads the engines of these buckets of every unit, and runs each once: a first call allocates its memory."""
-        keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
+        """Loads the engines that run these buckets of every unit, several at a time, and prepares these profiles."""
+        wanted: dict[str, tuple[EngineRecord, list[Bucket]]] = {}
+        for unit, held in enumerate(buckets):
+            for bucket in held:
+                record = self._records[unit, bucket]
+                wanted.setdefault(record.file, (record, []))[1].append(bucket)
         with self._turn:
-            engines = on_all_cores(lambda key: self._engine(*key), keys, self._threads)
-            for engine in engines:
-                engine.run()
+            self._prepare(wanted.values())
 
     def run(self, unit: int, bucket: Bucket, samples: Sequence[Sample]) -> None:
         """Runs a unit and moves every sample on: to the next unit with its carried rows, or to its logits."""
@@ -68,9 +72,9 @@ class StageRunner:
         """Starts a call; `finish` moves its samples on, and until then they belong to the call."""
         call = Call(unit, samples, [sample.rows for sample in samples])
         with self._turn:
-            engine = self._engine(unit, bucket)
-            fill(engine.inputs, unit, samples, head=unit == self._stages)
-            self._move_on(call, engine.run())
+            profile = self._profile(unit, bucket)
+            fill(profile.inputs, unit, samples, head=unit == self._stages)
+            self._move_on(call, profile.run())
         return call
 
     def finish(self, call: Call) -> None:
@@ -86,12 +90,25 @@ class StageRunner:
                 self._carry_on(call, place, outputs)
             self._check_finite(sample, call.unit)
 
-    def _engine(self, unit: int, bucket: Bucket) -> Engine:
-        engine = self._engines.get((unit, bucket))
+    def _prepare(self, wanted: Iterable[tuple[EngineRecord, list[Bucket]]]) -> None:
+        def prepare(engine: tuple[EngineRecord, list[Bucket]]) -> None:
+            record, buckets = engine
+            self._engine(record).prepare(buckets)
+
+        on_all_cores(prepare, wanted, self._threads)
+
+    def _profile(self, unit: int, bucket: Bucket) -> Profile:
+        profile = self._profiles.get((unit, bucket))
+        if profile is None:
+            profile = self._engine(self._records[unit, bucket]).profile(bucket)
+            self._profiles[unit, bucket] = profile
+        return profile
+
+    def _engine(self, record: EngineRecord) -> Engine:
+        engine = self._engines.get(record.file)
         if engine is None:
-            record = self._records[unit, bucket]
             engine = load_engine(self._artifact, self._backend, record, self._threads)
-            self._engines[unit, bucket] = engine
+            self._engines[record.file] = engine
         return engine
 
     def _carry_on(self, call: Call, place: int, outputs: Arrays) -> None:

@@ -48,3 +48,11 @@ HEAD_INPUTS, HEAD_OUTPUTS = ("hidden",), ("logits",)
 
 INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS})
 OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS})
+
+
+def resident(later: bool, token_level: bool) -> list[str]:
+    """The tensors of a stage that stay on a GPU between calls: the rows that it takes, and those that it leaves.
+
+    later: the stage is not the first one. A token-level head reads on the host the states in which tokens died.
+    """
+    return [*(LATER_INPUTS if later else ()), *(() if token_level else (CARRIED["hidden"],))]

@@ -20,7 +20,7 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
     from pipeline.builder.target import BuildTarget
-    from pipeline.cli import main_of, print_gates
+    from pipeline.cli import main_of, not_checked, print_gates
     from pipeline.planning.costs import DEVICES
 
 
@@ -82,7 +82,9 @@ def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) ->
         "layers to cut at, such as 1,3 (default auto)",
     )
     group.add_argument(
-        "--max-engines", type=int, help=f"engines that the planner may use (default {default.max_engines})"
+        "--max-profiles",
+        type=int,
+        help=f"shapes that the planner may use, over all stages (default {default.max_profiles})",
     )
     group.add_argument(
         "--token-budget",
@@ -136,12 +138,12 @@ def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _choices(field: str) -> tuple[str, ...]:
-    """What a field of BuildConfig can be."""
+    """Returns the possible values of a field of BuildConfig."""
     return get_args(BuildConfig.model_fields[field].annotation)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds and says what came out."""
+    """Builds, and prints the result."""
     flags = {name: value for name, value in vars(args).items() if name not in ("config", "json")}
     config = read_build_config(args.config, flags)
     if config.checkpoint.parent == DEMO:
@@ -163,15 +165,17 @@ def run(args: argparse.Namespace) -> int:
         for batch, ratio in speedups(timings, "pruned", "dense").items():
             console.print(
                 f"speed      batch {batch}: {ratio:.2f} times the dense model's; "
-                f"{bench['flops_ratio']:.2f} times fewer FLOPs",
+                f"{bench['flops_ratio']:.2f} times fewer FLOPs (texts of at most {bench['max_length']} tokens)",
                 highlight=False,
             )
     console.print(f"next       {_next_command(config)}", markup=False, highlight=False, soft_wrap=True)
+    if left := not_checked(artifact.manifest.gates):
+        console.print(f"SKIPPED    so not checked: {left}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def _next_command(config: BuildConfig) -> str:
-    """What to run now, and where."""
+    """Returns the command to run next, and where to run it."""
     python = f"{Path(sys.executable).name} -m pipeline"
     if config.export_only:
         command = shlex.join(["pipeline.build", *config.arguments])

@@ -52,7 +52,7 @@ def standard_output() -> Iterator[TextIO]:
 
 
 def _discard_output() -> None:
-    """Nothing more is written, not even when Python flushes at its end."""
+    """Redirects output to nothing, so that not even Python's last flush writes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -63,8 +63,13 @@ def print_gates(gates: Sequence[Gate], console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def not_checked(gates: Sequence[Gate]) -> str:
+    """The gates that are SKIPPED, which is not PASSED, for the last line of a verb."""
+    return ", ".join(gate.name for gate in gates if gate.status == "SKIPPED")
+
+
 def figures_line(gate: Gate) -> str:
-    """What a gate has measured."""
+    """Returns the figures of a gate as text."""
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in gate.figures.items())
 
 

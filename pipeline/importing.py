@@ -1,4 +1,4 @@
-"""Imports that a verb needs and that an installation may lack. Itself it imports nothing that takes time."""
+"""Guards imports that an installation may lack. This module imports nothing slow."""
 
 from __future__ import annotations
 

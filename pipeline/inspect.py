@@ -15,6 +15,7 @@ with importing(__name__, "skimrt"):
 
     from engines.artifact import Artifact, Manifest
     from engines.buckets import format_buckets
+    from engines.memory import memory_bytes
     from pipeline.cli import figures_line, main_of, plain_table, standard_output
 
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints and returns 0."""
+    """Prints the manifest, for people or as JSON."""
     artifact = Artifact.open(args.artifact, verify=not args.no_verify)
     manifest = artifact.manifest
     sizes = {name: artifact.file(name).stat().st_size for name in manifest.files}
@@ -82,22 +83,23 @@ def _stages(manifest: Manifest) -> Table:
     for number, stage in enumerate(manifest.plan.stages):
         table.add_row(str(number), stage.graph, ", ".join(stage.steps))
     if manifest.plan.head_graph is not None:
-        table.add_row("head", manifest.plan.head_graph, "every token, in its place")
+        table.add_row("head", manifest.plan.head_graph, "every token, in its position")
     return table
 
 
 def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
-    """A line per target, precision and machine. Engines of the target cpu share weights, which are counted once."""
-    table = plain_table("\nengines", "target", "precision", "for", "engines", "size", "buckets (batch x length)")
+    """A line for each target, precision and machine."""
+    names = "target", "precision", "for", "engines", "profiles", "size", "memory", "buckets (batch x length)"
+    table = plain_table("\nengines", *names)
     if not manifest.engines:
-        table.add_row("none: it was exported for another machine to finish", *[""] * 5)
+        table.add_row("none: it was exported for another machine to finish", *[""] * 7)
     for key in dict.fromkeys((e.target, e.precision, e.place) for e in manifest.engines):
         held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
-        folders = {Path(e.file).parent for e in held}
-        size = sum(value for name, value in sizes.items() if Path(name).parent in folders)
-        buckets = format_buckets({e.bucket for e in held})
+        size = sum(sizes[name] for engine in held for name in engine.files)
+        profiles = [bucket for engine in held for bucket in engine.profiles]
         target, precision, place = key
-        table.add_row(target, precision, place or "any machine", str(len(held)), _megabytes(size), buckets)
+        counts = str(len(held)), str(len(profiles)), _megabytes(size), _megabytes(memory_bytes(manifest, held, sizes))
+        table.add_row(target, precision, place or "any machine", *counts, format_buckets(set(profiles)))
     return table
 
 

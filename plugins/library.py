@@ -1,4 +1,4 @@
-"""Finds the plugin library and hands it to TensorRT, telling apart every way in which that goes wrong."""
+"""Finds the plugin library and registers it with TensorRT. Each possible failure has its own message."""
 
 from __future__ import annotations
 
@@ -172,8 +172,11 @@ def _find_creators(registry: Any) -> list[Any]:
 
 
 def _provide_parser_library(path: Path) -> None:
-    """Loads the stand-in for libtensorrt_rtx.so, without which the ONNX parser of the TensorRT-RTX wheel ends
-    the process at the first plugin node; rtx_alias/CMakeLists.txt says why."""
+    """Loads the stand-in for libtensorrt_rtx.so.
+
+    Without it, the ONNX parser of the TensorRT-RTX wheel ends the process at the first plugin node;
+    rtx_alias/CMakeLists.txt says why.
+    """
     alias = path.with_name(RTX_ALIAS_NAME)
     try:
         ctypes.CDLL(str(alias), mode=ctypes.RTLD_GLOBAL)
@@ -185,9 +188,9 @@ def _provide_parser_library(path: Path) -> None:
 
 
 def require_plugin_layers(trt: ModuleType, network: Any, expected: int) -> None:
-    """Raises PluginError unless the parsed `network` holds `expected` plugin layers.
+    """Raises PluginError unless the parsed `network` has `expected` plugin layers.
 
-    TensorRT builds the body of the ONNX function, without a word, when it does not find the plugin.
+    If TensorRT does not find the plugin, it silently builds the body of the ONNX function.
     """
     kinds = [network.get_layer(index).type for index in range(network.num_layers)]
     found = kinds.count(trt.LayerType.PLUGIN_V3)

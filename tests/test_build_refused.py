@@ -168,5 +168,5 @@ def test_the_planner_needs_an_engine_for_every_batch_size(
     built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", "2", "--threads", "1")
-    assert run_verb(build, *arguments, "--max-engines", "1", "--out", tmp_path / "a") == 2
-    assert "--max-engines 1: expected at least 2, one for every batch size" in capsys.readouterr().err
+    assert run_verb(build, *arguments, "--max-profiles", "1", "--out", tmp_path / "a") == 2
+    assert "--max-profiles 1: expected at least 2, one for every batch size" in capsys.readouterr().err

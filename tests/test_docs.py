@@ -14,7 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 120
 PAGES = [
     *ROOT.glob("*.md"),
-    *(page for top in (".github", "demo", "docs", "plugins", "tests") for page in (ROOT / top).rglob("*.md")),
+    *(
+        page
+        for top in (".github", "benchmarks", "demo", "docs", "plugins", "tests")
+        for page in (ROOT / top).rglob("*.md")
+    ),
 ]
 """Every Markdown file of the repository."""
 ELSEWHERE = ROOT / "tests" / "golden" / "README.md"

@@ -12,11 +12,20 @@ import pytest
 from onnx import numpy_helper
 
 from engines.artifact import Artifact, Gate, write_manifest
+from pipeline import gates as gates_of_parity
 from pipeline import parity
+from pipeline.builder.graphs import ExportOnce
 from tests.gates.builds import Built, classifier, reseal, reversed_labels, run_verb, set_attribute
 from tests.graph.small import small_model
 
-STAGE_0, ENGINE_1 = "stages/stage_0.onnx", "engines/cpu-fp32/stage_1_b1_s32.onnx"
+EXPORT = ExportOnce()
+STAGE_0, ENGINE_1 = "stages/stage_0.onnx", "engines/cpu-fp32/stage_1.onnx"
+
+
+@pytest.fixture(autouse=True)
+def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parity exports the stages of the classifier once for all tests."""
+    monkeypatch.setattr(parity, "export_stage", EXPORT)
 
 
 @pytest.fixture
@@ -58,6 +67,7 @@ def test_what_was_built_holds(capsys: pytest.CaptureFixture[str], built: Built) 
     assert code == 0
     assert {name: gate.status for name, gate in gates.items()} == {
         "integrity": "PASSED",
+        "provenance": "PASSED",
         "reference": "PASSED",
         "numeric: graphs": "PASSED",
         "numeric: engines (cpu)": "PASSED",
@@ -88,18 +98,32 @@ def test_a_threshold_changed_by_hand_is_found_before_anything_is_loaded(
     assert f"{STAGE_0}: expected SHA-256" in capsys.readouterr().out
 
 
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves what is wrong to the gates behind gate 5."""
+    passed = Gate(name="provenance", status="PASSED")
+    monkeypatch.setattr(gates_of_parity, "provenance", lambda *_: passed)
+
+
 def test_a_threshold_changed_by_hand_and_sealed_is_found_by_its_value(
-    capsys: pytest.CaptureFixture[str], artifact: Path
+    capsys: pytest.CaptureFixture[str], artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raise_threshold(artifact)
     reseal(artifact)
     code, gates = check(capsys, artifact)
     assert code == 3 and gates["integrity"].status == "PASSED"
+    assert [name for name, gate in gates.items() if gate.status == "FAILED"] == ["provenance"]
+    assert gates["provenance"].reason.startswith(f"{STAGE_0}: operator ")
+    assert gates["provenance"].reason.endswith(": threshold differs")
+    believed(monkeypatch)
+    code, gates = check(capsys, artifact)
     assert [name for name, gate in gates.items() if gate.status == "FAILED"] == ["numeric: graphs"]
-    assert gates["numeric: graphs"].reason.startswith("stage_0.onnx: threshold is ")
+    assert code == 3 and gates["numeric: graphs"].reason.startswith("stage_0.onnx: threshold is ")
 
 
-def test_a_changed_engine_is_named(capsys: pytest.CaptureFixture[str], artifact: Path) -> None:
+def test_a_changed_engine_is_named(
+    capsys: pytest.CaptureFixture[str], artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed(monkeypatch)
     model = onnx.load(artifact / ENGINE_1, load_external_data=False)
     weight = next(t for t in model.graph.initializer if t.dims and t.data_type == 1 and not t.external_data)
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01) + 0.01, weight.name))
@@ -110,7 +134,10 @@ def test_a_changed_engine_is_named(capsys: pytest.CaptureFixture[str], artifact:
     assert gates["numeric: engines (cpu)"].reason.startswith(f"{ENGINE_1}: ")
 
 
-def test_an_engine_that_cannot_be_loaded_is_named(capsys: pytest.CaptureFixture[str], artifact: Path) -> None:
+def test_an_engine_that_cannot_be_loaded_is_named(
+    capsys: pytest.CaptureFixture[str], artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed(monkeypatch)
     (artifact / ENGINE_1).write_bytes(b"not an engine")
     reseal(artifact)
     assert run_verb(parity, artifact, "--samples", 2) == 3

@@ -39,11 +39,15 @@ _METRICS = ",".join(
         "launch__grid_size",
     )
 )
-_NCU = ("ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", _METRICS, "-k")
-_NCU += ("regex:tokenCompactKernel|regroupKernel", "--log-file", "{out}/ncu.csv")
+_NCU = (
+    *("ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", _METRICS),
+    *("-k", "regex:tokenCompactKernel|regroupKernel", "--log-file", "{out}/ncu.csv"),
+)
 PLUGINS = Path("build/lib/libskimrt_plugins.so")
-TARGETS = ("skimrt_plugins", "skimrt_host", "tensorrt_rtx_alias", "token_compact_device", "regroup_device")
-TARGETS += ("token_compact_benchmark",)
+TARGETS = (
+    *("skimrt_plugins", "skimrt_host", "tensorrt_rtx_alias"),
+    *("token_compact_device", "regroup_device", "token_compact_benchmark"),
+)
 """CMake's targets that the steps use."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from engines.backends.device import Device
-from engines.backends.device_engine import DeviceEngine, EngineContext, Lane
+from engines.backends.device_engine import DeviceProfile, Lane, ProfileContext
 from engines.device_stages import DeviceStageRunner
 from engines.runner import Runner
 from engines.tokenization import Text
@@ -33,9 +33,9 @@ def queue_of(stand_in: Any) -> Callable[[int, Callable[[], None]], None]:
     return put
 
 
-def seconds_of_call(engine: DeviceEngine, lane: Lane, repeats: int) -> float:
+def seconds_of_call(profile: DeviceProfile, lane: Lane, repeats: int) -> float:
     """Of one call among calls in a row, all rows alive: copies of inputs and results, and the kernels, as one graph."""
-    context = engine.context(lane)
+    context = profile.context(lane)
     context.inputs["alive"][...] = 1
     return _seconds(context, repeats)
 
@@ -63,7 +63,7 @@ def engine_times(runner: Runner, texts: Sequence[Text], repeats: int) -> dict[st
     }
 
 
-def _seconds(context: EngineContext, repeats: int) -> float:
+def _seconds(context: ProfileContext, repeats: int) -> float:
     for number in (max(1, repeats // 10), repeats):  # the first ones warm up
         context.stream.synchronize()
         began = time.perf_counter()

@@ -9,6 +9,7 @@ tells how far it came. The last case is the plugin, built for what has run.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -72,7 +73,7 @@ def _in_a_process(name: str) -> dict[str, Any]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
-        case = {"died": done.returncode, "stderr": done.stderr[-1500:]}
+        case: dict[str, Any] = {"died": done.returncode, "stderr": done.stderr[-1500:]}
         if lines:
             case = json.loads(lines[-1].removeprefix(_RESULT))
     except subprocess.TimeoutExpired:
@@ -94,11 +95,11 @@ def try_case(name: str) -> dict[str, Any]:
 
 
 def _try(name: str, found: dict[str, Any]) -> None:
-    import tensorrt_rtx as trt
+    trt: Any = importlib.import_module("tensorrt_rtx")
 
     messages = found["messages"] = list[str]()
 
-    class Log(trt.ILogger):  # type: ignore[name-defined,misc]
+    class Log(trt.ILogger):  # type: ignore[misc]
         """Keeps warnings and errors."""
 
         def __init__(self) -> None:

@@ -18,9 +18,10 @@ import torch
 from benchmarks.gpu.internals import seconds_of_call, stand_in_device, versions
 from benchmarks.gpu.torch_cuda import MODES, TorchBackend
 from engines.backends.device import Device
-from engines.backends.device_engine import DeviceEngine, Lane
+from engines.backends.device_engine import DeviceProfile, Lane
 from engines.buckets import Bucket
 from pipeline.cli import main_of
+from pipeline.graph.precision import Precision
 from pipeline.graph.stages import Stage, cut_stages
 from pipeline.model import CheckpointConfig, PrunedTransformer
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                     continue
                 cell = {"model": name, "batch": batch, "length": length}
                 try:
-                    engine = DeviceEngine(
+                    engine = DeviceProfile(
                         backend.device(), backend.executable("stage_0", Bucket(batch=batch, length=length))
                     )
                     microseconds = 1e6 * seconds_of_call(engine, lane, 1 if args.host else _REPEATS)
@@ -97,7 +98,7 @@ def backend_of(name: str, mode: str, host: Device | None) -> TorchBackend:
     torch.manual_seed(0)
     model = PrunedTransformer(config).eval()
     (spec,) = cut_stages(model, [])
-    precision = "fp16" if host is None else "fp32"
+    precision: Precision = "fp16" if host is None else "fp32"
     return TorchBackend({"stage_0": Stage(model, spec)}, config, precision, mode, host)
 
 

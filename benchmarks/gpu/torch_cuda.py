@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.internals import queue_of
-from engines.backends.base import PLAIN, Backend, Built, EngineOptions, Report
+from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.device import Device, Tensor
-from engines.backends.device_engine import DeviceEngine
+from engines.backends.device_engine import DeviceProfile
 from engines.binding import Binding
 from engines.buckets import Bucket
 from pipeline.graph.export import example_inputs
@@ -40,7 +40,7 @@ Put = Callable[[int, Callable[[], None]], None]
 class TorchBackend(Backend):
     """The stages of one model as engines on a GPU.
 
-    An engine's file names its stage and bucket; with `aoti` the package lies beside it.
+    An engine's file names its stage; with `aoti` the packages of its buckets lie beside it.
     stages: by the stem of their graph's file name. host: the tests' stand-in device instead of the GPU; on it every
     line but CUDA's own runs.
     """
@@ -59,7 +59,7 @@ class TorchBackend(Backend):
         self._stages, self._config, self.precision, self.mode = stages, config, precision, mode
         self._host, self._where = host, "cuda" if host is None else "cpu"
         self._narrow: dict[str, Any] = {}
-        self._loaded: dict[Path, TorchExecutable] = {}
+        self._loaded: dict[Path, TorchEngine] = {}
 
     def available(self) -> str | None:
         return None if self._host is not None or torch.cuda.is_available() else "PyTorch finds no CUDA device"
@@ -74,25 +74,23 @@ class TorchBackend(Backend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        content = {"stage": stage_graph.stem, "batch": bucket.batch, "length": bucket.length}
-        out.write_text(json.dumps(content) + "\n", "utf-8")
+        out.write_text(json.dumps({"stage": stage_graph.stem}) + "\n", "utf-8")
         if self.mode == "aoti":
-            program = trace(self._module(stage_graph.stem), self._example(stage_graph.stem, bucket))
-            torch._inductor.aoti_compile_and_package(program, package_path=str(out.with_suffix(".pt2")))
+            for bucket in buckets:
+                program = trace(self._module(stage_graph.stem), self._example(stage_graph.stem, bucket))
+                torch._inductor.aoti_compile_and_package(program, package_path=str(_package(out, bucket)))
         return Built()
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> DeviceEngine:
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> TorchEngine:
         key = engine_file.resolve()
         if key not in self._loaded:
-            asked = json.loads(engine_file.read_text("utf-8"))
-            bucket = Bucket(batch=asked["batch"], length=asked["length"])
-            self._loaded[key] = self.executable(asked["stage"], bucket, engine_file.with_suffix(".pt2"))
-        return DeviceEngine(self.device(), self._loaded[key])
+            self._loaded[key] = TorchEngine(self, json.loads(engine_file.read_text("utf-8"))["stage"], engine_file)
+        return self._loaded[key]
 
     def executable(self, name: str, bucket: Bucket, package: Path | None = None) -> TorchExecutable:
         """A stage for a bucket; `package` is what `build` wrote in the mode aoti."""
@@ -118,6 +116,24 @@ class TorchBackend(Backend):
         return tuple(v.to(self._where, kind if v.is_floating_point() else v.dtype).contiguous() for v in values)
 
 
+class TorchEngine(Engine):
+    """A stage, with an executable for every bucket that is asked for."""
+
+    def __init__(self, backend: TorchBackend, stage: str, file: Path) -> None:
+        self._backend, self._stage, self._file = backend, stage, file
+        self._profiles: dict[Bucket, DeviceProfile] = {}
+
+    def profile(self, bucket: Bucket) -> DeviceProfile:
+        if bucket not in self._profiles:
+            executable = self._backend.executable(self._stage, bucket, _package(self._file, bucket))
+            self._profiles[bucket] = DeviceProfile(self._backend.device(), executable)
+        return self._profiles[bucket]
+
+
+def _package(engine_file: Path, bucket: Bucket) -> Path:
+    return engine_file.with_name(f"{engine_file.stem}_b{bucket.batch}_s{bucket.length}.pt2")
+
+
 class TorchExecutable:
     """A stage for one bucket. put: queues work on a stream that is not CUDA's."""
 
@@ -140,7 +156,7 @@ class TorchExecutable:
             found = self._run(*inputs)
         return tuple(found) if isinstance(found, list | tuple) else (found,)
 
-    def execution(self, scratch: int) -> TorchExecution:
+    def execution(self, scratch: int, stream: int) -> TorchExecution:
         """A new context."""
         return TorchExecution(self)
 
@@ -168,6 +184,7 @@ class TorchExecution:
             if stream not in self._warm:
                 self._warm.add(stream)
                 _make_workspace()
+            assert self._pool is not None
             with torch.cuda.use_mem_pool(self._pool):
                 self._run()
 
@@ -196,7 +213,7 @@ def tensor_at(address: int, tensor: Tensor, on_gpu: bool) -> torch.Tensor:
         found = torch.as_tensor(_Memory(address, tensor), device="cuda")
     else:
         raw = (ctypes.c_uint8 * tensor.nbytes).from_address(address)
-        found = torch.from_numpy(np.frombuffer(raw, tensor.dtype).reshape(tensor.shape))
+        found = torch.from_numpy(np.frombuffer(memoryview(raw), tensor.dtype).reshape(tensor.shape))
     return found.view(torch.bfloat16) if tensor.dtype == np.uint16 else found
 
 

@@ -1,9 +1,9 @@
-"""INT8 for a model: calibrates ranges, chooses the method, tells what each layer costs, and holds a budget."""
+"""Prepares INT8 for a model: calibrates ranges, chooses methods, measures each layer's cost, and keeps a budget."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from calib.data import Example
 from calib.int8.equalise import equalised
 from calib.int8.methods import Choice, best_by_kind
 from calib.int8.ranges import Method, choose_ranges, collect_histograms
@@ -28,7 +29,7 @@ from pipeline.model.transformer import PrunedTransformer
 
 _COMPARED = 32
 """Texts on which the methods are compared and each layer's cost is taken."""
-_RANGED = 256
+RANGED = 256
 """Texts whose activations give the ranges. The budget is counted on all: an accuracy needs more texts than a range."""
 
 
@@ -55,7 +56,7 @@ class Calibration(BaseModel):
 
     @property
     def scheme(self) -> QuantizationScheme:
-        """The scheme that holds the budget; it quantises nothing if none does."""
+        """The scheme within the budget; it quantises nothing if none is."""
         return self.kept.scheme if self.kept.within_budget else self.kept.scheme.only(())
 
     @property
@@ -65,7 +66,7 @@ class Calibration(BaseModel):
 
 
 class _Answers:
-    """The model's answers on the calibration texts, and what a scheme changes about them."""
+    """The model's answers on the calibration texts, and how a scheme changes them."""
 
     def __init__(self, model: PrunedTransformer, calibration: CalibrationSet) -> None:
         self.model, self.head = model, model.config.head
@@ -82,7 +83,9 @@ class _Answers:
         return divergence(self.head, expected.logits, found.logits)
 
     def drop(self, scheme: QuantizationScheme) -> float:
-        """Points that the metric loses; without the model's labels, percent of the texts that get another one."""
+        """Returns the points that the metric loses; without the model's labels, the percentage of texts with another
+        answer.
+        """
         found = Reference.of(simulate(self.model, scheme), self.samples)
         if not self.by_label:
             return 100 * changed_share(self.head, self.reference.logits, found.logits)
@@ -100,17 +103,19 @@ class _Answers:
 
 @dataclass(frozen=True)
 class DropBudget:
-    """Points that the metric may lose in all against `dense`; without it, to INT8 alone."""
+    """Points that the metric may lose in all against the dense model; without it, to INT8 alone.
+
+    dense: gives its metric on examples.
+    """
 
     points: float
-    dense: PrunedTransformer | None = None
+    dense: Callable[[Sequence[Example]], float] | None = None
 
     def left(self, answers: _Answers) -> float:
-        """The points that are left for INT8 when pruning has lost its share on the calibration texts."""
+        """Returns the points left for INT8 after the loss that pruning causes on the calibration texts."""
         if self.dense is None or not answers.by_label:
             return self.points
-        dense = answers.metric(Reference.of(self.dense, answers.samples))
-        lost = drop_points(dense, answers.metric(answers.reference))
+        lost = drop_points(self.dense(answers.examples), answers.metric(answers.reference))
         return max(0.0, self.points - max(0.0, lost)) if math.isfinite(lost) else self.points
 
 
@@ -129,7 +134,7 @@ def calibrate(
     """
     answers = _Answers(model, calibration)
     tick()
-    histograms = collect_histograms(model, calibration.samples[:_RANGED])
+    histograms = collect_histograms(model, calibration.samples[:RANGED])
     tick()
     schemes: dict[Choice, QuantizationScheme]
     schemes = {name: choose_ranges(histograms, name) for name in ([method] if method else get_args(Method))}
@@ -155,9 +160,9 @@ def calibrate(
 
 
 def int8_gate(calibration: Calibration, compared: bool = True) -> Gate:
-    """What became of INT8, for the manifest: PASSED where it is used at all, else SKIPPED; and every reason why not.
+    """Returns the gate `int8`: PASSED if INT8 is used at all, else SKIPPED, with every reason against it.
 
-    compared: whether engines of both precisions were timed; where they were not, INT8 is used wherever accuracy allows.
+    compared: whether engines of both precisions were timed; if not, INT8 is used wherever the accuracy allows it.
     """
     kept, used = calibration.kept, [choice for choice in calibration.engines if choice.int8]
     figures: Figures = {
@@ -191,7 +196,7 @@ FILE = "calibration.json"
 
 
 def read_calibration(root: Path) -> Calibration:
-    """What decided on INT8 in an artifact. Raises InputError."""
+    """Reads calibration.json of an artifact. Raises InputError."""
     try:
         return Calibration.model_validate_json((root / FILE).read_bytes())
     except (OSError, ValueError) as error:

@@ -19,10 +19,10 @@ Choice = Literal[Method, "equalised"]
 def best_by_kind(
     schemes: Mapping[Choice, QuantizationScheme], divergence: Callable[[QuantizationScheme], float]
 ) -> tuple[QuantizationScheme, dict[str, dict[Choice, float]]]:
-    """The scheme in which each kind of layers has the ranges of its best method, and what decided.
+    """Returns the scheme that gives each kind of layers its best method, and what decided.
 
-    schemes:    of each choice; one may leave out kinds, but some choice holds every layer.
-    divergence: of the answers under a scheme; a kind is judged with nothing else quantised.
+    schemes:    one per choice. A choice may leave out kinds, but some choice has every layer.
+    divergence: of the answers under a scheme; each kind is judged with nothing else quantised.
     """
     best = QuantizationScheme(ranges={})
     found: dict[str, dict[Choice, float]] = {}

@@ -14,23 +14,26 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
-from calib.int8.scheme import QuantizationScheme
+from calib.int8.scheme import QuantizationScheme, groups
 from engines.errors import GateError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata of an exported node: the modules that it lies in, from the outermost one, then the operation."""
 
 
 def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets: Sequence[Path]) -> list[list[str]]:
-    """Writes the quantised graph of every stage; returns the layers of each that are now INT8.
+    """Writes the quantised graph of every stage; returns the INT8 layers of each.
 
-    A stage without a layer of the scheme is written as it is. Raises GateError when a layer is in none of the graphs.
+    A stage without such layers is written unchanged. Raises GateError for a layer that is in no graph.
     """
     found = [quantize_graph(source, scheme, target) for source, target in zip(sources, targets, strict=True)]
-    missing = set(scheme.ranges) - {layer for layers in found for layer in layers}
-    if missing:
+    present = {layer for layers in found for layer in layers}
+    # The exporter makes one product of layers that read one tensor and have equal weights; they share their range.
+    present |= {layer for layers in groups(scheme.ranges).values() if present & set(layers) for layer in layers}
+    if missing := set(scheme.ranges) - present:
         raise GateError(
-            f"INT8: the stage graphs hold no linear layer {', '.join(sorted(missing))}: the exporter notes modules "
-            "otherwise than calib.int8.qdq.linear_layers reads them"
+            f"INT8: the stage graphs hold no linear layer {', '.join(sorted(missing))}; they are not those of the "
+            "calibrated model: build again with --no-resume"
         )
     return found
 
@@ -86,7 +89,7 @@ def _equalise(model: onnx.ModelProto, layers: Mapping[str, list[onnx.NodeProto]]
         factors, inverse = scheme.factors(name), f"{name}.inverse_factors"
         if factors is None:
             continue
-        for weight in (initializers[tensor] for tensor in {node.input[1]: None for node in nodes}):
+        for weight in _own_weights(model, name, nodes, initializers):
             values, data_type = numpy_helper.to_array(weight), weight.data_type
             weight.CopyFrom(numpy_helper.from_array(values * factors[:, None].astype(values.dtype), weight.name))
         model.graph.initializer.append(numpy_helper.from_array((1 / factors).astype(values.dtype), inverse))
@@ -99,8 +102,32 @@ def _equalise(model: onnx.ModelProto, layers: Mapping[str, list[onnx.NodeProto]]
             node.input[0] = quotient
 
 
+def _own_weights(
+    model: onnx.ModelProto,
+    name: str,
+    nodes: Sequence[onnx.NodeProto],
+    initializers: Mapping[str, onnx.TensorProto],
+) -> list[onnx.TensorProto]:
+    """The weights of a layer, as tensors that no other layer reads: equal ones may be one tensor."""
+    own = []
+    for number, tensor in enumerate(dict.fromkeys(node.input[1] for node in nodes)):
+        weight = initializers[tensor]
+        readers = [node for node in nodes if node.input[1] == tensor]
+        if sum(list(node.input).count(tensor) for node in model.graph.node) > len(readers):
+            copied = model.graph.initializer.add()
+            copied.CopyFrom(weight)
+            copied.name = f"{name}.weight" + (f".{number}" if number else "")
+            for node in readers:
+                node.input[1] = copied.name
+            weight = copied
+        own.append(weight)
+    return own
+
+
 def _restore_other_readers(model: onnx.ModelProto, layers: Collection[onnx.NodeProto]) -> None:
-    """Gives residual additions, scores and predictors the float tensor back: the quantiser redirects every reader."""
+    """Reconnects residual additions, scores and predictors to the float tensor, since the quantiser redirects every
+    reader.
+    """
     quantized = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     floats = {
         node.output[0]: quantized[node.input[0]]

@@ -19,7 +19,7 @@ Method = Literal["minmax", "percentile", "entropy", "mse"]
 """One range for all channels as they are."""
 _BINS = 4096
 PERCENTILE = 99.99
-"""Share of the magnitudes, in percent, that the percentile method represents."""
+"""Percentage of the magnitudes that the percentile method represents."""
 
 
 class Histogram:
@@ -47,8 +47,8 @@ class Histogram:
         while self.limit < largest:  # two old bins make one new one, so nothing is counted wrongly
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(_BINS // 2, np.int64)])
             self.limit *= 2
-        places = (_BINS * (magnitudes.flatten() / (self.limit or 1.0))).clamp_max(_BINS - 1).to(torch.int32)
-        self.counts += torch.bincount(places, minlength=_BINS).numpy()  # several times faster than torch.histc
+        bins = (_BINS * (magnitudes.flatten() / (self.limit or 1.0))).clamp_max(_BINS - 1).to(torch.int32)
+        self.counts += torch.bincount(bins, minlength=_BINS).numpy()  # several times faster than torch.histc
 
     @property
     def width(self) -> float:
@@ -56,7 +56,7 @@ class Histogram:
         return self.limit / _BINS
 
     def clipped(self, range_: float) -> float:
-        """Share of the values above a range, to the accuracy of a bin."""
+        """Returns the share of the values above a range, to the accuracy of a bin."""
         above = int(np.ceil(range_ / self.width)) if self.width else _BINS
         return float(self.counts[above:].sum() / max(1, self.counts.sum()))
 

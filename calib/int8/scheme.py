@@ -13,7 +13,7 @@ from torch import nn
 LEVELS = 127
 """Positive levels of symmetric INT8: scale = range / 127, zero point 0, as TensorRT demands."""
 LARGEST_SHIFT = 6
-"""Of an exponent in `shifts`: so that neither quotients nor weights leave what fp16 holds."""
+"""Largest exponent in `shifts`: keeps quotients and weights within fp16."""
 _QUANTISED = ("attention.", "feed_forward.")
 """Modules whose linear layers may be quantised; predictors, pooler and classifier stay in the wider precision, and the
 projections of disentangled positions, which are constants of an engine."""
@@ -40,11 +40,11 @@ class QuantizationScheme(BaseModel):
         return float((range_.double() / LEVELS).to(dtype))
 
     def without(self, layers: Collection[str]) -> QuantizationScheme:
-        """The scheme that leaves these layers in the wider precision."""
+        """Returns the scheme without these layers, which stay in the wider precision."""
         return self.only([layer for layer in self.ranges if layer not in layers])
 
     def only(self, layers: Collection[str]) -> QuantizationScheme:
-        """The scheme that quantises none but these layers."""
+        """Returns the scheme restricted to these layers."""
         ranges = {k: v for k, v in self.ranges.items() if k in layers}
         return QuantizationScheme(ranges=ranges, shifts={k: v for k, v in self.shifts.items() if k in ranges})
 

@@ -1,4 +1,4 @@
-"""Which engines run in INT8: those that are faster than the wider precision in their own bucket."""
+"""Which buckets run in INT8: those where it is faster than the wider precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from pydantic import BaseModel, ConfigDict
 
-from engines.backends import Engine
+from engines.backends import Profile
 from engines.buckets import Bucket
 
 _ROUNDS, _WARM_UP = 9, 2
@@ -26,37 +26,33 @@ class EngineChoice(BaseModel):
 
     @property
     def int8(self) -> bool:
-        """Whether the INT8 engine is used."""
+        """Whether the INT8 engine runs the bucket."""
         return self.reason is None
 
 
-def choose_engines(
-    pairs: Iterable[tuple[int, Bucket, Callable[[], Engine], Callable[[], Engine]]],
+def choose_profiles(
+    pairs: Iterable[tuple[int, Bucket, Profile, Profile]],
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[EngineChoice]:
-    """Times each pair (stage, bucket, wide, INT8), alternating, and takes INT8 where it is faster.
-
-    Engines come as functions that load them, so that no more than two are in memory.
-    """
+    """Times each pair (stage, bucket, wide, INT8), alternating, and takes INT8 where it is faster."""
     choices = []
-    for stage, bucket, load_wide, load_int8 in pairs:
-        wide, int8 = load_wide(), load_int8()
+    for stage, bucket, wide, int8 in pairs:
         ratio = _speedup(wide, int8, clock)
         slower = None if ratio > 1 else f"takes {1 / ratio:.2f} times as long as the wider precision"
         choices.append(EngineChoice(stage=stage, bucket=bucket, speedup=ratio, reason=slower))
     return choices
 
 
-def _speedup(wide: Engine, int8: Engine, clock: Callable[[], float]) -> float:
+def _speedup(wide: Profile, int8: Profile, clock: Callable[[], float]) -> float:
     """Median time of `wide` over that of `int8`; full buckets of the same token, in turns, the first of each unused."""
     times: tuple[list[float], list[float]] = ([], [])
-    for engine in (wide, int8):
-        for name, buffer in engine.inputs.items():
+    for profile in (wide, int8):
+        for name, buffer in profile.inputs.items():
             buffer[...] = name == "alive"
     for turn in range(_WARM_UP + _ROUNDS):
-        for place in (0, 1) if turn % 2 else (1, 0):
+        for which in (0, 1) if turn % 2 else (1, 0):
             started = clock()
-            (wide, int8)[place].run()
+            (wide, int8)[which].run()
             if turn >= _WARM_UP:
-                times[place].append(clock() - started)
+                times[which].append(clock() - started)
     return statistics.median(times[0]) / statistics.median(times[1])

@@ -17,9 +17,9 @@ from pipeline.model.transformer import PrunedTransformer
 
 
 class LayerCost(BaseModel):
-    """What quantising one group of layers, and nothing else, does to the answers.
+    """The effect of quantising one group of layers alone.
 
-    divergence: mean over samples, see `divergence`; changed: share of samples with another label.
+    divergence: mean over samples, see `divergence`. changed: share of samples with another label.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,7 +31,7 @@ class LayerCost(BaseModel):
 
 
 class Kept(BaseModel):
-    """The scheme that holds the budget, the groups left wide for it, and the drops in points on the way to it."""
+    """A scheme within the budget, the groups left wide for it, and the drops in points on the way."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,7 +42,7 @@ class Kept(BaseModel):
 
     @property
     def within_budget(self) -> bool:
-        """Whether the drop holds the budget; never for a scheme that quantises nothing."""
+        """Whether the drop is within the budget; never for a scheme that quantises nothing."""
         return bool(self.scheme.ranges) and self.drops[-1] <= self.budget
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection, Mapping
 
 from engines.artifact import EngineRecord, Manifest
-from engines.backends.base import Backend, Engine
+from engines.backends.base import Backend, Engine, Profile
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
 from engines.backends.tensorrt import TensorRtBackend
@@ -16,7 +16,7 @@ from engines.errors import InputError, TargetError
 BACKENDS: tuple[Backend, ...] = (TensorRtBackend(), TensorRtRtxBackend(), OpenVinoBackend(), OnnxRuntimeBackend())
 """In order of preference: of the backends that can run here, the first is taken."""
 
-__all__ = ["BACKENDS", "Backend", "Engine", "choose_backend", "choose_builder", "records_for", "targets"]
+__all__ = ["BACKENDS", "Backend", "Engine", "Profile", "choose_backend", "choose_builder", "records_for", "targets"]
 
 
 def targets() -> list[str]:

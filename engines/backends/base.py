@@ -1,10 +1,10 @@
-"""What a backend is: it compiles stage graphs for buckets and loads what it compiled."""
+"""What a backend is: it compiles a stage graph, for all its buckets at once, and loads what it compiled."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from engines.binding import Binding, Compatibility
 from engines.buckets import Bucket
-from engines.plan import Unit, engine_stem
+from engines.plan import Unit, profile_stem, unit_name
 
 if TYPE_CHECKING:
     from engines.backends.device import Device
@@ -46,27 +46,27 @@ PLAIN = EngineOptions()
 
 @dataclass(frozen=True)
 class Built:
-    """What compiling one engine took: wall-clock seconds, bytes of memory at its peak, and the layers it came to.
+    """What compiling one engine took: wall-clock seconds, bytes of memory at its peak, and the layers of every profile.
 
-    None and () where a backend does not tell.
+    None and {} where a backend does not tell.
     """
 
     seconds: float | None = None
     peak_bytes: int | None = None
-    layers: tuple[Layer, ...] = ()
+    layers: Mapping[Bucket, tuple[Layer, ...]] = field(default_factory=dict)
 
 
-class Engine(ABC):
-    """One loaded engine with static shapes. Not thread safe: its buffers are its own, one call at a time.
+class Profile(ABC):
+    """A bucket of a loaded engine. Not thread safe: its buffers are its own, one call at a time.
 
-    inputs: the engine's input buffers by name. Write into them, then `run`; nothing is copied on the way.
+    inputs: the input buffers by name. Write into them, then `run`; nothing is copied on the way.
     """
 
     inputs: dict[str, np.ndarray]
 
     @abstractmethod
     def run(self) -> Arrays:
-        """Runs on what `inputs` hold. The arrays returned are the engine's own, valid until the next run."""
+        """Runs on what `inputs` hold. The arrays returned are the profile's own, valid until the next run."""
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Copies arrays of exactly the static shapes in, runs, and returns copies of the outputs."""
@@ -75,6 +75,22 @@ class Engine(ABC):
                 raise ValueError(f"input {name!r}: expected {list(buffer.shape)}, found {list(inputs[name].shape)}")
             buffer[...] = inputs[name]
         return {name: value.copy() for name, value in self.run().items()}
+
+
+class Engine(ABC):
+    """One loaded engine: the weights of a stage in a precision, once, and a profile for every bucket.
+
+    Not thread safe, nor are two of its profiles: one call at a time.
+    """
+
+    @abstractmethod
+    def profile(self, bucket: Bucket) -> Profile:
+        """A profile, made when it is first asked for. Raises InputError where the engine has none for the bucket."""
+
+    def prepare(self, buckets: Iterable[Bucket]) -> None:
+        """Makes these profiles now, and runs each once: a first call allocates its memory."""
+        for bucket in buckets:
+            self.profile(bucket).run()
 
 
 class Backend(ABC):
@@ -87,6 +103,7 @@ class Backend(ABC):
     plugin_by_default:     TokenCompact is the plugin unless the function body is asked for; None: it never is.
     machine_bound:         engines run only where their binding says, so an artifact may hold them for several machines.
     options:               the fields of EngineOptions that change what is compiled.
+    most_profiles:         that an engine may have; None: any number.
     suffix:                of an engine's file.
     """
 
@@ -98,6 +115,7 @@ class Backend(ABC):
     plugin_by_default: ClassVar[bool | None] = None
     machine_bound: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
+    most_profiles: ClassVar[int | None] = None
     suffix: ClassVar[str] = ".onnx"
 
     @abstractmethod
@@ -116,12 +134,14 @@ class Backend(ABC):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        """Compiles a stage graph (symbolic batch and length) for a bucket into `out`, its weights beside it.
+        """Compiles a stage graph (symbolic batch and length) into `out`, with a profile for each of the buckets.
+
+        Large weights may come to lie in a file beside it (`weights_file`).
 
         Raises InputError for a graph that it cannot read, BuildError for one that it cannot compile. What `report`
         raises ends the compilation.
@@ -170,6 +190,6 @@ class Backend(ABC):
             if getattr(options, name) != plain and name not in self.options
         ]
 
-    def engine_name(self, unit: Unit, bucket: Bucket) -> str:
-        """File name of an engine: stage_0_b8_s128.onnx, head_b8_s128.onnx."""
-        return engine_stem(unit, bucket) + self.suffix
+    def engine_name(self, unit: Unit, bucket: Bucket | None = None) -> str:
+        """File name of an engine: stage_0.onnx, or stage_0_b8_s128.onnx where it runs this bucket alone."""
+        return (unit_name(unit) if bucket is None else profile_stem(unit, bucket)) + self.suffix

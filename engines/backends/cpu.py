@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from engines.backends.base import PLAIN, Backend, Built, EngineOptions, Report
-from engines.backends.static_graph import write_static_graph
+from engines.backends.cpu_graph import write_cpu_graph
 from engines.buckets import Bucket
 
 
@@ -23,10 +24,11 @@ class CpuBackend(Backend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        write_static_graph(stage_graph, bucket, out)
+        """Buckets change nothing: the file is the stage's graph, and a provider runs it at any shape."""
+        write_cpu_graph(stage_graph, out)
         return Built()

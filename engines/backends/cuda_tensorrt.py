@@ -1,4 +1,4 @@
-"""A TensorRT engine as what the device runner executes; the same for the modules tensorrt and tensorrt_rtx."""
+"""A profile of a TensorRT engine as what the device runner executes, for the modules tensorrt and tensorrt_rtx."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from engines.backends.device import Tensor
+from engines.buckets import Bucket
 from engines.errors import InputError, SkimError
 
 
 class TensorRtExecutable:
-    """An ICudaEngine with static shapes.
+    """One optimisation profile of an ICudaEngine.
 
-    trt:     the module that deserialised it, tensorrt or tensorrt_rtx.
-    runtime: what deserialised it, which has to live as long.
-    Raises InputError for an engine whose shapes are not static or that has tensors of a type we do not run.
+    trt:   the module that deserialised the engine. place: the profile's index.
+    Raises InputError for an engine that has tensors of other shapes than a stage's, or of a type we do not run.
     """
 
-    def __init__(self, trt: ModuleType, engine: Any, runtime: Any) -> None:
-        self._engine, self._runtime = engine, runtime
+    def __init__(self, trt: ModuleType, engine: Any, place: int, bucket: Bucket) -> None:
+        self._engine, self._place = engine, place
         self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self.scratch_bytes: int = engine.device_memory_size_v2
+        self.scratch_bytes: int = engine.get_device_memory_size_for_profile_v2(place)
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         types = {
@@ -33,17 +33,21 @@ class TensorRtExecutable:
         }
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
-            shape, dtype = tuple(engine.get_tensor_shape(name)), types.get(engine.get_tensor_dtype(name))
+            symbolic, dtype = tuple(engine.get_tensor_shape(name)), types.get(engine.get_tensor_dtype(name))
+            # Of every tensor of a stage the first dimension is the batch, and the second, if it is open, the length.
+            sizes = (bucket.batch, bucket.length, *symbolic[2:])
+            shape = tuple(size if size >= 0 else sizes[axis] for axis, size in enumerate(symbolic))
             if dtype is None or min(shape, default=1) < 1:
                 raise InputError(
-                    f"tensor {name!r}: expected a static shape of fp32, fp16, bf16 or int32, found {list(shape)} of "
-                    f"{engine.get_tensor_dtype(name)}; build the engine again"
+                    f"tensor {name!r}: expected [batch, length, ...] of fp32, fp16, bf16 or int32, found "
+                    f"{list(symbolic)} of {engine.get_tensor_dtype(name)}; build the engine again"
                 )
             is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
             (self.inputs if is_input else self.outputs)[name] = Tensor(shape, np.dtype(dtype))
 
-    def execution(self, scratch: int) -> TensorRtExecution:
-        """A new execution context, its activations at `scratch`. Raises SkimError when there is too little memory."""
+    def execution(self, scratch: int, stream: int) -> TensorRtExecution:
+        """A new execution context, its activations at `scratch`, set up on a stream. Raises SkimError when there is too
+        little memory, or TensorRT refuses the profile."""
         context = self._engine.create_execution_context(self._strategy)
         if context is None:
             raise SkimError(
@@ -52,6 +56,9 @@ class TensorRtExecutable:
             )
         if self.scratch_bytes:
             context.set_device_memory(scratch, self.scratch_bytes)
+        chosen = context.set_optimization_profile_async(self._place, stream)
+        if not chosen or not all(context.set_input_shape(name, t.shape) for name, t in self.inputs.items()):
+            raise SkimError(f"engine {self._engine.name!r}: TensorRT refused profile {self._place}; its log says why")
         return TensorRtExecution(context, self)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Tensor(NamedTuple):
-    """Static shape and type of an engine's input or output. bfloat16, which numpy lacks, is uint16: its bits."""
+    """Static shape and type of a profile's input or output. bfloat16, which numpy lacks, is uint16: its bits."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -110,7 +110,7 @@ class Device(ABC):
 
 
 class Execution(Protocol):
-    """One execution context of an engine: what it is bound to, and how it gets onto a stream."""
+    """One execution context of a profile: what it is bound to, and how it gets onto a stream."""
 
     def bind(self, name: str, address: int) -> None:
         """Where a tensor lies from now on."""
@@ -120,7 +120,7 @@ class Execution(Protocol):
 
 
 class Executable(Protocol):
-    """A compiled engine with static shapes."""
+    """A profile of a compiled engine, whose shapes are static."""
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -134,5 +134,5 @@ class Executable(Protocol):
     def scratch_bytes(self) -> int:
         """Memory that a run needs for activations."""
 
-    def execution(self, scratch: int) -> Execution:
-        """A new execution context, whose runs use the memory at `scratch`."""
+    def execution(self, scratch: int, stream: int) -> Execution:
+        """A new execution context, set up on the stream of that handle; its runs use the memory at `scratch`."""

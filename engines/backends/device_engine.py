@@ -1,4 +1,4 @@
-"""An engine on a GPU: its buffers, and one call of it (copies and all) as one CUDA graph."""
+"""A profile of an engine on a GPU: its buffers, and one call of it (copies and all) as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import cached_property
 
 import numpy as np
 
-from engines.backends.base import Arrays, Engine
+from engines.backends.base import Arrays, Profile
 from engines.backends.device import Device, DeviceArray, Executable, Stream, Tensor
 
 _ALIGNMENT = 256
 """Of every tensor in a block, in bytes: what CUDA's own allocations have."""
 
 
-class DeviceEngine(Engine):
-    """An engine on a GPU. Through `inputs` and `run` it takes and returns host arrays, all of them copied each time.
+class DeviceProfile(Profile):
+    """A profile on a GPU. Through `inputs` and `run` it takes and returns host arrays, all of them copied each time.
 
     The stage runner asks for contexts instead, whose hidden states stay on the device.
     """
@@ -23,12 +23,12 @@ class DeviceEngine(Engine):
     def __init__(self, device: Device, executable: Executable) -> None:
         self.device, self.executable = device, executable
 
-    def context(self, lane: Lane, resident: Collection[str] = (), graphs: bool = True) -> EngineContext:
+    def context(self, lane: Lane, resident: Collection[str] = (), graphs: bool = True) -> ProfileContext:
         """A new context on a lane; the tensors named `resident` stay on the device."""
-        return EngineContext(self.device, self.executable, lane, resident, graphs)
+        return ProfileContext(self.device, self.executable, lane, resident, graphs)
 
     @cached_property
-    def _whole(self) -> EngineContext:
+    def _whole(self) -> ProfileContext:
         return self.context(Lane(self.device))
 
     @cached_property
@@ -42,7 +42,7 @@ class DeviceEngine(Engine):
         return self._whole.outputs
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """As of any engine; where it has bfloat16, takes and returns float32."""
+        """As of any profile; where it has bfloat16, takes and returns float32."""
         narrow = {name for name, buffer in self.inputs.items() if buffer.dtype == np.uint16}
         found = super().__call__({n: _to_bfloat16(v) if n in narrow else v for n, v in inputs.items()})
         return {n: _from_bfloat16(v) if v.dtype == np.uint16 else v for n, v in found.items()}
@@ -62,7 +62,7 @@ class Lane:
         return self._scratch
 
 
-class EngineContext:
+class ProfileContext:
     """One execution context with buffers of its own, at addresses that never change, and the graph of a call.
 
     inputs, outputs:   pinned host arrays of the tensors that are copied, in one copy each way.
@@ -75,7 +75,7 @@ class EngineContext:
     ) -> None:
         self.stream, self.done = lane.stream, device.event()
         self._scratch = lane.scratch(executable.scratch_bytes)
-        self._execution = executable.execution(self._scratch.address)
+        self._execution = executable.execution(self._scratch.address, lane.stream.handle)
         self.arrays: dict[str, DeviceArray] = {}
         self._up = _Block(device, {n: t for n, t in executable.inputs.items() if n not in resident})
         self._down = _Block(device, {n: t for n, t in executable.outputs.items() if n not in resident})

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from engines.backends.base import Built, EngineOptions, Report
 from engines.backends.layers import Layer
+from engines.buckets import Bucket
 from engines.errors import BuildError, InputError
 
 _WORKER = "engines.backends.tensorrt_worker"
@@ -26,6 +27,7 @@ class Request:
     """What the worker is asked for.
 
     library:      the module to compile with, tensorrt or tensorrt_rtx.
+    buckets:      batch and length of every profile.
     plugin:       the plugin library; None for the function body.
     compactions:  the plugin layers that the network must have.
     inspect:      read the layers from the engine, which needs a GPU, instead of from the log.
@@ -35,8 +37,7 @@ class Request:
     library: str
     graph: str
     out: str
-    batch: int
-    length: int
+    buckets: tuple[tuple[int, int], ...]
     options: EngineOptions
     plugin: str | None
     compactions: int
@@ -92,7 +93,11 @@ def compile_isolated(request: Request, report: Report | None = None) -> Built:
         raise _failure(out, log, code, result)
     os.replace(fresh, out)
     log.unlink(missing_ok=True)
-    layers = tuple(Layer.from_json(entry) for entry in result["layers"])
+    buckets = [Bucket(batch=batch, length=length) for batch, length in request.buckets]
+    layers = {
+        bucket: tuple(Layer.from_json(entry) for entry in entries)
+        for bucket, entries in zip(buckets, result["layers"], strict=True)
+    }
     return Built(perf_counter() - started, result["peak_bytes"], layers)
 
 

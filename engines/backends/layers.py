@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -19,6 +19,7 @@ class Layer:
     kind:            the library's name for it, such as gemm, kgen (a generated kernel) or custom_layer (a plugin).
     inputs, outputs: data types, such as Half; where the inspector is TensorRT 10's, in capitals.
     nodes:           the ONNX nodes that it computes.
+    profile:         the index of the profile that it belongs to.
     """
 
     name: str
@@ -27,12 +28,13 @@ class Layer:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[str, ...]
+    profile: int = 0
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Layer:
         """The inverse of dataclasses.asdict, by way of JSON, which has no tuples."""
         lists = {name: tuple(entry[name]) for name in ("inputs", "outputs", "nodes")}
-        return cls(entry["name"], entry["kind"], entry["tactic"], **lists)
+        return cls(entry["name"], entry["kind"], entry["tactic"], **lists, profile=entry["profile"])
 
     @property
     def is_fused_attention(self) -> bool:
@@ -55,8 +57,8 @@ def parse_build_log(text: str) -> list[Layer]:
     _, found, rest = text.partition("Layers:\n")
     if not found:
         return []
-    layers = []
-    for line in rest.split("\n\n")[0].splitlines():
+    layers, lines = [], rest.split("\n\n")[0].splitlines()
+    for line in lines:
         # A list of tensors ends with "}]"; dimensions inside it are in brackets of their own.
         match = _LINE.match(re.sub(r"\[(\d+(?:,\d+)*)\]", r"<\1>", line))
         if match is None:
@@ -71,7 +73,7 @@ def parse_build_log(text: str) -> list[Layer]:
                 nodes=tuple(_NODE.findall(line)),
             )
         )
-    return layers
+    return _with_profiles(layers, lines)
 
 
 def parse_inspector(text: str) -> list[Layer]:
@@ -97,7 +99,28 @@ def parse_inspector(text: str) -> list[Layer]:
                 nodes=tuple(_NODE.findall(str(entry.get("Metadata", "")))),
             )
         )
-    return layers
+    return _with_profiles(layers, [json.dumps(entry) for entry in content["Layers"]])
+
+
+_PROFILE, _GRAPH = re.compile(r"\[profile (\d+)\]"), re.compile(r"_myl(\d+)_\d+$")
+
+
+def _with_profiles(layers: Sequence[Layer], texts: Sequence[str]) -> list[Layer]:
+    """The layers, each with its profile: the library lists those of all profiles together.
+
+    texts: what it says of each. The names of layers and tensors carry "[profile 1]" in any profile but the first; where
+    it made all of them up, other layers of the compiled graph ("_myl1_4") tell.
+    """
+    named = [int(match[1]) if (match := _PROFILE.search(text)) else None for text in texts]
+    graphs = [match[1] if (match := _GRAPH.search(layer.name)) else "" for layer in layers]
+    of_graph = {graph: profile for graph, profile in zip(graphs, named, strict=True) if profile is not None and graph}
+    profiles = [own if own is not None else of_graph.get(graph, 0) for own, graph in zip(named, graphs, strict=True)]
+    return [replace(layer, profile=profile) for layer, profile in zip(layers, profiles, strict=True)]
+
+
+def by_profile(layers: Sequence[Layer], count: int) -> list[list[Layer]]:
+    """The layers of every profile of an engine."""
+    return [[layer for layer in layers if layer.profile == profile] for profile in range(count)]
 
 
 def fused_attention(layers: Sequence[Layer]) -> int:

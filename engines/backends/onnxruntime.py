@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.base import Arrays, Engine
+from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
 from engines.binding import Binding
+from engines.buckets import Bucket
 from engines.errors import InputError
 
 
 class OnnxRuntimeBackend(CpuBackend):
-    """One session per engine. Threads must not spin: a staged run's sessions would fight for the cores."""
+    """One session for each engine. Threads must not spin: a staged run's sessions would fight for the cores."""
 
     provider = "onnxruntime"
 
@@ -44,29 +45,47 @@ def session_options() -> Any:
 
 
 class _OnnxRuntimeEngine(Engine):
-    """A session whose inputs and outputs are bound, once, to our arrays."""
+    """A session with symbolic shapes."""
 
     def __init__(self, session: Any) -> None:
-        import onnxruntime
+        self._session = session
+        self._profiles: dict[Bucket, _OnnxRuntimeProfile] = {}
 
+    def profile(self, bucket: Bucket) -> Profile:
+        if bucket not in self._profiles:
+            self._profiles[bucket] = _OnnxRuntimeProfile(self._session, bucket)
+        return self._profiles[bucket]
+
+
+class _OnnxRuntimeProfile(Profile):
+    """Arrays of one shape, bound once: the inputs at once, the outputs when the first run has shaped them."""
+
+    def __init__(self, session: Any, bucket: Bucket) -> None:
         self._session, self._binding = session, session.io_binding()
         self.inputs: dict[str, np.ndarray] = {}
         self._outputs: dict[str, np.ndarray] = {}
-        # OrtValues borrow the memory of the arrays that they are made from, which `self` keeps alive.
         for value in session.get_inputs():
-            self.inputs[value.name] = np.zeros(value.shape, dtype=_DTYPES[value.type])
-            self._binding.bind_ortvalue_input(
-                value.name, onnxruntime.OrtValue.ortvalue_from_numpy(self.inputs[value.name])
-            )
-        for value in session.get_outputs():
-            self._outputs[value.name] = np.zeros(value.shape, dtype=_DTYPES[value.type])
-            self._binding.bind_ortvalue_output(
-                value.name, onnxruntime.OrtValue.ortvalue_from_numpy(self._outputs[value.name])
-            )
+            shape = (bucket.batch, bucket.length, *value.shape[2:])
+            self.inputs[value.name] = array = np.zeros(shape, dtype=_DTYPES[value.type])
+            self._binding.bind_ortvalue_input(value.name, _borrowed(array))
 
     def run(self) -> Arrays:
-        self._session.run_with_iobinding(self._binding)
+        if not self._outputs:
+            names = [value.name for value in self._session.get_outputs()]
+            found = self._session.run(names, self.inputs)
+            self._outputs = {name: np.ascontiguousarray(value) for name, value in zip(names, found, strict=True)}
+            for name, array in self._outputs.items():
+                self._binding.bind_ortvalue_output(name, _borrowed(array))
+        else:
+            self._session.run_with_iobinding(self._binding)
         return self._outputs
+
+
+def _borrowed(array: np.ndarray) -> Any:
+    """An OrtValue in the memory of an array, which has to live as long."""
+    import onnxruntime
+
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}

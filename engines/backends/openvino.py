@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.base import Arrays, Engine
+from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
 from engines.binding import Binding
+from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.stages import INPUT_NAMES, OUTPUT_NAMES
 
@@ -51,20 +52,34 @@ class OpenVinoBackend(CpuBackend):
 
 
 class _OpenVinoEngine(Engine):
-    """One infer request whose input and output tensors are our arrays."""
+    """A compiled model with dynamic shapes: it repacks the weights once, and a request of it runs one shape."""
 
     def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._profiles: dict[Bucket, _OpenVinoProfile] = {}
+
+    def profile(self, bucket: Bucket) -> Profile:
+        if bucket not in self._profiles:
+            self._profiles[bucket] = _OpenVinoProfile(self._compiled, bucket)
+        return self._profiles[bucket]
+
+
+class _OpenVinoProfile(Profile):
+    """An infer request whose input tensors are our arrays."""
+
+    def __init__(self, compiled: Any, bucket: Bucket) -> None:
         self._request = compiled.create_infer_request()
+        self._names = [_name(port) for port in compiled.outputs]
         self.inputs: dict[str, np.ndarray] = {}
-        self._outputs: dict[str, np.ndarray] = {}
-        for ports, arrays in ((compiled.inputs, self.inputs), (compiled.outputs, self._outputs)):
-            for port in ports:
-                arrays[_name(port)] = array = np.zeros(tuple(port.shape), dtype=port.element_type.to_dtype())
-                self._request.set_tensor(port, _tensor(array))
+        for port in compiled.inputs:
+            widths = [dimension.get_length() for dimension in list(port.partial_shape)[2:]]
+            array = np.zeros((bucket.batch, bucket.length, *widths), dtype=port.element_type.to_dtype())
+            self._request.set_tensor(port, _tensor(array))
+            self.inputs[_name(port)] = array
 
     def run(self) -> Arrays:
         self._request.infer(share_outputs=True)
-        return self._outputs
+        return {name: tensor.data for name, tensor in zip(self._names, self._request.output_tensors, strict=True)}
 
 
 def _name(port: Any) -> str:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.cuda_device import cuda_device, missing_bindings, missing_cuda
-from engines.backends.cuda_tensorrt import TensorRtExecutable
 from engines.backends.device import Device
-from engines.backends.device_engine import DeviceEngine
 from engines.backends.gpu import find_gpu
 from engines.backends.isolated import Request, compile_isolated
 from engines.backends.stage_graph import count_compactions
+from engines.backends.tensorrt_engine import TensorRtEngine
 from engines.binding import Binding, Gpu
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
@@ -80,7 +80,7 @@ class TensorRtBackend(Backend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
@@ -89,8 +89,7 @@ class TensorRtBackend(Backend):
             library=self.library,
             graph=str(stage_graph),
             out=str(out),
-            batch=bucket.batch,
-            length=bucket.length,
+            buckets=tuple((bucket.batch, bucket.length) for bucket in buckets),
             options=options,
             plugin=str(_library()) if options.plugin else None,
             compactions=count_compactions(stage_graph),
@@ -117,10 +116,15 @@ class TensorRtBackend(Backend):
         engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
         if engine is None:
             raise InputError(f"{engine_file}: {self.library} cannot deserialise it; its log says why")
-        return DeviceEngine(cuda_device(), TensorRtExecutable(trt, engine, runtime))
+        engine = self._prepared(engine, engine_file)
+        return TensorRtEngine(cuda_device(), trt, engine, runtime)
 
     def device(self) -> Device:
         return cuda_device()
+
+    def _prepared(self, engine: Any, engine_file: Path) -> Any:
+        """The engine as its contexts are to be made."""
+        return engine
 
     def _missing_package(self) -> str | None:
         if importlib.util.find_spec(self.library) is None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from engines.backends.base import PLAIN, Built, EngineOptions, Report
+from engines.backends.rtx_cache import KeptEngine
 from engines.backends.tensorrt import TensorRtBackend, plugin_digest
 from engines.binding import Binding
 from engines.buckets import Bucket
@@ -47,13 +50,16 @@ class TensorRtRtxBackend(TensorRtBackend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
         explicit = replace(options, compute_capabilities=_capabilities(options))
-        return super().build(stage_graph, bucket, out, explicit, report)
+        return super().build(stage_graph, buckets, out, explicit, report)
+
+    def _prepared(self, engine: Any, engine_file: Path) -> Any:
+        return KeptEngine(engine, engine_file)
 
     def known_capabilities(self) -> list[str]:
         """The compute capabilities that the library can compile for."""

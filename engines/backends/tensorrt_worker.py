@@ -1,6 +1,7 @@
 """python -m engines.backends.tensorrt_worker: compiles one engine; asked on standard input, answers in JSON lines.
 
-Standard error is the log. Progress is {"phase", "done"}, the last line {"layers", "peak_bytes"} or {"error", "kind"}.
+Standard error is the log. Progress is {"phase", "done"}, the last line {"layers", "peak_bytes"} or {"error", "kind"};
+"layers" has a list for every profile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from engines.backends.base import EngineOptions
 from engines.backends.isolated import Request
-from engines.backends.layers import Layer, parse_build_log, parse_inspector
+from engines.backends.layers import Layer, by_profile, parse_build_log, parse_inspector
 from engines.errors import BuildError, InputError
 from plugins.library import PluginError, load_into, require_plugin_layers
 
@@ -47,7 +48,7 @@ def main() -> int:
     except OSError as error:
         say({"error": error.strerror or str(error), "kind": "storage", "errno": error.errno})
         return 1
-    say({"layers": [asdict(layer) for layer in layers], "peak_bytes": _peak_bytes()})
+    say({"layers": [[asdict(layer) for layer in profile] for profile in layers], "peak_bytes": _peak_bytes()})
     return 0
 
 
@@ -57,8 +58,8 @@ def _peak_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
-    """Compiles with TensorRT 10.14 or newer, 11, or TensorRT-RTX, and writes the engine. Returns its layers.
+def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[list[Layer]]:
+    """Compiles with TensorRT 10.14 or newer, 11, or TensorRT-RTX, and writes the engine. Returns the profiles' layers.
 
     Raises InputError for a graph that does not parse, PluginError when the plugin is not what the network got, and
     BuildError when the library gives no engine.
@@ -73,20 +74,29 @@ def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
         found = [parser.get_error(index) for index in range(parser.num_errors)]
         errors = [f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}" for error in found]
         raise InputError.listing(f"{request.graph}: {trt.__name__} {trt.__version__} cannot parse it", errors)
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        tensor.shape = (request.batch, request.length, *tuple(tensor.shape)[2:])
     require_plugin_layers(trt, network, request.compactions if request.plugin is not None else 0)
     config = _config(trt, builder, request, say)
+    _add_profiles(builder, network, config, request)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(f"{trt.__name__} {trt.__version__} built no engine")
     Path(request.out).write_bytes(plan)
     if request.timing_cache is not None:
         _replace(Path(request.timing_cache), config.get_timing_cache().serialize())
-    if request.inspect:
-        return _inspected(trt, logger, plan)
-    return parse_build_log(logger.plan)
+    layers = _inspected(trt, logger, plan) if request.inspect else parse_build_log(logger.plan)
+    return by_profile(layers, len(request.buckets))
+
+
+def _add_profiles(builder: Any, network: Any, config: Any, request: Request) -> None:
+    """A profile for each bucket. Its least, best and greatest shapes are one, so it is as fast as a static engine."""
+    for bucket in request.buckets:
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            tensor = network.get_input(index)
+            shape = (*bucket, *tuple(tensor.shape)[2:])
+            profile.set_shape(tensor.name, shape, shape, shape)
+        if config.add_optimization_profile(profile) < 0:
+            raise BuildError(f"the library refused the profile {bucket[0]}x{bucket[1]}")
 
 
 def _inspected(trt: ModuleType, logger: Any, plan: Any) -> list[Layer]:

@@ -1,4 +1,4 @@
-"""The fair baseline: the dense model, built by the same pipeline, its buckets chosen in the same way."""
+"""Builds the baseline: the dense model, by the same pipeline, with its buckets chosen in the same way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from engines.artifact import Artifact
-from engines.buckets import default_buckets, format_buckets
+from engines.buckets import Bucket, default_buckets, format_buckets, parse_buckets
 from engines.errors import InputError
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.dense import DenseModel
@@ -16,9 +16,10 @@ from pipeline.builder.steps import build_from
 
 
 def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
-    """Builds an artifact and, where a dense checkpoint is known, times it against that model's own artifact.
+    """Builds an artifact and, if a dense checkpoint is known, times it against that model's artifact.
 
-    Where the target's engines cannot run, nothing is timed. Nothing is built in front of an error that can be known.
+    Nothing is timed if the target's engines cannot run here. Errors that can be known are raised before anything is
+    built.
     """
     start = Start.of(config)
     with start.publisher() as publisher:
@@ -28,9 +29,12 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
 
 
 def dense_artifact(start: Start, console: Console) -> Path:
-    """Path of the dense model's artifact for a build, beside `out`; built unless it is there already."""
+    """Returns the path of the dense model's artifact, beside `out`; builds it unless it is there already."""
     assert start.dense is not None
-    dense = Start.of(dense_config(start.config, start.subject.model.config.max_length), start.inputs)
+    ours, theirs = start.subject.model.config.max_length, start.dense.max_length
+    # Both are timed on texts cut at the shorter length, so that is what the dense model's buckets are chosen for.
+    shorter = ours if ours < theirs else None
+    dense = Start.of(dense_config(start.config, ours, theirs), start.inputs, typical_length=shorter)
     if not _is_current(dense):
         _refuse_strangers(dense.config.out, start.dense, start.config.out)
         console.print(f"the dense model to compare with, {dense.config.out}:")
@@ -39,18 +43,25 @@ def dense_artifact(start: Start, console: Console) -> Path:
     return dense.config.out
 
 
-def dense_config(config: BuildConfig, max_length: int) -> BuildConfig:
-    """The same build of the dense model, whose artifact lies beside `out`. max_length: the pruned model's."""
+def dense_config(config: BuildConfig, max_length: int, dense_length: int) -> BuildConfig:
+    """The same build of the dense model, whose artifact lies beside `out`.
+
+    max_length, dense_length: tokens that the pruned and the dense model take; buckets for longer texts are added.
+    """
     buckets = config.buckets
     if buckets is None and config.stages != "auto":  # then nothing is planned, and the lengths are the default ones
         buckets = format_buckets(default_buckets(max_length))
+    if buckets is not None and dense_length > max(bucket.length for bucket in parse_buckets(buckets)):
+        batches = {bucket.batch for bucket in parse_buckets(buckets)}
+        longest = [Bucket(batch=batch, length=dense_length) for batch in sorted(batches)]
+        buckets = format_buckets([*parse_buckets(buckets), *longest])
     out = config.out.with_name(f"{config.out.name}-dense")
     own = {"checkpoint": config.dense_checkpoint, "dense": None, "stages": "auto", "buckets": buckets}
     return config.model_copy(update={**own, "out": out, "force": True})
 
 
 def _refuse_strangers(out: Path, dense: DenseModel, asked: Path) -> None:
-    """Raises InputError where anything but the dense model's artifact has the name that this is to have."""
+    """Raises InputError if the name of the dense model's artifact is taken by anything else."""
     if not out.is_symlink() and (not out.exists() or (out.is_dir() and not any(out.iterdir()))):
         return
     try:
@@ -58,7 +69,7 @@ def _refuse_strangers(out: Path, dense: DenseModel, asked: Path) -> None:
     except InputError as error:
         found = f"something that is no artifact ({str(error).splitlines()[0]})"
     else:
-        # The same model may be named otherwise than by the last build, or have been trained anew in its place.
+        # The last build may have named the same model differently, or the model may have been trained again since.
         if Path(known.path).resolve() == dense.checkpoint.resolve() or known.sha256 == dense.digest:
             return
         found = f"an artifact of {known.path}"
@@ -69,7 +80,7 @@ def _refuse_strangers(out: Path, dense: DenseModel, asked: Path) -> None:
 
 
 def _is_current(start: Start) -> bool:
-    """Whether the artifact is of the same build and holds engines for this machine."""
+    """Returns whether the artifact is from the same build and holds engines for this machine."""
     try:
         manifest = Artifact.open(start.config.out).manifest
     except InputError:

@@ -1,4 +1,4 @@
-"""What a build depends on: its buckets, and the digest of everything that makes it another build."""
+"""Computes what a build depends on: its buckets, and the digest of everything else that would make it another build."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def build_key(
     calibration: CalibrationSet | None = None,
     dense: DenseModel | None = None,
 ) -> str:
-    """SHA-256 of all that an artifact depends on, but for the machine that its engines are compiled for."""
+    """Returns the SHA-256 of everything an artifact depends on, except the machine that compiles its engines."""
     inputs = {
         "checkpoint": subject.digest,
         "tokenizer": sha256(tokenizer_path(config.checkpoint)),
         "stages": config.stages,
         "samples": config.samples,
         "buckets": format_buckets(buckets),
-        "max_engines": config.max_engines,
+        "max_profiles": config.max_profiles,
         "token_budget": config.token_budget,
         "device": config.device,
         "target": config.target,
@@ -40,6 +40,7 @@ def build_key(
         "precision": config.precision,
         "data": examples_digest(subject.examples),
         "typical": examples_digest(subject.typical),
+        "typical_length": subject.typical_length,
         "version": __version__,
         "tools": tool_versions(),
     }
@@ -51,7 +52,7 @@ def build_key(
 
 
 def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket]:
-    """The buckets that were asked for, or the default ones. Raises InputError when none holds the longest input."""
+    """Returns the requested buckets, or the default ones. Raises InputError if none fits the longest input."""
     if config.buckets is None:
         return default_buckets(model.config.max_length)
     buckets = parse_buckets(config.buckets)

@@ -1,14 +1,18 @@
-"""The gates that look at an artifact's graphs and engines, for its build and for its parity check."""
+"""Runs the gates on an artifact's graphs and engines, for its build and for its parity check."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import onnx
+import torch
 
 from calib.int8.qdq import quantized_products
+from calib.int8.sensitivity import changed_share
 from calib.metric import accuracy, labelled
 from engines.artifact import EngineRecord, Gate
+from engines.backends import records_for
 from engines.backends.layers import int8_products
 from engines.prediction import SampleResult
 from engines.runner import Runner
@@ -20,15 +24,16 @@ from pipeline.gates.expected import Expected
 from pipeline.gates.quantized import int8_parity, simulated_model
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.model.reference import Reference
+from pipeline.model.transformer import PrunedTransformer
 
 
 def engine_gates(
     expected: Expected,
     engines: EnginesUnderTest,
-    metric: Callable[[Runner], Gate],
+    metrics: Callable[[Runner], Sequence[Gate]],
     advance: Callable[[], None] = lambda: None,
 ) -> list[Gate]:
-    """Gates 2 to 4 of an artifact. `metric` is gate 4; `advance` is called behind each of the three."""
+    """Gates 2 to 4 of an artifact. `metrics` is gate 4; `advance` is called behind each of the three."""
     engines = engines.loaded()
     found = gates.numeric_parity(expected, engines)
     found += int8_parity(expected, engines)
@@ -44,34 +49,41 @@ def engine_gates(
     else:
         found.append(gates.decision_parity(expected, results, expected.rounded))
     advance()
-    found.append(metric(runner))
+    found += metrics(runner)
     advance()
     return found
 
 
 def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> list[Gate]:
-    """What the library planned for the engines of a build that have a report: for one target, precision and place."""
+    """Checks what the library planned for the engines that have a report, all of one target, precision and machine."""
     reports = {record: compilation.report_of(record) for record in records if record.report is not None}
     if not reports:
         return []
     precision, where = records[0].precision, f"({records[0].target} {records[0].place})"
-    fusion = {record.file: (report.fusible, report.fused) for record, report in reports.items()}
+    profiles = {
+        f"{record.file} {profile.bucket}": (record, profile, report.fusible)
+        for record, report in reports.items()
+        for profile in report.profiles
+        if profile.bucket in record.profiles
+    }
+    fusion = {name: (fusible, profile.fused) for name, (_, profile, fusible) in profiles.items()}
     found = [gates.attention_gate(f"fused attention {where}", precision, fusion)]
     if precision == "int8":
         graphs = set(map(compilation.graph_of, reports))
         products = {path: quantized_products(onnx.load(path)) for path in graphs}
         counts = {}
-        for record, report in reports.items():
+        for name, (record, profile, _) in profiles.items():
             wanted = products[compilation.graph_of(record)]
-            counts[record.file] = len(wanted), len(int8_products(report.layers, wanted))
+            counts[name] = len(wanted), len(int8_products(profile.layers, wanted))
         found.append(gates.int8_products_gate(f"INT8 products {where}", counts))
     return found
 
 
 def _int8_decisions(expected: Expected, engines: EnginesUnderTest, results: Sequence[SampleResult]) -> Gate:
-    """Gate 3 in INT8: against the simulation of the same ranges; flips against float32 are counted beside it.
+    """Runs gate 3 in INT8, against the simulation of the same ranges.
 
-    Quantisation moves what is decided, which the task metric judges; the engines must decide as the simulation does.
+    Quantisation changes decisions, and the task metric judges that. The engines must decide as the simulation does.
+    Differences from float32 are counted beside it.
     """
     simulated = simulated_model(expected, engines.folder)
     ours = Reference.of(simulated, expected.samples)
@@ -86,18 +98,48 @@ def _int8_decisions(expected: Expected, engines: EnginesUnderTest, results: Sequ
     return gate.model_copy(update={"figures": {**gate.figures, **figures}})
 
 
-def metric_gate(subject: Subject, runner: Runner, dense: DenseModel | None, count: int, max_drop: float) -> Gate:
-    """Gate 4 on the first `count` examples, against the dense model in PyTorch."""
+@dataclass(frozen=True)
+class Budget:
+    """What gate 4 compares with, on the first `count` examples, and the points that may be lost against it.
+
+    wide: PyTorch's model in the precision that INT8 is to be as good as.
+    """
+
+    count: int
+    max_drop: float
+    dense: DenseModel | None
+    wide: PrunedTransformer
+
+
+def metric_gates(subject: Subject, budget: Budget, runner: Runner) -> list[Gate]:
+    """Gate 4: against the dense model in PyTorch and, of INT8 engines, against the model's own wider precision."""
+    examples, results = subject.examples[: budget.count], runner.run_tokens(subject.samples[: budget.count])
+    logits, nothing = [result.logits for result in results], _no_metric(subject)
+    if nothing is None:
+        ours = accuracy(runner.manifest.head, logits, examples)
+        dense = None if budget.dense is None else budget.dense.metric(examples)
+        gate = gates.task_metric(ours, dense, len(examples), budget.max_drop)
+        if budget.dense is not None and budget.dense.max_length != subject.model.config.max_length:
+            lengths = {"max_length": subject.model.config.max_length, "dense_max_length": budget.dense.max_length}
+            gate = gate.model_copy(update={"figures": {**gate.figures, **lengths}})
+    else:
+        gate = Gate(name="task metric", status="SKIPPED", reason=nothing)
+    if all(record.precision != "int8" for record in records_for(runner.manifest, runner.backend)):
+        return [gate]
+    wide = Reference.of(budget.wide, subject.samples[: budget.count]).logits
+    head, points = subject.model.config.head, max(0.0, budget.max_drop)
+    if nothing is None:
+        plain = accuracy(head, [answer.numpy() for answer in wide], examples)
+        return [gate, gates.int8_metric(ours, plain, len(examples), points)]
+    return [gate, gates.int8_changed(changed_share(head, wide, list(map(torch.from_numpy, logits))), len(wide), points)]
+
+
+def _no_metric(subject: Subject) -> str | None:
+    """Why the examples give no metric, or None."""
     head = subject.model.config.head
-    nothing = None
     if not labelled(head, subject.examples):
         wanted = "numbers" if head.kind == "regression" else f"the model's ({', '.join(head.labels)})"
-        nothing = f"the labels of {subject.data} are not {wanted}"
-    elif head.token_level:
-        nothing = "the data has one label per text, the model one per token"
-    if nothing is not None:
-        return Gate(name="task metric", status="SKIPPED", reason=nothing)
-    examples = subject.examples[:count]
-    results = runner.run_tokens(subject.samples[:count])
-    ours = accuracy(runner.manifest.head, [result.logits for result in results], examples)
-    return gates.task_metric(ours, None if dense is None else dense.metric(examples), len(examples), max_drop)
+        return f"the labels of {subject.data} are not {wanted}"
+    if head.token_level:
+        return "the data has one label per text, the model one per token"
+    return None

@@ -1,4 +1,4 @@
-"""Compiles the engines of a build: several at a time where memory allows, resumed, and reused where nothing changed."""
+"""Compiles the engines of a build: several at a time if memory allows, and only those that changed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,36 @@ from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
 from engines.artifact import EngineRecord, Unit
+from engines.backends.base import Built
 from engines.backends.layers import Layer, fused_attention, fusible_attention
 from engines.buckets import Bucket
 from engines.errors import BuildError
 from engines.files import sha256
+from engines.plan import weights_file
 from pipeline.builder.engine_key import engine_key
+from pipeline.builder.failing import Errors, build_what_can_be
 from pipeline.builder.publish import Publisher
 from pipeline.builder.reuse import Previous
 from pipeline.builder.target import BuildTarget
 
 _SHOWN = 3
-"""Failed engines whose log an error shows."""
+"""The number of failed engines whose logs an error shows."""
+
+
+class ProfileReport(BaseModel):
+    """What the library made of a stage for one bucket. fused: attentions that became one kernel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bucket: Bucket
+    fused: int
+    layers: tuple[Layer, ...]
 
 
 class EngineReport(BaseModel):
-    """What compiling one engine took, and what the library made of it; the JSON file beside the engine.
+    """What compiling one engine took, and its layers; the JSON file beside the engine.
 
-    fusible: attentions of the stage that feed no score. fused: attentions that became one kernel.
+    fusible: attentions of the stage that feed no score.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,17 +52,16 @@ class EngineReport(BaseModel):
     peak_bytes: int
     size: int
     fusible: int
-    fused: int
-    layers: tuple[Layer, ...]
+    profiles: tuple[ProfileReport, ...]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One engine to compile."""
+    """One engine to compile, with a profile for each of its buckets."""
 
     unit: Unit
     graph: str
-    bucket: Bucket
+    buckets: tuple[Bucket, ...]
     file: str
     key: str
 
@@ -61,7 +73,7 @@ class Job:
 
 @dataclass
 class Compiled:
-    """The engines that there are, and by bucket why one is missing: a line, then the end of its log."""
+    """The engines that there are, and by bucket why a profile is missing: a line, then the end of its log."""
 
     records: list[EngineRecord] = field(default_factory=list)
     failed: dict[Bucket, str] = field(default_factory=dict)
@@ -90,10 +102,10 @@ class Compilation:
         self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
 
     def run(self, buckets: Mapping[Unit, Sequence[Bucket]], progress: Progress) -> Compiled:
-        """Compiles what is not there yet of the buckets of every unit. One engine's failure does not keep the others
+        """Compiles what is not there yet of the buckets of every unit. A profile that fails does not keep the others
         from being built.
 
-        Raises InputError for a graph that cannot be read, and BuildError when no bucket is complete.
+        Raises InputError for a graph that cannot be read, and BuildError if no bucket is complete.
         """
         (self._root / self.folder).mkdir(parents=True, exist_ok=True)
         jobs, compiled = self._all_jobs(buckets), Compiled()
@@ -102,26 +114,32 @@ class Compilation:
         self._held.take_timings(self.folder)
         missing = [job for job in jobs if not self._is_there(job) and not self._take(job)]
         progress.advance(task, len(jobs) - len(missing))
-        errors: dict[Job, BuildError] = {}
-        for job, error in self._compile(missing, progress):
-            if error is None:
-                self._publisher.mark(_step(job))
+        errors: dict[Job, Errors] = {}
+        for job, found in self._compile(missing, progress):
+            if found:
+                errors[job] = found
             else:
-                errors[job] = error
+                self._publisher.mark(_step(job))
             progress.advance(task)
         self._held.share_timings(self.folder)
         for job in jobs:  # in their order, not in that in which they failed
-            if job in errors:
-                compiled.failed.setdefault(job.bucket, str(errors[job]))
-        if len(compiled.failed) == len({bucket for held in buckets.values() for bucket in held}):
-            logs = "\n".join(f"  - {error}" for error in list(errors.values())[:_SHOWN])
-            raise BuildError(f"{len(errors)} of {len(jobs)} engines could not be compiled\n{logs}")
-        compiled.records = [self._record(job) for job in jobs if job.bucket not in compiled.failed]
-        for job in jobs:
-            if job.bucket in compiled.failed:  # what other stages have of it is of no use
-                (self._root / job.file).unlink(missing_ok=True)
-                (self._root / job.report).unlink(missing_ok=True)
+            for bucket, error in errors.get(job, {}).items():
+                compiled.failed.setdefault(bucket, str(error))
+        if len(compiled.failed) == len({bucket for asked in buckets.values() for bucket in asked}):
+            self._refuse_nothing(jobs, errors)
+        for job in jobs:  # what other stages have of a bucket that one of them lacks is of no use
+            whole = tuple(bucket for bucket in job.buckets if bucket not in compiled.failed)
+            if whole:
+                compiled.records.append(self._record(job, whole))
         return compiled
+
+    @staticmethod
+    def _refuse_nothing(jobs: Sequence[Job], errors: Mapping[Job, Errors]) -> None:
+        """Raises BuildError with the logs of the first profiles that failed."""
+        lines = [str(error) for job in jobs for error in errors.get(job, {}).values()]
+        count = sum(len(job.buckets) for job in jobs)
+        logs = "\n".join(f"  - {line}" for line in dict.fromkeys(lines[:_SHOWN]))
+        raise BuildError(f"{len(lines)} of {count} profiles could not be compiled\n{logs}")
 
     def report_of(self, record: EngineRecord) -> EngineReport:
         """The report of an engine that has one."""
@@ -135,42 +153,42 @@ class Compilation:
     def _all_jobs(self, buckets: Mapping[Unit, Sequence[Bucket]]) -> list[Job]:
         jobs = []
         for unit, graph in self._graphs.items():
-            digest = sha256(self._root / graph)
-            for bucket in buckets[unit]:
-                key = engine_key(digest, bucket, self._target)
-                file = f"{self.folder}/{self._target.backend.engine_name(unit, bucket)}"
-                jobs.append(Job(unit, graph, bucket, file, key))
+            digest, asked = sha256(self._root / graph), tuple(sorted(buckets[unit]))
+            alone = self._target.backend.most_profiles == 1
+            for profiles in [(bucket,) for bucket in asked] if alone else [asked]:
+                name = self._target.backend.engine_name(unit, profiles[0] if alone else None)
+                key = engine_key(digest, profiles, self._target)
+                jobs.append(Job(unit, graph, profiles, f"{self.folder}/{name}", key))
         return jobs
 
     def _is_there(self, job: Job) -> bool:
-        """Whether the build that is resumed has compiled it, and it was not given up for a faster one since."""
+        """Returns whether the resumed build has compiled the engine and has not since replaced it by a faster one."""
         return self._publisher.done(_step(job)) and (self._root / job.file).is_file()
 
     def _take(self, job: Job) -> bool:
-        """Takes an engine with the same key from the held artifact, where engines are files of their own."""
-        if not self._target.backend.isolated or not self._held.take(job.key, job.file):
+        """Takes an engine with the same key and all its profiles from the artifact that is replaced, if that is worth
+        it."""
+        if not self._target.backend.isolated or not self._held.take(job.key, job.file, job.buckets):
             return False
         self._publisher.mark(_step(job))
         return True
 
-    def _compile(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, BuildError | None]]:
+    def _compile(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, Errors]]:
         if not self._target.backend.isolated:
             for job in jobs:
                 self._target.backend.build(
-                    self._root / job.graph, job.bucket, self._root / job.file, self._target.options
+                    self._root / job.graph, job.buckets, self._root / job.file, self._target.options
                 )
-                yield job, None
+                yield job, {}
             return
         if not jobs:
             return
         stop = Event()
-        # The largest one first and alone, to see how much memory one takes at most.
+        # The largest one first and alone: it shows the most memory that one takes.
         first, *rest = sorted(jobs, key=self._size, reverse=True)
         yield first, self._attempt(first, progress, stop)
         with ThreadPoolExecutor(self._parallel(first)) as pool:
-            futures: dict[Future[BuildError | None], Job] = {
-                pool.submit(self._attempt, job, progress, stop): job for job in rest
-            }
+            futures: dict[Future[Errors], Job] = {pool.submit(self._attempt, job, progress, stop): job for job in rest}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
@@ -179,7 +197,8 @@ class Compilation:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _attempt(self, job: Job, progress: Progress, stop: Event) -> BuildError | None:
+    def _attempt(self, job: Job, progress: Progress, stop: Event) -> Errors:
+        """Builds an engine and its report; which profiles it had to be built without, and why."""
         with _line(progress, Path(job.file).stem) as show:
 
             def report(phase: str, done: float) -> None:
@@ -187,51 +206,57 @@ class Compilation:
                     raise _Stopped
                 show(phase, done)
 
-            graph, out = self._root / job.graph, self._root / job.file
-            try:
-                built = self._target.backend.build(graph, job.bucket, out, self._target.options, report)
-            except BuildError as error:
-                return error
+            def build(buckets: Sequence[Bucket], out: Path) -> Built:
+                return self._target.backend.build(self._root / job.graph, buckets, out, self._target.options, report)
+
+            built, errors = build_what_can_be(job.unit, job.buckets, self._root / job.file, build)
+        if built is not None:
+            self._write_report(job, built)
+        return errors
+
+    def _write_report(self, job: Job, built: Built) -> None:
         assert built.seconds is not None and built.peak_bytes is not None
         steps = [] if isinstance(job.unit, str) else self._steps[job.unit]
+        profiles = [
+            ProfileReport(bucket=bucket, fused=fused_attention(layers), layers=layers)
+            for bucket, layers in built.layers.items()
+        ]
         found = EngineReport(
             seconds=round(built.seconds, 3),
             peak_bytes=built.peak_bytes,
-            size=out.stat().st_size,
+            size=(self._root / job.file).stat().st_size,
             fusible=fusible_attention(steps),
-            fused=fused_attention(built.layers),
-            layers=built.layers,
+            profiles=tuple(profiles),
         )
         (self._root / job.report).write_text(found.model_dump_json(indent=1) + "\n", "utf-8")
-        return None
 
     def _size(self, job: Job) -> tuple[int, int]:
         """What the memory of a builder grows with: the weights, then the rows."""
-        return (self._root / job.graph).stat().st_size, job.bucket.batch * job.bucket.length
+        return (self._root / job.graph).stat().st_size, max(bucket.batch * bucket.length for bucket in job.buckets)
 
     def _parallel(self, first: Job) -> int:
         if self._jobs is not None:
             return self._jobs
         if self._target.backend.needs_device_to_build:
-            return 1  # kernels that are timed side by side time each other
+            return 1  # engines compiled side by side would disturb each other's timings
         try:
             peak = EngineReport.model_validate_json((self._root / first.report).read_bytes()).peak_bytes
         except OSError:  # it failed
             return 1
         return builders_side_by_side(peak)
 
-    def _record(self, job: Job) -> EngineRecord:
-        isolated = self._target.backend.isolated
+    def _record(self, job: Job, profiles: tuple[Bucket, ...]) -> EngineRecord:
+        weights = weights_file(job.file)
         return EngineRecord(
             stage=job.unit,
-            batch=job.bucket.batch,
-            length=job.bucket.length,
+            profiles=profiles,
             target=self._target.backend.target,
             precision=self._target.precision,
             file=job.file,
+            weights=weights if (self._root / weights).is_file() else None,
             key=job.key,
             binding=self._target.binding,
-            report=job.report if isolated else None,
+            report=job.report if self._target.backend.isolated else None,
         )
 
 
@@ -240,7 +265,7 @@ class _Stopped(Exception):
 
 
 def _step(job: Job) -> str:
-    """What is marked as done: the file, and what it was made from."""
+    """Returns the mark of a finished engine: the file, and what it was made from."""
     return f"{job.file} {job.key}"
 
 
@@ -255,16 +280,16 @@ def _line(progress: Progress, name: str) -> Iterator[Callable[[str, float], None
 
 
 _SHARE_OF_MEMORY = 0.8
-"""Of what is free, that they may take together."""
+"""The share of free memory that all builders together may use."""
 
 
 def builders_side_by_side(peak_bytes: int) -> int:
-    """How many builders of that size the free memory holds; at least one, and not more than there are cores."""
+    """Returns how many builders of that size fit the free memory: at least one, at most one per core."""
     return max(1, min(len(os.sched_getaffinity(0)), int(_SHARE_OF_MEMORY * _free_memory() // peak_bytes)))
 
 
 def _free_memory() -> int:
-    """Bytes that can be taken without swapping; Linux counts them, elsewhere it is what nobody has."""
+    """Returns the bytes that are free without swapping; only Linux counts them, elsewhere those of unused pages."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

@@ -23,7 +23,7 @@ DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoints"
 
 
 def require_demo() -> None:
-    """Raises InputError where there are no shipped checkpoints, as after an installation from a wheel."""
+    """Raises InputError if there are no shipped checkpoints, as after an installation from a wheel."""
     if not DEMO.is_dir():
         raise InputError(
             f"{DEMO}: not found; the demo is only in a source checkout; to build a model of your own, pass "
@@ -36,7 +36,7 @@ _OF_ONE_RUN = ("force", "resume", "jobs", "threads", "timing_cache", "export_onl
 
 
 def _parts(value: Any) -> Any:
-    """The parts of a list as a flag has it, such as 8.0,8.9."""
+    """Splits a list as a flag gives it, such as 8.0,8.9."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
@@ -57,7 +57,7 @@ class BuildConfig(BaseModel):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
-    max_engines: int = Field(192, gt=0)
+    max_profiles: int = Field(512, gt=0)
     token_budget: int | None = Field(None, gt=0)
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False
@@ -100,7 +100,7 @@ class BuildConfig(BaseModel):
 
 
 def read_build_config(file: Path | None, flags: dict[str, Any]) -> BuildConfig:
-    """The configuration of a file (optional) with the flags that were given on top. Raises InputError."""
+    """Reads a configuration file (optional) and applies the given flags. Raises InputError."""
     values: dict[str, Any] = {}
     if file is not None:
         try:

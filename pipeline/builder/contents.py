@@ -1,4 +1,4 @@
-"""What an artifact holds beside its engines: manifest, tokenizer, retention, plugin, and a kit for GPU hosts."""
+"""Writes everything of an artifact except its engines: manifest, tokenizer, retention, plugin, kit for GPU hosts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from plugins.library import copy_plugins, library_path
 
 
 def write_contents(work: Work, planned: Planned, exported: Exported, engines: Engines) -> None:
-    """Writes all of an artifact but its engines, and drops what no engine of it uses."""
+    """Writes everything of an artifact except its engines, and deletes files that no engine uses."""
     root, config, target = work.root, work.config, engines.target
     _drop_leftovers(root, engines.records)
     (root / layout.TOKENIZER_NAME).parent.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def _write_retention(work: Work, planned: Planned) -> None:
 
 
 def _drop_leftovers(root: Path, records: list[EngineRecord]) -> None:
-    """Deletes what an interrupted build with other options, or a killed builder, has left among the engines."""
+    """Deletes engines left by an interrupted build with other options or by a killed builder."""
     used = {root / Path(record.file).parent for record in records}
     for folder in sorted({path.parent for path in (root / "engines").rglob("*") if path.is_file()}):
         for path in folder.glob("*" if folder not in used else "*.partial"):
@@ -58,7 +58,7 @@ def _drop_leftovers(root: Path, records: list[EngineRecord]) -> None:
 
 
 def _copy_plugins(folder: Path, target: BuildTarget) -> None:
-    """Copies the plugin libraries; BuildError if they are not those any more that the engines are bound to."""
+    """Copies the plugin libraries. Raises BuildError if they changed since the engines were bound to them."""
     copy_plugins(folder)
     if target.binding is not None and sha256(folder / library_path().name) != target.binding.plugin:
         raise BuildError(

@@ -17,9 +17,9 @@ from pipeline.model.transformer import PrunedTransformer
 
 
 class DenseModel:
-    """A dense checkpoint, loaded and asked when its answers are wanted; several builds may share one.
+    """A dense checkpoint that is loaded and run when its answers are needed; several builds may share one.
 
-    flag: what names it on the command line.
+    flag: its option on the command line.
     """
 
     def __init__(self, checkpoint: Path, inputs: Inputs | None = None, flag: str = "--dense") -> None:
@@ -37,7 +37,7 @@ class DenseModel:
         return checkpoint_digest(self.checkpoint)
 
     def refuse_for(self, checkpoint: Path) -> None:
-        """Raises InputError unless it is a dense model of that checkpoint's task: else its metric says nothing."""
+        """Raises InputError unless it is a dense model of the checkpoint's task; otherwise its metric says nothing."""
         refuse_other_task(self.flag, self.checkpoint, read_config(checkpoint), tokenizer_path(checkpoint))
         method = read_config(self.checkpoint).pruner.method
         if method != "dense":
@@ -46,8 +46,22 @@ class DenseModel:
                 f"({method}); name the model that it was trained from"
             )
 
+    @cached_property
+    def max_length(self) -> int:
+        """Tokens that it takes."""
+        return read_config(self.checkpoint).max_length
+
+    def length_warning(self, max_length: int) -> str | None:
+        """What a build says where the dense model takes another number of tokens than the model."""
+        if self.max_length == max_length:
+            return None
+        return (
+            f"{self.flag} {self.checkpoint}: it takes {self.max_length} tokens, the model {max_length}; the accuracy "
+            f"of each is measured at its own length, times and FLOPs of both at {min(self.max_length, max_length)}"
+        )
+
     def metric(self, examples: Sequence[Example]) -> float:
-        """Its own task metric, on texts cut at its own length."""
+        """Returns its task metric on texts cut at its own maximum length."""
         key = examples_digest(examples)
         if key not in self._metrics:
             found = Reference.of(self.model, tokens_of(self.checkpoint, self.model, examples))

@@ -1,18 +1,19 @@
-"""The key of an engine: all that it depends on, so that the same key means the same engine."""
+"""Computes the key of an engine from everything that it depends on: the same key means the same engine."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from engines.artifact import SCHEMA_VERSION
-from engines.buckets import Bucket
+from engines.buckets import Bucket, format_buckets
 from engines.files import digest_of
 from engines.machine import tool_versions
 from engines.version import __version__
 from pipeline.builder.target import BuildTarget
 
 
-def engine_key(graph_sha256: str, bucket: Bucket, target: BuildTarget) -> str:
+def engine_key(graph_sha256: str, buckets: Sequence[Bucket], target: BuildTarget) -> str:
     """SHA-256 over everything that an engine is made from.
 
     graph_sha256: digest of the stage graph, which holds the weights, the number formats and, in INT8, the calibrated
@@ -21,7 +22,7 @@ def engine_key(graph_sha256: str, bucket: Bucket, target: BuildTarget) -> str:
     """
     depends = {
         "graph": graph_sha256,
-        "bucket": str(bucket),
+        "buckets": format_buckets(buckets),
         "target": target.backend.target,
         "provider": target.backend.provider,
         "precision": target.precision,

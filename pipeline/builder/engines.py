@@ -1,4 +1,4 @@
-"""The third step of a build: the engines of every stage, in INT8 the faster of two."""
+"""Compiles the engines of every stage, the third step of a build; in INT8 the faster of two stays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.builder.work import Engines, Exported, Planned, Work
 
 
 def compile_all(work: Work, planned: Planned, exported: Exported) -> Engines:
-    """Compiles what is not there yet, or nothing with --export-only. Raises BuildError and InputError."""
+    """Compiles the missing engines, or nothing with --export-only. Raises BuildError and InputError."""
     target, calibration = exported.target, planned.calibration
     compiled, left_out = Compiled(), list[Gate]()
     compilation = _compilation(work, planned, target, {**exported.graphs, **exported.int8})
@@ -39,7 +39,7 @@ def _compilation(work: Work, planned: Planned, target: BuildTarget, graphs: Mapp
 
 
 def _left_out(work: Work, planned: Planned, compiled: Compiled) -> list[Gate]:
-    """A bucket that cannot be built is left out, and named, where the others hold every input; else BuildError."""
+    """Leaves out a bucket that cannot be built, and names it, if the other buckets fit every input. Else BuildError."""
     if not compiled.failed:
         return []
     whole = [f"bucket {bucket}: {reason}" for bucket, reason in sorted(compiled.failed.items())]

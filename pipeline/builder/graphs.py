@@ -1,4 +1,4 @@
-"""The stages of an artifact: from its plan to a model's stages, and from these to graphs or to a traced target."""
+"""Turns an artifact's plan into stages of the model, and these into graphs or a traced target."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.model.transformer import PrunedTransformer
 
 
 def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
-    """The stages of an artifact's plan; InputError if they are not stages of this model."""
+    """Returns the stages of an artifact's plan. Raises InputError if they are not stages of this model."""
     ends = {stage.steps[-1] for stage in manifest.plan.stages[:-1] if stage.steps}
     specs = cut_stages(model, [layer for layer in decision_layers(model) if Step("decide", layer).name in ends])
     if [spec.step_names for spec in specs] != [stage.steps for stage in manifest.plan.stages]:
@@ -33,9 +33,9 @@ def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
 
 
 class ExportOnce:
-    """`export_stage` for the stages of one model, which traces a stage again only in another precision.
+    """Exports every stage of one model once per precision.
 
-    The costs of a machine are measured on stages that the artifact mostly has too, and tracing one takes seconds.
+    Most stages on which a machine's costs are measured are also in the artifact, and tracing one takes seconds.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class ExportOnce:
 
 
 def export_graphs(work: Work, expected: Expected) -> dict[Unit, str]:
-    """Writes the stage graphs that are not there yet; unit to path in the artifact."""
+    """Writes the missing stage graphs. Returns their paths in the artifact, by unit."""
     (work.root / "stages").mkdir(exist_ok=True)
     stages = _stages(expected.model, expected.specs)
     graphs = {unit: graph_file(unit) for unit in stages}
@@ -67,14 +67,14 @@ def export_graphs(work: Work, expected: Expected) -> dict[Unit, str]:
 
 
 def traced(target: BuildTarget, expected: Expected) -> BuildTarget:
-    """The same target, its engines compiled from the traced stages."""
+    """Returns the same target, with engines that are compiled from the traced stages."""
     stages = {unit_name(unit): stage for unit, stage in _stages(expected.model, expected.specs).items()}
     backend = TracedBackend(expected.model.config, stages, expected.precision, target.options)
     return replace(target, backend=backend)
 
 
 def _stages(model: PrunedTransformer, specs: Sequence[StageSpec]) -> dict[Unit, Stage | HeadStage]:
-    """The modules of a plan's units, the token-level head among them if there is one."""
+    """Returns the modules of a plan's units, with the token-level head if there is one."""
     stages: dict[Unit, Stage | HeadStage] = {spec.index: Stage(model, spec) for spec in specs}
     if model.config.head.token_level:
         stages["head"] = HeadStage(model)

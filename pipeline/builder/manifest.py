@@ -1,4 +1,4 @@
-"""What a build writes down about itself: the plan as it was built, and the manifest."""
+"""Writes a build's plan and manifest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.planning.plan import ChosenPlan
 
 
 def plan_of(planned: Planned, exported: Exported, failed: Mapping[Bucket, str]) -> Plan:
-    """The plan as it was built: without the buckets that could not be."""
+    """Returns the plan as it was built, without the buckets that failed."""
     chosen, graphs = planned.plan, exported.graphs
     built = [sorted(bucket for bucket in buckets if bucket not in failed) for buckets in chosen.buckets]
     everything = sorted({bucket for buckets in built for bucket in buckets})
@@ -45,7 +45,7 @@ def plan_of(planned: Planned, exported: Exported, failed: Mapping[Bucket, str]) 
 
 
 def _milliseconds(chosen: ChosenPlan, stage: int, buckets: Sequence[Bucket]) -> list[float]:
-    """Of a call of each of these buckets of a stage, if the plan knows."""
+    """Returns the milliseconds of a call of each bucket of a stage; [] if the plan has none."""
     if not chosen.call_seconds:
         return []
     seconds = dict(zip(chosen.buckets[stage], chosen.call_seconds[stage], strict=True))
@@ -57,7 +57,7 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
     config, subject = start.config, start.subject
     model = subject.model.config
     encoder = model.encoder.model_dump(include=set(layout.Encoder.model_fields))
-    encoder["type_vocab_size"] = max(1, model.encoder.type_vocab_size)  # an engine takes segments in any case
+    encoder["type_vocab_size"] = max(1, model.encoder.type_vocab_size)  # an engine always takes segments
     return Manifest(
         skimrt_version=__version__,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -1,28 +1,29 @@
-"""Wall-clock time of several artifacts on the same texts: one process, alternating, ratios of medians."""
+"""Times several artifacts on the same texts: in one process, in turns, with ratios of medians."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
+from engines.artifact import Artifact
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
 
 _CHUNK = 256
-"""Texts at a time: as many as the runner regroups together by default."""
+"""Texts in a chunk: as many as the runner regroups together by default."""
 _WARMING = 32
 """Texts before the clock starts. Every engine has run once by then, and what is left is the tokenizer and Python."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that one way of running took over all texts: the sum of each chunk's median over the rounds."""
+    """Seconds of one way of running over all texts: the sum of each chunk's median over the rounds."""
 
     name: str
     batch: int
@@ -37,14 +38,16 @@ def alternate(
     rounds: int,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Median seconds per chunk of texts for every way, taken in turn on each chunk so that drift meets all alike."""
+    """Returns the median seconds of every way for each chunk. The ways take turns on each chunk, so drift affects all
+    alike.
+    """
     chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
     medians: dict[str, list[float]] = {name: [] for name in ways}
     for number, chunk in enumerate(chunks):
         times: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds):
             names = list(ways)
-            shift = (number + turn) % len(names)  # nobody is always first
+            shift = (number + turn) % len(names)  # no way is always first
             for name in names[shift:] + names[:shift]:
                 started = time.perf_counter()
                 ways[name](chunk)
@@ -66,15 +69,15 @@ def measure(
     """Times every artifact at every batch size, end to end: texts in, predictions out, tokenisation included.
 
     At batch 1 each text is answered before the next one starts; at batch n the runner regroups what a chunk of texts
-    leaves it. Every engine is loaded before the clock starts.
+    leaves it. Every engine is loaded before the clock starts. All see the same tokens, those of `common_length`.
     """
-    timings = []
+    timings, length = [], common_length(artifacts.values())
     for batch in batches:
         total = len(artifacts) * rounds * -(-len(texts) // _CHUNK)
         task = progress.add_task(f"timing, batch {batch}", total=total) if progress else None
         ways: dict[str, Callable[[Sequence[Text]], object]] = {}
         for name, path in artifacts.items():
-            runner = Runner(path, threads=threads, max_batch=batch, truncate=True, verify=False)
+            runner = Runner(path, threads=threads, max_batch=batch, truncate=True, verify=False, max_length=length)
             runner.warm_up()
             runner(list(texts[:_WARMING]))
             ways[name] = runner
@@ -88,12 +91,17 @@ def measure(
     return timings
 
 
+def common_length(artifacts: Iterable[Path]) -> int:
+    """The most tokens that all artifacts take: cut at different lengths, texts are different work."""
+    return min(Artifact.open(path, verify=False).manifest.max_length for path in artifacts)
+
+
 def speedups(timings: Sequence[Timing], name: str, baseline: str) -> dict[int, float]:
-    """How many times faster `name` is than `baseline`, by batch size."""
+    """Returns how many times faster `name` is than `baseline`, by batch size."""
     seconds = {(t.name, t.batch): t.seconds for t in timings}
     return {t.batch: seconds[baseline, t.batch] / t.seconds for t in timings if t.name == name}
 
 
 def as_record(timings: Sequence[Timing]) -> dict:
-    """For a results file: the machine, the versions, and every figure."""
+    """Returns the record for a results file: the machine, the versions, and every figure."""
     return {**machine_record(), "timings": [asdict(timing) for timing in timings]}

@@ -1,4 +1,4 @@
-"""The plan of a build: what was asked for, or what the planner finds cheapest; kept so that a resumed build goes on."""
+"""Chooses the plan of a build, as requested or by least cost, and keeps it so that a resumed build uses it again."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ FILE = "plan.json"
 
 
 def choose_plan(work: Work, reference: Reference, calibration: Calibration | None) -> ChosenPlan:
-    """The plan of a build.
+    """Returns the plan of a build.
 
-    The planner chooses where neither stages nor buckets were given, the head reads one token, and costs are known:
-    measured on a target that runs here, or estimated for --device.
-
-    calibration: of an INT8 build.
+    The planner chooses if neither stages nor buckets were given, the head reads one token, and costs are known:
+    measured on a target that runs here, or estimated for --device. calibration: of an INT8 build.
     """
     path, start = work.root / FILE, work.start
     if work.publisher.done(FILE):
@@ -53,9 +51,9 @@ def choose_plan(work: Work, reference: Reference, calibration: Calibration | Non
 
 
 def _as_asked(work: Work, reference: Reference) -> ChosenPlan:
-    """The stages and buckets of the command line, or the default ones; nothing is planned."""
+    """Returns the stages and buckets of the command line, or the default ones, without planning."""
     config, start = work.config, work.start
-    if unused := sorted(config.model_fields_set & {"device", "explain", "max_engines"}):
+    if unused := sorted(config.model_fields_set & {"device", "explain", "max_profiles"}):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         work.progress.console.print(f"note: nothing is planned here, so {flags} change nothing", highlight=False)
     cuts = choose_cuts(start.subject.model, config.stages, reference.mean_rows())
@@ -63,23 +61,23 @@ def _as_asked(work: Work, reference: Reference) -> ChosenPlan:
 
 
 def _planner(work: Work, calibration: Calibration | None) -> Planner:
-    """The planner for texts like those that will come. Raises InputError where too few engines are allowed."""
+    """The planner for texts like those that will come. Raises InputError where too few profiles are allowed."""
     config, subject, batches = work.config, work.start.subject, work.start.batches
     typical, costs = TypicalTexts.of(subject), _costs(work, calibration)
     sizes = len(batches) + (config.token_budget is not None)
-    # What a data sheet knows nothing of is left out of the times that it gives.
+    # A data sheet says nothing about tokenising, so its times leave that out.
     tokenising = {} if config.device is not None else typical.tokenising_seconds(subject, batches)
-    engines = config.max_engines * len(batches) // sizes
-    if engines < len(batches):
+    profiles = config.max_profiles * len(batches) // sizes
+    if profiles < len(batches):
         raise InputError(
-            f"--max-engines {config.max_engines}: expected at least {sizes}, one for every batch size of a stage"
+            f"--max-profiles {config.max_profiles}: expected at least {sizes}, one for every batch size of a stage"
         )
     finest = finest_for(config.target)
-    return Planner(subject.model, typical.rows, costs, batches, engines, tokenising_seconds=tokenising, finest=finest)
+    return Planner(subject.model, typical.rows, costs, batches, profiles, tokenising_seconds=tokenising, finest=finest)
 
 
 def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
-    """Prints the plan beside the plans that it was preferred to."""
+    """Prints the plan beside the ones that it was preferred to."""
     table = Table(title="plan", title_justify="left")
     for name in ("stage", "steps", "mean rows", "lengths"):
         table.add_column(name)
@@ -88,17 +86,19 @@ def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
     console.print(table)
     others = {"this plan": plan, "no cut": planner.given([]), "every cut": planner.given(planner.points)}
     compared = Table(title="expected milliseconds per text", title_justify="left")
-    for name in ("", *(f"batch {batch}" for batch in planner.batches), "padding", "engines"):
+    for name in ("", *(f"batch {batch}" for batch in planner.batches), "padding", "profiles"):
         compared.add_column(name, justify="left" if not name else "right")
     for name, other in others.items():
         milliseconds = [f"{1e3 * other.expected_seconds[batch]:.2f}" for batch in planner.batches]
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
-        compared.add_row(name, *milliseconds, wasted, str(sum(len(held) for held in other.buckets)))
+        compared.add_row(name, *milliseconds, wasted, str(sum(len(buckets) for buckets in other.buckets)))
     console.print(compared)
 
 
 def _costs(work: Work, calibration: Calibration | None) -> CostModel:
-    """Of a data sheet, or of this machine; where INT8 and wider engines are both built, of the faster of them."""
+    """Returns the costs of a data sheet or of this machine; where INT8 and wider engines are both built, of the faster
+    one.
+    """
     start, config = work.start, work.config
     if config.device is not None:
         return AnalyticCost(DEVICES[config.device], start.subject.model.config.encoder)

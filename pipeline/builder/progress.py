@@ -1,4 +1,4 @@
-"""The bars that a build and a training show."""
+"""Progress bars of a build and of a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bars(console: Console) -> Progress:
-    """The live bars of a verb: a step per line, its count and its time."""
+    """Shows the live bars of a verb: one line per step, with its count and time."""
     columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console)

@@ -1,4 +1,4 @@
-"""What a build takes from the artifact that it replaces or adds to: files that are still what was built."""
+"""Takes over files from the artifact that a build replaces or extends, if they are unchanged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engines.artifact import Artifact, EngineRecord
 from engines.backends.tensorrt import TIMING_CACHE
+from engines.buckets import Bucket
 from engines.files import sha256
 from engines.writing import write_whole
 
@@ -18,22 +19,24 @@ _PLUGINS = "plugins/"
 
 
 class Previous:
-    """What there is already, seen from a build in `root`.
+    """The previous artifact, as seen by a build in `root`.
 
-    artifact: None where there is none.
-    timings:  a file of timings that builds on this machine share; None: every artifact has its own only.
+    artifact: None if there is none. timings: a file of kernel timings that builds on this machine share; None: each
+              artifact has its own.
     """
 
     def __init__(self, artifact: Artifact | None, root: Path, timings: Path | None = None) -> None:
         self._artifact, self._root, self._timings = artifact, root, timings
 
-    def take(self, key: str, file: str) -> bool:
-        """Brings the engine of that key and name, with its report; False where there is none, or it is damaged."""
+    def take(self, key: str, file: str, profiles: Sequence[Bucket]) -> bool:
+        """Brings the engine of that key and name, with its report; False where there is none, or it is damaged or was
+        built without some of these profiles."""
         records = [] if self._artifact is None else self._artifact.manifest.engines
-        return any(self._bring(_files(record)) for record in records if (record.key, record.file) == (key, file))
+        wanted = key, file, set(profiles)
+        return any(self._bring(r.files) for r in records if (r.key, r.file, set(r.profiles)) == wanted)
 
     def take_timings(self, folder: str) -> None:
-        """Brings a copy of the timings of a folder of engines, unless the build has timings of its own."""
+        """Copies the timings of a folder of engines, unless the build has its own."""
         name = f"{folder}/{TIMING_CACHE}"
         if (self._root / name).exists():
             return
@@ -43,7 +46,7 @@ class Previous:
             self._bring([name], linked=False)  # it is read and written while engines are compiled
 
     def share_timings(self, folder: str) -> None:
-        """Writes the timings of a folder of engines into the shared file, without which the build is as good."""
+        """Writes the timings of a folder of engines into the shared file. A failure is only logged."""
         found = self._root / folder / TIMING_CACHE
         if self._timings is not None and found.is_file():
             try:
@@ -53,7 +56,7 @@ class Previous:
 
     def keep(self, records: Sequence[EngineRecord]) -> list[EngineRecord]:
         """Brings engines that another machine has added, and what belongs to them; returns those that are whole."""
-        kept = [record for record in records if self._bring(_files(record))]
+        kept = [record for record in records if self._bring(record.files)]
         for folder in sorted({str(Path(record.file).parent) for record in kept}):
             self._bring([f"{folder}/{TIMING_CACHE}"])
         if self._artifact is not None and any(r.binding is not None and r.binding.plugin is not None for r in kept):
@@ -61,26 +64,22 @@ class Previous:
         return kept
 
     def bring(self, name: str) -> bool:
-        """Brings a copy of a file; False where there is none, or it is damaged."""
+        """Copies a file. Returns False if it is missing or damaged."""
         return self._bring([name], linked=False)
 
     def _bring(self, names: Sequence[str], linked: bool = True) -> bool:
         if self._artifact is None:
             return False
-        digests, place = self._artifact.manifest.files, self._artifact.path
-        if any(n not in digests or not (place / n).is_file() or sha256(place / n) != digests[n] for n in names):
+        digests, folder = self._artifact.manifest.files, self._artifact.path
+        if any(n not in digests or not (folder / n).is_file() or sha256(folder / n) != digests[n] for n in names):
             return False
         for name in names:
-            _copy(place / name, self._root / name, linked)
+            _copy(folder / name, self._root / name, linked)
         return True
 
 
-def _files(record: EngineRecord) -> list[str]:
-    return [name for name in (record.file, record.report) if name is not None]
-
-
 def _copy(source: Path, target: Path, linked: bool) -> None:
-    """The same file under two names where that is allowed and the file system can, which costs no space."""
+    """Links a file if allowed and possible, which costs no space; otherwise copies it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

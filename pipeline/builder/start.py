@@ -1,9 +1,9 @@
-"""What a build starts with: all that is read, and refused, before anything is computed."""
+"""Reads the inputs of a build, and refuses bad ones before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from calib.texts import CalibrationSet
@@ -26,8 +26,8 @@ Result = TypeVar("Result")
 class Start:
     """The inputs of a build, read once.
 
-    previous:  the artifact that is at `out` already.
-    elsewhere: its engines for other machines, where it is of the same build.
+    previous:  the artifact that is already at `out`. elsewhere: its engines for other machines, if it is from the same
+               build.
     """
 
     config: BuildConfig
@@ -42,14 +42,21 @@ class Start:
     elsewhere: list[EngineRecord]
 
     @classmethod
-    def of(cls, config: BuildConfig, inputs: Inputs | None = None, dense: DenseModel | None = None) -> Start:
+    def of(
+        cls,
+        config: BuildConfig,
+        inputs: Inputs | None = None,
+        dense: DenseModel | None = None,
+        typical_length: int | None = None,
+    ) -> Start:
         """Reads the inputs of a configuration; several problems of the command line are one error.
 
-        dense: the model of `config.dense_checkpoint`, where another build has it already.
+        dense:          the model of `config.dense_checkpoint`, where another build has it already.
+        typical_length: tokens at which the texts that are planned for are cut; None: what the model takes.
         Raises InputError or TargetError for what can be known before anything is computed.
         """
         target, inputs = BuildTarget.of(config), inputs or Inputs()
-        subject = _subject(config, inputs)
+        subject = replace(_subject(config, inputs), typical_length=typical_length)
         if config.dense_checkpoint is not None:
             dense = dense or DenseModel(config.dense_checkpoint, inputs)
             dense.refuse_for(config.checkpoint)
@@ -68,7 +75,9 @@ class Start:
         return sorted({bucket.batch for bucket in self.buckets})
 
     def publisher(self) -> Publisher:
-        """Of `config.out`; a machine that has no engines in the artifact of this build adds its own."""
+        """Returns the publisher of `config.out`. A machine without engines in the artifact of this build adds its
+        own.
+        """
         adds = False
         if self.previous is not None and self.target.binding is not None:
             manifest = self.previous.manifest
@@ -98,7 +107,7 @@ def _subject(config: BuildConfig, inputs: Inputs) -> Subject:
 
 
 def _artifact_at(config: BuildConfig) -> Artifact | None:
-    """The artifact that is at `out`, if it can be read; its files are compared when they are used."""
+    """Returns the artifact at `out` if it can be read; its files are verified when they are used."""
     try:
         return Artifact.open(config.out, verify=False)
     except InputError:
@@ -112,7 +121,9 @@ def _engines_elsewhere(previous: Artifact | None, key: str, target: BuildTarget)
 
 
 def _calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:
-    """The texts of --calibration, by default the dev split of the gates' data. Raises InputError for unusable ones."""
+    """Reads the texts of --calibration, by default the dev split of the gates' data. Raises InputError for unusable
+    ones.
+    """
     model = subject.model.config
     samples = encoder_of(subject.checkpoint, subject.model)([example.content for example in subject.typical])
     data, pad = config.calibration or config.data, model.encoder.pad_token_id

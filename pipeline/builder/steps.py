@@ -1,4 +1,4 @@
-"""Builds an artifact in five steps: plan, export, compile, check, publish. Only the last one gives it its name."""
+"""Builds an artifact in five steps: plan, export, compile, check, publish. Only the last step makes it visible."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ from engines.artifact import Artifact, Gate, Unit
 from engines.buckets import Bucket
 from engines.errors import GateError
 from pipeline import gates
-from pipeline.builder.checks import engine_gates, metric_gate, planned_gates
+from pipeline.builder.checks import Budget, engine_gates, metric_gates, planned_gates
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.contents import write_contents
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.engines import compile_all
 from pipeline.builder.graphs import ExportOnce, export_graphs, traced
-from pipeline.builder.int8 import calibrated, quantised_graphs
-from pipeline.builder.measure import as_record, measure
+from pipeline.builder.int8 import calibrated, quantised_graphs, same_texts_warning
+from pipeline.builder.measure import as_record, common_length, measure
 from pipeline.builder.plan import FILE as PLAN_FILE
 from pipeline.builder.plan import choose_plan
 from pipeline.builder.progress import progress_bars
 from pipeline.builder.publish import Publisher
 from pipeline.builder.reuse import Previous
 from pipeline.builder.start import Start
+from pipeline.builder.subject import tokens_of
 from pipeline.builder.work import Engines, Exported, Planned, Work
 from pipeline.gates.expected import Expected
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.graph.stages import cut_stages
+from pipeline.model.checkpoint import tokenizer_path
+from pipeline.model.flops import flops_ratio
 from pipeline.model.reference import Reference
+from pipeline.model.retention import carried_rows
 
 _TIMED_TEXTS, _ROUNDS = 64, 3
 
@@ -44,9 +48,9 @@ def build(
 ) -> Artifact:
     """Builds, checks and publishes the artifact of a configuration.
 
-    baseline: the dense artifact to time against. dense: the model of `config.dense_checkpoint`, where another build has
-    loaded it already. An artifact of the same build key that lacks engines for this machine gets them added. Raises
-    InputError, GateError, BuildError or TargetError, and then has published nothing.
+    baseline: the dense artifact to time against. dense: the model of `config.dense_checkpoint`, if another build has
+              loaded it already. An artifact of the same build key without engines for this machine gets them added.
+              Raises InputError, GateError, BuildError or TargetError; then nothing is published.
     """
     start = Start.of(config, dense=dense)
     with start.publisher() as publisher:
@@ -54,7 +58,7 @@ def build(
 
 
 def build_from(start: Start, publisher: Publisher, console: Console, baseline: Path | None = None) -> Artifact:
-    """`build` for inputs that are read and an output directory that is held."""
+    """Does the same for inputs that are read already and an output directory that is locked."""
     previous = Previous(start.previous, publisher.path, start.config.timing_cache)
     for line in start.subject.report():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -78,12 +82,13 @@ def plan(work: Work) -> Planned:
     work.progress.advance(task)
     elsewhere = start.elsewhere
     if elsewhere and work.previous.bring(PLAN_FILE):
-        # The engines of other machines are those of this plan and of these ranges.
+        # The engines of other machines were built for this plan and these ranges.
         work.publisher.mark(PLAN_FILE)
         if work.previous.bring(CALIBRATION_FILE):
             work.publisher.mark(CALIBRATION_FILE)
     else:
         elsewhere = []
+    _warn(work)
     calibration = calibrated(work, reference)
     chosen = choose_plan(work, reference, calibration)
     expected = Expected(subject.model, cut_stages(subject.model, chosen.cuts), reference, start.target.graph_precision)
@@ -91,8 +96,19 @@ def plan(work: Work) -> Planned:
     return Planned(expected, gate, chosen, buckets, calibration, elsewhere)
 
 
+def _warn(work: Work) -> None:
+    """Says what makes the figures of this build say less than they seem to."""
+    start = work.start
+    warnings = [
+        None if start.dense is None else start.dense.length_warning(start.subject.model.config.max_length),
+        same_texts_warning(work.config),
+    ]
+    for warning in filter(None, warnings):
+        work.progress.console.print(f"WARNING: {warning}", style="yellow", highlight=False, soft_wrap=True)
+
+
 def export(work: Work, planned: Planned) -> Exported:
-    """Writes the graph of every stage; in INT8 also the quantised one."""
+    """Writes the graph of every stage; in INT8 the quantised one too."""
     target = work.start.target
     graphs = export_graphs(work, planned.expected)
     if work.config.frontend == "torch-tensorrt":
@@ -103,16 +119,16 @@ def export(work: Work, planned: Planned) -> Exported:
 
 
 def compile_engines(work: Work, planned: Planned, exported: Exported) -> Engines:
-    """Compiles every stage for its buckets, and writes what an artifact holds beside its engines."""
+    """Compiles every stage for its buckets, and writes the other files of the artifact."""
     engines = compile_all(work, planned, exported)
     write_contents(work, planned, exported, engines)
     return engines
 
 
 def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None) -> list[Gate]:
-    """Asks every gate, and times the artifact against the dense one."""
+    """Runs every gate, and times the artifact against the dense one."""
     start, config = work.start, work.config
-    task = work.progress.add_task("gates", total=3 + (baseline is not None))
+    task = work.progress.add_task("gates", total=4 + (baseline is not None))
 
     def advance() -> None:
         work.progress.advance(task)
@@ -120,15 +136,17 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
     target = start.target
     manifest = Artifact.open(work.root, verify=False).manifest
     asked = EnginesUnderTest(work.root, manifest, engines.target.backend, config.threads, target.cannot_run)
-    dense, count, drop = start.dense, config.metric_samples, config.max_drop
-    metric = partial(metric_gate, start.subject, dense=dense, count=count, max_drop=drop)
-    found = [planned.gate, *engines.left_out]
-    found += engine_gates(planned.expected, asked, metric, advance)
+    expected = planned.expected
+    budget = Budget(config.metric_samples, config.max_drop, start.dense, expected.narrow or expected.model)
+    origin = gates.Origin(expected, tokenizer_path(config.checkpoint), work.export)
+    found = [planned.gate, gates.provenance(origin, work.root, manifest), *engines.left_out]
+    advance()
+    found += engine_gates(expected, asked, partial(metric_gates, start.subject, budget), advance)
     if engines.calibration is not None:
         found.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
     found += planned_gates(engines.compilation, engines.compiled.records)
     if baseline is not None:
-        _time_against(baseline, work, planned.expected)
+        _time_against(baseline, work)
         advance()
     if engines.elsewhere and start.previous is not None:
         named = {gate.name for gate in found}
@@ -137,7 +155,7 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
 
 
 def publish(work: Work, found: Sequence[Gate]) -> None:
-    """Writes what the gates found; the artifact gets its name if none failed. Raises GateError."""
+    """Writes the results of the gates, and publishes the artifact if none failed. Raises GateError."""
     root = work.root
     (root / layout.PARITY_NAME).write_text(json.dumps([gate.model_dump() for gate in found], indent=1) + "\n", "utf-8")
     manifest = Artifact.open(root, verify=False).manifest
@@ -154,10 +172,15 @@ def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
         raise GateError("a gate failed\n" + "\n".join(f"  - {line}" for line in failed) + f"\n{consequence}")
 
 
-def _time_against(dense: Path, work: Work, expected: Expected) -> None:
-    """Times the artifact and the dense one in turns, and writes bench.json."""
-    texts = [example.content for example in work.start.subject.examples[:_TIMED_TEXTS]]
-    artifacts = {"pruned": work.root, "dense": dense}
+def _time_against(baseline: Path, work: Work) -> None:
+    """Times the artifact and the dense one in turns, and writes bench.json. FLOPs are of the tokens that are timed."""
+    subject, dense = work.start.subject, work.start.dense
+    assert dense is not None
+    examples, artifacts = subject.examples[:_TIMED_TEXTS], {"pruned": work.root, "dense": baseline}
+    texts = [example.content for example in examples]
     timings = measure(artifacts, texts, work.start.batches, _ROUNDS, threads=work.config.threads)
-    record = {"flops_ratio": expected.reference.flops_ratio(expected.model), **as_record(timings)}
+    length = common_length(artifacts.values())
+    rows = carried_rows(subject.model, tokens_of(subject.checkpoint, subject.model, examples, length))
+    ratio = flops_ratio(subject.model.config, rows, dense.model.config)
+    record = {"flops_ratio": ratio, "max_length": length, **as_record(timings)}
     (work.root / layout.BENCH_NAME).write_text(json.dumps(record, indent=1) + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""What a build and its parity check look at: the model, and the texts that it is judged on and planned for."""
+"""Loads what a build and its parity check look at: the model, and the texts of the gates and of planning."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokeni
 from pipeline.model.transformer import PrunedTransformer
 
 TYPICAL = 1024
-"""Most texts that a plan and INT8 ranges are made from. A drop counted on 256 has a standard error of 0.8 points."""
+"""Most texts for a plan and for INT8 ranges. A drop counted on 256 texts would have a standard error of 0.8 points."""
 
 
 class Inputs:
-    """Reads every checkpoint and every set of examples once, for a build and for that of the dense model beside it."""
+    """Reads every checkpoint and every set of examples once, for a build and for that of its dense baseline."""
 
     def __init__(self) -> None:
         self._examples, self._models = cache(read_examples), cache(load_checkpoint)
@@ -36,10 +36,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, and texts.
+    """A model and its texts.
 
     examples, samples: of the gates, and what the model sees of them. typical: texts like those that will come.
     assumed: what was assumed of the labels, to be told to the user; None: nothing.
+    typical_length:    tokens at which these are cut, where that is less than the model takes.
     """
 
     checkpoint: Path
@@ -49,6 +50,7 @@ class Subject:
     data: str
     typical: Sequence[Example] = ()
     assumed: str | None = None
+    typical_length: int | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
@@ -64,7 +66,9 @@ class Subject:
         examples: Sequence[Example],
         typical: Sequence[Example] = (),
     ) -> Subject:
-        """Of what was read already; labels that are not the model's are taken for its, where that is meant."""
+        """Returns the subject for inputs that are read already. Labels that are not the model's are matched to them
+        where possible.
+        """
         names = model.config.head.labels
         examples, assumed = relabelled(examples, names)
         typical, _ = relabelled(typical[:TYPICAL], names)
@@ -89,12 +93,15 @@ class Subject:
         return checkpoint_digest(self.checkpoint)
 
 
-def tokens_of(checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example]) -> list[Tokens]:
-    """What the model sees of the examples: longer texts are cut at max_length, as in training."""
-    tokens = encoder_of(checkpoint, model)([example.content for example in examples])
+def tokens_of(
+    checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example], max_length: int | None = None
+) -> list[Tokens]:
+    """What the model sees of the examples: longer texts are cut at its max_length, as in training, or at a shorter."""
+    tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
     return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
 
 
-def encoder_of(checkpoint: Path, model: PrunedTransformer) -> TextEncoder:
+def encoder_of(checkpoint: Path, model: PrunedTransformer, max_length: int | None = None) -> TextEncoder:
     """The tokenizer of a checkpoint, as the runner uses it."""
-    return TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
+    longest = min(model.config.max_length, max_length or model.config.max_length)
+    return TextEncoder(tokenizer_path(checkpoint), longest, model.config.encoder.type_vocab_size)

@@ -1,9 +1,8 @@
-"""What a build compiles for: the backend, how, for which machines, and whether this one can run the result."""
+"""Chooses what a build compiles for: backend, options, machines, and whether this machine can run the result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from engines.backends import BACKENDS, Backend, choose_builder
 from engines.backends.base import EngineOptions
@@ -13,7 +12,7 @@ from engines.binding import Binding
 from engines.errors import InputError, TargetError
 from pipeline.builder.config import BuildConfig
 from pipeline.graph import torch_tensorrt
-from pipeline.graph.precision import Precision
+from pipeline.graph.precision import Precision, graph_precision
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,20 @@ class BuildTarget:
 
     @property
     def graph_precision(self) -> Precision:
-        """The number format of the stage graphs; in INT8 that of what is not quantised."""
-        if self.precision == "int8":
-            return "fp16" if self.backend.machine_bound else "fp32"
-        return cast("Precision", self.precision)
+        """The number format of the stage graphs."""
+        return graph_precision(self.precision, self.backend.machine_bound)
 
     @property
     def chooses_int8_by_time(self) -> bool:
-        """Whether engines in INT8 and in the wider precision are both compiled, and the faster of each pair stays."""
+        """Whether engines are compiled in INT8 and in the wider precision, and the faster one of each pair stays."""
         return self.precision == "int8" and not self.backend.machine_bound
 
     @classmethod
     def of(cls, config: BuildConfig) -> BuildTarget:
-        """Raises InputError for settings that the target does not have, TargetError with what is missing here."""
+        """Returns the target of a configuration.
+
+        Raises InputError for settings that the target does not have, TargetError if something is missing here.
+        """
         if config.frontend == "torch-tensorrt":
             _refuse_tracing(config)
         if config.export_only:
@@ -81,7 +81,7 @@ class BuildTarget:
 
 
 def _refuse_tracing(config: BuildConfig) -> None:
-    """Raises InputError for a build that torch-tensorrt is no way to, TargetError where it is missing."""
+    """Raises InputError for a build that torch-tensorrt cannot do, TargetError if it is missing."""
     if config.target != "tensorrt" or config.export_only or config.plugin is False:
         raise InputError(
             "frontend torch-tensorrt: expected the target tensorrt, with the plugin, and not only exported; build "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engines.backends.base import PLAIN, Built, EngineOptions, Report
@@ -19,13 +19,16 @@ _COMPATIBILITY = {"none": {}, "ampere-plus": {"hardware_compatible": True}}
 
 
 class TracedBackend(TensorRtBackend):
-    """Compiles in this process, which holds the model on the GPU; loads and runs what TensorRT does.
+    """Compiles in this process, which has the model on the GPU. Loads and runs as TensorRT does.
+
+    A traced stage has one shape, so every bucket is an engine of its own.
 
     stages: by the stem of their graph's file name.
     """
 
     provider = "torch-tensorrt"
     isolated = False
+    most_profiles = 1
 
     def __init__(
         self,
@@ -42,13 +45,13 @@ class TracedBackend(TensorRtBackend):
     def build(
         self,
         stage_graph: Path,
-        bucket: Bucket,
+        buckets: Sequence[Bucket],
         out: Path,
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
         """As any backend's, but with the options of the build, and the compaction always our plugin."""
-        started = time.perf_counter()
+        started, (bucket,) = time.perf_counter(), buckets
         try:
             given = {**settings(self._options), "timing_cache_path": str(out.parent / TIMING_CACHE)}
             plan = compile_stage(self._stages[stage_graph.stem], self._config, bucket, self._precision, given)

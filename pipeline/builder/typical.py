@@ -1,4 +1,4 @@
-"""Texts like those that will come: what they retain, and what tokenising them takes."""
+"""Measures typical texts: what they retain, and how long tokenising them takes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ class TypicalTexts:
 
     @classmethod
     def of(cls, subject: Subject) -> TypicalTexts:
-        """Runs the reference on them, as far as it decides anything."""
+        """Runs the reference on them up to its last decision."""
         examples = subject.typical
-        samples = tokens_of(subject.checkpoint, subject.model, examples)
+        samples = tokens_of(subject.checkpoint, subject.model, examples, subject.typical_length)
         return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())
 
     def tokenising_seconds(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
         """By batch size, of a text: at batch 1 each by itself, else as many at a time as the runner takes."""
-        encode, texts = encoder_of(subject.checkpoint, subject.model), self.texts[:_TOKENISED]
+        encode = encoder_of(subject.checkpoint, subject.model, subject.typical_length)
+        texts = self.texts[:_TOKENISED]
         return {batch: _seconds(encode, texts, 1 if batch == 1 else TOKENISE_TOGETHER) for batch in batches}
 
 

@@ -1,4 +1,4 @@
-"""A build on its way, and what its steps hand to each other."""
+"""The state of a build, and what its steps pass to each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.planning.plan import ChosenPlan
 
 @dataclass(frozen=True)
 class Work:
-    """What every step of a build uses: its inputs, where it writes, what is there already.
+    """What every step of a build uses: its inputs, its output folder, the previous artifact.
 
     export: writes the graphs of stages.
     """
@@ -48,9 +48,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Planned:
-    """What is to be built.
+    """The plan of a build.
 
-    expected:    what the artifact is held to. gate: whether PyTorch's two executions agree.
+    expected:    what the artifact is compared with. gate: whether PyTorch's two executions agree.
     buckets:     of every unit. calibration: in INT8, what it quantises.
     elsewhere:   engines of other machines that stay in the artifact.
     """
@@ -65,7 +65,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Exported:
-    """The graph of every unit, the quantised ones apart, and the target that compiles them."""
+    """The graph of every unit, the quantised ones separately, and the target that compiles them."""
 
     graphs: Mapping[Unit, str]
     int8: Mapping[Unit, str]

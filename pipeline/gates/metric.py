@@ -1,4 +1,4 @@
-"""Gate 4: the engines' task metric against the dense model's."""
+"""Gate 4: the engines' task metric against the dense model's and, in INT8, against the model's own."""
 
 from __future__ import annotations
 
@@ -25,3 +25,26 @@ def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -
         figures["drop_points"] = round(drop, 4)
     reason = f"the metric is {ours:.4f}, dense {dense:.4f}: {drop:.2f} points lower, the budget is {max_drop}"
     return verdict("task metric", figures, [] if drop <= max_drop else [reason])  # NaN fails too
+
+
+INT8_NAME = "INT8 against the wider precision"
+
+
+def int8_metric(ours: float, wide: float, count: int, max_drop: float) -> Gate:
+    """Fails when INT8 engines lose more than `max_drop` points against the unquantised model."""
+    if not math.isfinite(wide):
+        reason = f"the unquantised model's metric is undefined on these {count} examples"
+        return verdict(INT8_NAME, {"examples": count}, [], nothing=reason)
+    gate = task_metric(ours, wide, count, max_drop)
+    figures: Figures = {name.replace("dense", "wide"): value for name, value in gate.figures.items()}
+    return gate.model_copy(
+        update={"name": INT8_NAME, "figures": figures, "reason": gate.reason.replace("dense", "unquantised")}
+    )
+
+
+def int8_changed(share: float, count: int, max_percent: float) -> Gate:
+    """Without labels: fails when more than `max_percent` percent of the texts get another answer than unquantised."""
+    percent = 100 * share
+    figures: Figures = {"examples": count, "other_answers_percent": round(percent, 4), "budget_percent": max_percent}
+    reason = f"{percent:.2f} percent of the texts get another answer, the budget is {max_percent}"
+    return verdict(INT8_NAME, figures, [] if percent <= max_percent else [reason])

@@ -12,7 +12,7 @@ import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from engines.artifact import EngineRecord, Figures, Gate
-from engines.backends import Engine
+from engines.backends import Profile
 from engines.buckets import Bucket
 from engines.errors import GateError
 from engines.plan import Unit
@@ -81,7 +81,7 @@ class _Found:
 def numeric_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:
     """One gate for the graphs (ONNX Runtime) and one for the engines. The reason names the stages.
 
-    Every engine is asked, with the first rows of a sample where none is short enough; a graph, whose shapes are
+    Every profile is asked, with the first rows of a sample where none is short enough; a graph, whose shapes are
     symbolic, in the shortest and the longest bucket of a batch size. In a narrower precision a stage's error against
     fp32 may be at most twice PyTorch's own, the largest over all buckets and some more samples.
     """
@@ -118,7 +118,8 @@ class _Comparison:
         self._narrow, self._engines, self._cannot_run = expected.narrow, engines, engines.cannot_run
         self._records: dict[tuple[Unit, Bucket], EngineRecord] = {}
         if engines.cannot_run is None:  # INT8 engines are compared with their own simulation, in quantized.py
-            self._records = {(e.stage, e.bucket): e for e in engines.records if e.precision != "int8"}
+            wide = [record for record in engines.records if record.precision != "int8"]
+            self._records = {(record.stage, bucket): record for record in wide for bucket in record.profiles}
             self._cannot_run = None if self._records else "every engine is in INT8"
 
     def check(self, stage: Stage | HeadStage, unit: Unit, batches: Sequence[_Batch]) -> None:
@@ -139,8 +140,8 @@ class _Comparison:
                 self.graphs.compare(f"{path.name} at {batch.bucket}", expected, graph(batch.inputs), undecided)
             record = self._records.get((unit, batch.bucket))
             if record is not None:
-                found = _run_engine(self._engines.load(record), batch.inputs)
-                self._found.compare(record.file, expected, found, undecided)
+                found = _run_profile(self._engines.load(record).profile(batch.bucket), batch.inputs)
+                self._found.compare(f"{record.file} {batch.bucket}", expected, found, undecided)
         for gate in (self.graphs, self._found):
             gate.judge(FP32_TOLERANCE if self._narrow is None else ERROR_RATIO * error)
 
@@ -190,9 +191,9 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max())
 
 
-def _run_engine(engine: Engine, inputs: Arrays) -> Arrays:
+def _run_profile(profile: Profile, inputs: Arrays) -> Arrays:
     """Outputs with floats in float32, which is what engines in bf16 give anyway."""
-    return {n: v.astype(np.float32) if v.dtype == np.float16 else v for n, v in engine(inputs).items()}
+    return {n: v.astype(np.float32) if v.dtype == np.float16 else v for n, v in profile(inputs).items()}
 
 
 def _wrong_attributes(path: Path, stage: Stage) -> list[str]:

@@ -9,7 +9,7 @@ from pipeline.gates.verdict import verdict
 
 
 def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int]]) -> Gate:
-    """name: of the gate. found: fusible and fused attentions of every engine, by its file.
+    """name: of the gate. found: fusible and fused attentions of every profile, by its name.
 
     An LTP score reads the probabilities, which a fused kernel never writes; there the products stay kernels of their
     own. In fp32 the libraries have no fused kernel.
@@ -19,16 +19,16 @@ def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int
 
 
 def int8_products_gate(name: str, found: Mapping[str, tuple[int, int]]) -> Gate:
-    """name: of the gate. found: linear layers that are INT8 in the graph, and that the library computes so, by file."""
+    """name: of the gate. found: by profile, linear layers that are INT8 in the graph, and that are computed so."""
     return _gate(name, ("linear_layers", "in_int8"), found, "the graphs have no linear layer in INT8")
 
 
 def _gate(
     name: str, words: tuple[str, str], found: Mapping[str, tuple[int, int]], nothing: str, skipped: bool = False
 ) -> Gate:
-    """PASSED if of every engine as many are planned as can be; SKIPPED, because of `nothing`, if none can be."""
+    """PASSED if of every profile as many are planned as can be; SKIPPED, because of `nothing`, if none can be."""
     wanted, planned = (sum(counts[place] for counts in found.values()) for place in (0, 1))
-    figures: Figures = {"engines": len(found), words[0]: wanted, words[1]: planned}
+    figures: Figures = {"profiles": len(found), words[0]: wanted, words[1]: planned}
     if skipped or not wanted:
         return verdict(name, figures, [], nothing)
     short = [f"{file}: {planned} of {wanted}" for file, (wanted, planned) in found.items() if planned < wanted]

@@ -1,4 +1,4 @@
-"""Gate 2 for INT8: every INT8 engine, fed with the reference's own state, is as near to float32 as the simulation."""
+"""Gate 2 for INT8: an INT8 engine, fed with the reference's own state, is as near to float32 as the simulation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from calib.int8.calibrate import read_calibration
 from calib.int8.simulation import simulate
 from engines.artifact import EngineRecord, Figures, Gate
+from engines.buckets import Bucket
 from pipeline.gates.expected import Expected
 from pipeline.gates.states import cut, fed_to, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
@@ -61,8 +62,8 @@ class _Answer:
         return cls(exact, error, _by_row(simulated, alive, rows), near)
 
 
-Asked = Callable[[EngineRecord], Callable[[Arrays], Arrays]]
-"""Gives what computes a record's stage: its engine, or its graph."""
+Asked = Callable[[EngineRecord, Bucket], Callable[[Arrays], Arrays]]
+"""Gives what computes a record's stage for a bucket: its engine's profile, or its graph."""
 
 
 def quantized_parity(
@@ -87,13 +88,14 @@ def quantized_parity(
     for spec, states in walk_states(model, expected.specs, expected.samples):
         found.engine = found.simulation = 0.0
         stage, simulation = Stage(model, spec), Stage(simulated, spec)
-        batches = [(record, fed_to(states, record.bucket)) for record in records if record.stage == spec.index]
-        wanted = sorted({sample for _, fed in batches for sample in fed})
+        own = [record for record in records if record.stage == spec.index]
+        batches = [(record, bucket, fed_to(states, bucket)) for record in own for bucket in record.profiles]
+        wanted = sorted({sample for *_, fed in batches for sample in fed})
         inputs = {(index, rows): cut(states[index], rows) for index, rows in wanted}
         answers = {sample: _Answer.of(stage, simulation, state) for sample, state in inputs.items()}
-        for record, fed in batches:
-            outputs = load(record)(stack_states([inputs[sample] for sample in fed], record.bucket))
-            _compare(found, record, stage, [answers[sample] for sample in fed], outputs)
+        for record, bucket, fed in batches:
+            outputs = load(record, bucket)(stack_states([inputs[sample] for sample in fed], bucket))
+            _compare(found, f"{record.file} {bucket}", stage, [answers[sample] for sample in fed], outputs)
         if found.simulation > 0:
             ratio = (found.engine / found.simulation) ** 0.5
             found.worst_ratio = max(found.worst_ratio, ratio)
@@ -111,7 +113,7 @@ def quantized_parity(
     return verdict(name, figures, found.failures, None if found.checked else "there is no engine in INT8")
 
 
-def _compare(found: _Found, record: EngineRecord, stage: Stage, expected: Sequence[_Answer], outputs: Arrays) -> None:
+def _compare(found: _Found, name: str, stage: Stage, expected: Sequence[_Answer], outputs: Arrays) -> None:
     values, alive = _compared(stage)
     rows = [len(sample.near) for sample in expected]
     found.simulation += sum(sample.error for sample in expected)
@@ -123,7 +125,7 @@ def _compare(found: _Found, record: EngineRecord, stage: Stage, expected: Sequen
     found.flips += int((flipped & near).sum())
     away = int((flipped & ~near).sum())
     if away:
-        found.failures.append(f"{record.file}: {away} tokens away from the threshold are decided otherwise")
+        found.failures.append(f"{name}: {away} tokens away from the threshold are decided otherwise")
 
 
 def _squared(ours: np.ndarray, exact: np.ndarray) -> float:
@@ -151,10 +153,10 @@ def int8_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:
         return []
     simulated = simulated_model(expected, engines.folder)
     if engines.cannot_run is None:
-        return [quantized_parity(expected, simulated, records, engines.load)]
+        return [quantized_parity(expected, simulated, records, lambda record, b: engines.load(record).profile(b))]
     session = cache(GraphSession)
 
-    def graph_of(record: EngineRecord) -> GraphSession:
+    def graph_of(record: EngineRecord, bucket: Bucket) -> GraphSession:
         quantised = None if record.stage == "head" else engines.manifest.plan.stages[record.stage].int8_graph
         return session(engines.graph(record.stage) if quantised is None else engines.folder / quantised)
 

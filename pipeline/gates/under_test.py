@@ -41,13 +41,16 @@ class EnginesUnderTest:
     def loaded(self) -> EnginesUnderTest:
         """The same engines, loaded on all cores and once: gate after gate runs the same ones.
 
-        Engines on a device are left alone, for its memory is scarce. One that cannot be loaded is reported by the gate
+        On a device, whose memory is scarce, there is one at a time. One that cannot be loaded is reported by the gate
         that asks for it.
         """
-        if self.cannot_run is not None or self.backend.device() is not None:
+        if self.cannot_run is not None:
             return self
         keeping = copy.copy(self.backend)
-        keeping.load = functools.cache(self.backend.load)  # type: ignore[method-assign]
+        on_device = self.backend.device() is not None
+        keeping.load = functools.lru_cache(1 if on_device else None)(self.backend.load)  # type: ignore[method-assign]
+        if on_device:
+            return EnginesUnderTest(self.folder, self.manifest, keeping, self.threads)
 
         def load(record: EngineRecord) -> None:
             with suppress(InputError):

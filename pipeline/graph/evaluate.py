@@ -1,4 +1,4 @@
-"""Runs a stage on arrays, in PyTorch or as its graph. Floats are float32 outside, whatever the precision inside."""
+"""Runs a stage on arrays, in PyTorch or as an ONNX graph. Floats are float32 outside, whatever the precision inside."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def run_module(stage: Stage | HeadStage, inputs: Mapping[str, np.ndarray]) -> Ar
 
 @torch.no_grad()
 def run_scored(stage: Stage, inputs: Mapping[str, np.ndarray]) -> tuple[Arrays, list[Decision]]:
-    """What `run_module` gives, and what the stage's decision points saw."""
+    """Returns the outputs of `run_module` and the decisions on the way."""
     outputs, decisions = stage.scored(*to_tensors(stage, inputs))
     return _arrays(stage, outputs), decisions
 
 
 class GraphSession:
-    """A stage's graph in ONNX Runtime, rounding to the graph's precision where the graph does.
+    """A stage's graph in ONNX Runtime, rounded to the graph's precision where the graph rounds.
 
-    What ONNX Runtime raises passes through; its errors name the node.
+    Errors of ONNX Runtime pass through; they name the node.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,10 +55,10 @@ class GraphSession:
 
 
 def round_explicitly(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float32 model in which every fp16 or bf16 tensor of `model` is computed wide and then rounded; or `model`.
+    """Returns a float32 model that computes every fp16 or bf16 tensor of `model` in float32 and then rounds it.
 
-    ONNX Runtime's CPU kernels are few in fp16 and next to none in bf16. Left alone it runs fp16 graphs in float32 and
-    drops the roundings between operators, so that neither their error nor an overflow would show.
+    Returns `model` itself if it has none. ONNX Runtime has few CPU kernels for fp16 and almost none for bf16. By itself
+    it runs fp16 graphs in float32 and drops the roundings between operators, which would hide both error and overflow.
     """
     wide = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(model), strict_mode=True)
     graph = wide.graph

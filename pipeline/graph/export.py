@@ -26,13 +26,13 @@ from pipeline.model.config import CheckpointConfig
 
 _TRACED_SHAPE = (2, 24)
 _CHECKED_SHAPES = ((1, 7), (3, 40), (2, 16))
-"""Lengths are cut to what the encoder's position table covers."""
+"""Lengths are limited by the encoder's position table."""
 _TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 2.5e-1}
-"""Of a value, or of 1 where it is smaller; in fp16 and bf16 some thirty roundings."""
+"""Allowed difference, relative to max(1, value). In fp16 and bf16 it is about thirty roundings."""
 
 
 class Export(Protocol):
-    """What writes the graph of a stage: `export_stage`, or what takes its place."""
+    """Writes the graph of a stage: `export_stage`, or a function that replaces it."""
 
     def __call__(
         self, stage: Stage | HeadStage, config: CheckpointConfig, path: Path, precision: Precision = "fp32", /
@@ -40,11 +40,10 @@ class Export(Protocol):
 
 
 def export_stage(stage: Stage | HeadStage, config: CheckpointConfig, path: Path, precision: Precision = "fp32") -> None:
-    """Writes the graph of a stage (given in float32) in a precision, and checks it.
+    """Writes the graph of a stage, which is given in float32, in a precision, and checks it.
 
-    `hidden` and `packed` are in the precision, score and logits float32, everything else int32. Raises GateError when
-    the graph has baked in a constant of the trace, InputError for weights that are not finite or that the precision
-    cannot hold.
+    `hidden` and `packed` have the precision, score and logits are float32, everything else is int32. Raises GateError
+    if the graph contains a constant of the trace, InputError for weights that are not finite or exceed the precision.
     """
     narrow = reference_in(stage, precision)
     example = tuple(
@@ -79,7 +78,7 @@ def export_stage(stage: Stage | HeadStage, config: CheckpointConfig, path: Path,
 
 
 def example_inputs(stage: Stage | HeadStage, config: CheckpointConfig, batch: int, length: int) -> tuple[Tensor, ...]:
-    """Random inputs of a shape: real tokens in front, padding behind, at least one sample without padding."""
+    """Returns random inputs of a shape: real tokens first, then padding; at least one sample has no padding."""
     generator = torch.Generator().manual_seed(length)
     hidden = torch.randn(batch, length, config.encoder.hidden_size, generator=generator)
     if isinstance(stage, HeadStage):
@@ -95,10 +94,10 @@ def example_inputs(stage: Stage | HeadStage, config: CheckpointConfig, batch: in
 def check_symbolic(
     stage: Stage | HeadStage, narrow: Stage | HeadStage, config: CheckpointConfig, path: Path, tolerance: float
 ) -> None:
-    """Runs the graph of `narrow` at several shapes against PyTorch; GateError names the first difference.
+    """Compares the graph of `narrow` with PyTorch at several shapes.
 
-    InputError where PyTorch's own values are not finite, with which nothing can be compared.
-    Where rounding may decide otherwise than PyTorch, only shapes are compared.
+    Where rounding may change a decision, only shapes are compared. Raises GateError that names the first difference,
+    and InputError if PyTorch's own values are not finite.
     """
     session = GraphSession(path)
     for shape in _CHECKED_SHAPES:

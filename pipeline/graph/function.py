@@ -1,4 +1,4 @@
-"""TokenCompact as an ONNX model-local function: what runs where no plugin of that name is registered."""
+"""TokenCompact as an ONNX model-local function, which runs where no plugin of that name is registered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engines.stages import DOMAIN, OPERATOR
 OPSET = 20
 VERSION = 1
 B, S = "B", "S"  # onnxscript reads the annotations below; as names, because linters strip quotes inside annotations
-_EVERYTHING = 2**31 - 1  # an end behind every row: Slice stops at the last
+_EVERYTHING = 2**31 - 1  # an end after every row: Slice stops at the last
 
 
 @script(Opset(DOMAIN, VERSION), default_opset=op)
@@ -26,7 +26,7 @@ def TokenCompact(
     capacity: int = 0,
     protect_first: int = 1,
 ):
-    """A running count gives every row its place; rows are then gathered, whole, from where they were."""
+    """Computes each row's target index by running counts, then gathers whole rows in that order."""
     zero = op.Constant(value_ints=[0])
     one = op.Constant(value_ints=[1])
     length = op.Shape(score, start=1, end=2)

@@ -8,7 +8,7 @@ exported from it are typed alike, and TensorRT's strongly typed networks need no
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
@@ -20,6 +20,16 @@ Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+def graph_precision(precision: str, machine_bound: bool) -> Precision:
+    """The number format of the graphs of engines in a precision; in INT8 that of what is not quantised.
+
+    machine_bound: whether the engines run only on the machine that they are compiled for.
+    """
+    if precision == "int8":
+        return "fp16" if machine_bound else "fp32"
+    return cast("Precision", precision)
 
 
 def reference_in(model: Module, precision: Precision) -> Module:
@@ -47,5 +57,5 @@ def reference_in(model: Module, precision: Precision) -> Module:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The type of `hidden` in a model, stage or head: that of its first weights, an embedding or a linear layer."""
+    """Returns the type of `hidden` in a model, stage or head: that of its first weights."""
     return next(module.parameters()).dtype

@@ -20,7 +20,7 @@ from plugins.library import NAMESPACE, VERSION
 
 @dataclass(frozen=True)
 class StageSpec:
-    """The steps of one stage; all but the last end with the decision at which they are cut."""
+    """The steps of one stage. Each but the last stage ends with the decision where it is cut."""
 
     index: int
     steps: tuple[Step, ...]
@@ -43,7 +43,7 @@ def decision_layers(model: PrunedTransformer) -> list[int]:
 
 
 def cut_stages(model: PrunedTransformer, cuts: Sequence[int]) -> list[StageSpec]:
-    """The stages when the model is cut at the decisions of these layers. Raises InputError for an impossible cut."""
+    """Returns the stages of a model cut at the decisions of these layers. Raises InputError for an impossible cut."""
     possible = decision_layers(model)
     wrong = sorted(set(cuts) - set(possible))
     if wrong:
@@ -64,7 +64,7 @@ def cut_stages(model: PrunedTransformer, cuts: Sequence[int]) -> list[StageSpec]
 
 
 class Decision(NamedTuple):
-    """What a decision point of a stage sees: score [B, S] fp32, alive [B, S] before it, and its threshold."""
+    """The input of a decision: score [B, S] in fp32, alive [B, S] before it, and its threshold."""
 
     score: Tensor
     alive: Tensor
@@ -101,7 +101,7 @@ class Stage(nn.Module):
         return self._run(first, second, third, lambda decision: None)
 
     def scored(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[tuple[Tensor, ...], list[Decision]]:
-        """What `forward` returns, and the decisions on the way, that of the cut included."""
+        """Returns the outputs of `forward` and all decisions on the way, including that of the cut."""
         found: list[Decision] = []
         return self._run(first, second, third, found.append), found
 
@@ -169,10 +169,10 @@ class HeadStage(nn.Module):
 
 
 def same_stage(model: PrunedTransformer, stage: Stage | HeadStage) -> Stage | HeadStage:
-    """The stage as it is in another model."""
+    """Returns the same stage of another model."""
     return Stage(model, stage.spec) if isinstance(stage, Stage) else HeadStage(model)
 
 
 def attentions(spec: StageSpec) -> int:
-    """How many layers' attention a stage has."""
+    """Returns the number of attention layers in a stage."""
     return sum(step.kind == "attend" for step in spec.steps)

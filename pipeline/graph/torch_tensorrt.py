@@ -1,7 +1,7 @@
-"""torch-tensorrt as a second way in: a stage traced by PyTorch, converted node by node, compaction as our plugin.
+"""Builds engines through torch-tensorrt: a traced stage is converted node by node, compaction becomes our plugin.
 
-The way through ONNX is the first one, and the one that is checked without a GPU. This one needs torch-tensorrt 2.14,
-TensorRT and a GPU, and gives the same kind of engine, with the same tensor names, for the same runner.
+ONNX remains the default, because it can be checked without a GPU. This way needs torch-tensorrt 2.14, TensorRT and a
+GPU. Its engines have the same tensor names and run in the same runner.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ATTRIBUTES = {"threshold": np.float32, "capacity": np.int32, "protect_first": n
 
 
 def missing() -> str | None:
-    """None where this machine can build through torch-tensorrt, else what is missing, and how to get it."""
+    """Says what this machine lacks to build through torch-tensorrt, and how to get it; None if it lacks nothing."""
     for package, module in (("torch-tensorrt", "torch_tensorrt"), ("tensorrt-cu13", "tensorrt")):
         if importlib.util.find_spec(module) is None:
             return f"the package {package} is not installed; pip install {package}"
@@ -91,7 +91,7 @@ def trace(stage: Stage | HeadStage, inputs: tuple[Tensor, ...]) -> torch.export.
 
 @cache
 def register_converter() -> None:
-    """Tells torch-tensorrt, once, to make the custom op our plugin. Loads the plugin library."""
+    """Registers our plugin as the converter of the custom op, once. Loads the plugin library."""
     conversion = importlib.import_module("torch_tensorrt.dynamo.conversion")
     trt = importlib.import_module("tensorrt")
     load_into(trt)
@@ -120,7 +120,7 @@ def convert_token_compact(
 
 
 class _StageOfOps(Stage):
-    """A stage that stays the custom op when it is traced, where the exporter to ONNX wants its own node."""
+    """A stage whose compaction stays the custom op when traced; the ONNX exporter needs a node of its own instead."""
 
     def _compact(self, score: Tensor, state: State) -> tuple[Tensor, ...]:
         attributes = [self.compact_attributes[name] for name in _ATTRIBUTES]
@@ -128,7 +128,7 @@ class _StageOfOps(Stage):
 
 
 class _Traced(nn.Module):
-    """A stage none of whose outputs is one of its inputs, because TensorRT would give that tensor the output's name."""
+    """A stage that copies outputs which are also inputs, because TensorRT would rename the input."""
 
     def __init__(self, stage: nn.Module) -> None:
         super().__init__()

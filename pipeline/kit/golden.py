@@ -1,4 +1,4 @@
-"""Golden inputs and outputs of stages in Polygraphy's JSON format, with which `polygraphy run` checks an engine."""
+"""Writes golden inputs and outputs of stages as Polygraphy's JSON, with which `polygraphy run` checks an engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import onnx
 
 from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
-from engines.plan import engine_stem
+from engines.plan import profile_stem
 from pipeline.gates.expected import Expected
 from pipeline.gates.states import edge_buckets, random_hidden, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
@@ -29,7 +29,7 @@ RUNNER = "pytorch-fp32"
 
 @dataclass(frozen=True)
 class Golden:
-    """Golden data of one engine.
+    """Golden data of one profile.
 
     inputs, outputs: files below the artifact.
     tolerances:      by output, the largest absolute difference that gate 2 allows; 0 for integers.
@@ -43,10 +43,10 @@ class Golden:
 
 
 def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Golden]:
-    """Writes golden data for every stage at the edge buckets; leaves out those that no sample fits.
+    """Writes golden data for every stage at the edge buckets that some sample fits.
 
-    The inputs are the reference's own states, the outputs those of PyTorch in float32. Only samples are used whose
-    decisions rounding cannot turn, since a token decided otherwise moves all rows behind it. bf16 graphs get none:
+    The inputs are the reference's own states, the outputs are PyTorch's in float32. Only samples whose decisions
+    survive rounding are used, since a token decided otherwise moves all rows after it. bf16 graphs get none, because
     the format has no such arrays.
     """
     if manifest.plan.precision == "bf16":
@@ -65,7 +65,7 @@ def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Gol
         tolerances = {name: allowed if name in floats else 0.0 for name in stage.output_names}
         types = _input_types(root / manifest.plan.graphs[unit])
         for bucket, inputs, outputs in runs:
-            stem = f"{FOLDER}/{engine_stem(unit, bucket)}"
+            stem = f"{FOLDER}/{profile_stem(unit, bucket)}"
             golden = Golden(unit, bucket, f"{stem}.inputs.json", f"{stem}.outputs.json", tolerances)
             typed = {name: value.astype(types[name]) for name, value in inputs.items()}
             (root / golden.inputs).write_text(json.dumps([_encoded(typed)]), "utf-8")
@@ -77,7 +77,7 @@ def write_golden(root: Path, expected: Expected, manifest: Manifest) -> list[Gol
 def _batches(
     expected: Expected, manifest: Manifest
 ) -> Iterator[tuple[Unit, Stage | HeadStage, list[tuple[Bucket, Arrays]], list[Arrays]]]:
-    """Every unit with the batches that its edge buckets can be filled with, and more to take PyTorch's error from."""
+    """Returns, per unit, the batches that fill its edge buckets, and more batches to estimate PyTorch's error from."""
     model = expected.model
     rounding = expected.narrow or reference_in(model, "fp16")
     for spec, states in walk_states(model, expected.specs, expected.samples):
@@ -95,7 +95,7 @@ def _batches(
 
 
 def _own_error(stage: Stage | HeadStage, narrow: Stage | HeadStage, batches: Sequence[Arrays]) -> float:
-    """PyTorch's error in the precision of `narrow`, the largest over the batches."""
+    """Returns PyTorch's largest error in the precision of `narrow` over the batches."""
     found = 0.0
     for inputs in batches:
         expected, rounded = run_module(stage, inputs), run_module(narrow, inputs)
@@ -108,8 +108,8 @@ def _rows(state: Arrays) -> int:
 
 
 def _stacked(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
-    """A full batch of the bucket's shape; samples are repeated where there are too few, rows padded with zeros."""
-    return stack_states([states[place % len(states)] for place in range(bucket.batch)], bucket)
+    """Returns a full batch of the bucket's shape; too few samples are repeated, rows are padded with zeros."""
+    return stack_states([states[slot % len(states)] for slot in range(bucket.batch)], bucket)
 
 
 def _input_types(graph: Path) -> dict[str, np.dtype]:

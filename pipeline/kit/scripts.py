@@ -1,4 +1,4 @@
-"""What a GPU host needs beside the graphs: golden data, and scripts around trtexec and Polygraphy."""
+"""Writes golden data, and scripts around trtexec and Polygraphy, for a GPU host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 from engines.artifact import Manifest, Unit
 from engines.backends.base import PLAIN, EngineOptions
 from engines.backends.tensorrt import TIMING_CACHE
-from engines.plan import engine_stem
+from engines.plan import profile_stem, unit_name
 from pipeline.gates.expected import Expected
 from pipeline.kit.golden import Golden, write_golden
 
@@ -23,7 +23,7 @@ _TRTEXEC_LEVELS = {"same-compute-capability": "sameComputeCapability", "ampere-p
 
 _COMPILE_HEAD = """\
 #!/usr/bin/env bash
-# Compiles the engines of this artifact with trtexec, one at a time: scripts/trtexec.sh [more options of trtexec]
+# Compiles every profile of this artifact as an engine, with trtexec: scripts/trtexec.sh [more options of trtexec]
 #   OUT     folder for the engines, their layers and the timing cache; those in INT8, if any, go to int8/ in it
 #   ONLY    compile only engines whose name contains this, such as stage_0_b8 or int8/
 # The types are those of the graphs; --stronglyTyped is needed by TensorRT 10 and ignored by 11. --shapes makes the only
@@ -70,13 +70,15 @@ polygraphy || {
   exit 2
 }
 
+# The engine of a stage has a profile for every bucket; one that trtexec made has the bucket's only.
 check() {
-  local name="$1"
-  shift
-  if [[ ! -f "$ENGINES/$name.plan" ]]; then
-    echo "SKIPPED $name: $ENGINES/$name.plan does not exist"
+  local name="$1" plan="$ENGINES/$2.plan" profile="$3"
+  shift 3
+  [[ ! -f "$ENGINES/$name.plan" ]] || plan="$ENGINES/$name.plan" profile=0
+  if [[ ! -f "$plan" ]]; then
+    echo "SKIPPED $name: $plan does not exist"
     skipped=$((skipped + 1))
-  elif polygraphy run "$ENGINES/$name.plan" --model-type engine --trt --rtol 0 \\
+  elif polygraphy run "$plan" --model-type engine --trt --optimization-profile "$profile" --rtol 0 \\
     --load-inputs "polygraphy/$name.inputs.json" --load-outputs "polygraphy/$name.outputs.json" --atol "$@"; then
     echo "PASSED $name"
     passed=$((passed + 1))
@@ -122,7 +124,7 @@ def write_gpu_kit(
 def compile_script(
     root: Path, manifest: Manifest, options: EngineOptions, int8: Mapping[Unit, str] = MappingProxyType({})
 ) -> str:
-    """The trtexec line of every engine; where it is quantised also of the one without, which has golden data."""
+    """The trtexec line of every profile; where it is quantised also of the one without, which has golden data."""
     common = ["--stronglyTyped", "--noTF32", "--skipInference", "--profilingVerbosity=detailed", "--dumpLayerInfo"]
     if options.optimization_level is not None:
         common.append(f"--builderOptimizationLevel={options.optimization_level}")
@@ -143,21 +145,25 @@ def compile_script(
                 for value in inputs
             )
             words = shlex.join([f"--onnx={graph}", f"--shapes={shapes}", *common])
-            lines.append(f'engine {folder}{engine_stem(unit, bucket)} {words}{plugin}{cache} "$@"')
+            lines.append(f'engine {folder}{profile_stem(unit, bucket)} {words}{plugin}{cache} "$@"')
     return "\n".join([_COMPILE_HEAD, *lines, ""])
 
 
 def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOptions) -> str:
-    """The Polygraphy call of every engine that there is golden data for."""
+    """The Polygraphy call of every profile that there is golden data for."""
     compiled = [r for r in manifest.engines if (r.target, r.precision) == ("tensorrt", manifest.plan.precision)]
     folders = {str(Path(record.file).parent) for record in compiled}
+    places = {(r.stage, bucket): place for r in compiled for place, bucket in enumerate(r.profiles)}
     head = {"engines": min(folders, default="trtexec"), "plugin": _PLUGIN if options.plugin else ""}
     lines = []
     for data in golden:
         tolerances = (f"{name}:{value:.6g}" for name, value in data.tolerances.items())
-        lines.append(f"check {engine_stem(data.unit, data.bucket)} {' '.join(tolerances)}")
-    engines = sum(len(manifest.plan.buckets_of(unit)) for unit in manifest.plan.units)
-    covered = f"golden data for {len(golden)} of {engines} engines, the shortest and longest bucket of every batch size"
+        profile = f"{unit_name(data.unit)} {places.get((data.unit, data.bucket), 0)}"
+        lines.append(f"check {profile_stem(data.unit, data.bucket)} {profile} {' '.join(tolerances)}")
+    profiles = sum(len(manifest.plan.buckets_of(unit)) for unit in manifest.plan.units)
+    covered = (
+        f"golden data for {len(golden)} of {profiles} profiles, the shortest and longest bucket of every batch size"
+    )
     if manifest.plan.precision == "bf16":
         covered += "; none in bf16, which the format cannot hold"
     return "\n".join([_CHECK_HEAD % head, *lines, _CHECK_TAIL % {"covered": covered}])

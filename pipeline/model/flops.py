@@ -63,8 +63,8 @@ def count_flops(
         projections = projections + 8 * width**2 * attended
         attention = attention + 4 * width * attended * _keys(encoder, layer, attended)
         if encoder.disentangled is not None:
-            rows = 2 * encoder.disentangled.span * encoder.disentangled.products
-            attention = attention + 2 * width * rows * attended
+            relative = 2 * encoder.disentangled.span * encoder.disentangled.products
+            attention = attention + 2 * width * relative * attended
         feed_forward = feed_forward + 2 * encoder.feed_forward_products * width * inner * after
         predictor = predictor + 2 * pruner.multiply_adds(layer, width) * before
         before = after
@@ -81,13 +81,15 @@ def _keys(encoder: EncoderConfig, layer: int, rows: Tensor) -> Tensor:
     return rows.clamp_max(2 * encoder.local.distance + 1)
 
 
-def flops_ratio(config: CheckpointConfig, rows: Tensor) -> float:
+def flops_ratio(config: CheckpointConfig, rows: Tensor, dense: CheckpointConfig | None = None) -> float:
     """Dense FLOPs over pruned FLOPs of all samples together, padding not counted.
 
-    rows: [samples, 1 + layers], the real length, then the rows behind each layer's decision.
+    rows:  [samples, 1 + layers], the real length, then the rows behind each layer's decision.
+    dense: the model to compare with, on the same tokens; None: the same encoder without a pruner.
     """
     lengths, counts = rows[:, 0], rows[:, 1:].T
-    return float(dense_flops(config, lengths).total.sum() / count_flops(config, lengths, counts).total.sum())
+    compared = dense_flops(dense or config, lengths)
+    return float(compared.total.sum() / count_flops(config, lengths, counts).total.sum())
 
 
 def dense_flops(config: CheckpointConfig, lengths: Tensor, padded: Callable[[Tensor], Tensor] | None = None) -> Flops:

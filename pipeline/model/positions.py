@@ -37,6 +37,10 @@ class Positions(nn.Module):
     another runtime.
     """
 
+    buckets: Tensor
+    turns: Tensor
+    local_turns: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.longest, self.local = config.longest_input, config.local
@@ -127,7 +131,7 @@ class Geometry:
     def _local_rotation(self) -> Rotation:
         return self._turned(self.parts.local_turns)
 
-    def _turned(self, turns: Tensor | nn.Module) -> Rotation:
+    def _turned(self, turns: Tensor) -> Rotation:
         angle = self.position[:, :, None].float() * turns  # [B, S, D / H / 2]
         angle = torch.cat([angle, angle], dim=-1)[:, None]
         return angle.cos(), angle.sin()

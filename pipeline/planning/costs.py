@@ -14,25 +14,25 @@ from engines.errors import InputError, validation_problems
 from pipeline.model.config import EncoderConfig
 
 Kind = Literal["first", "middle", "last", "whole"]
-"""Where a stage stands: it embeds, it does not, it ends with the head, or it is the whole model."""
+"""The position of a stage: it embeds, it is in the middle, it ends with the head, or it is the whole model."""
 
 
 @dataclass(frozen=True)
 class StageShape:
-    """What the cost of a stage depends on: where it stands and how many layers' attention it has."""
+    """What the cost of a stage depends on: its position, and how many layers' attention it has."""
 
     kind: Kind
     layers: int
 
 
 class CostModel(Protocol):
-    """Seconds of one call, everything included that happens between two stages."""
+    """Seconds of one call, including everything that happens between two stages."""
 
     def alone(self, stage: StageShape, length: int) -> float:
-        """Of a sample that passes through the stages by itself, at batch 1."""
+        """Returns the seconds of one sample that passes through the stages alone, at batch 1."""
 
     def together(self, stage: StageShape, batch: int, length: int) -> float:
-        """Of a batch, where calls of one engine follow each other."""
+        """Returns the seconds of one batch, for calls of one engine that follow each other."""
 
 
 class CostTable(BaseModel):
@@ -56,7 +56,7 @@ class CostTable(BaseModel):
         return self._seconds(stage, length, self.alone_seconds)
 
     def together(self, stage: StageShape, batch: int, length: int) -> float:
-        """Of a batch that was not measured: what it is on the line through the nearest two that were."""
+        """Returns the seconds of a batch size that was not measured: on the line through the nearest two that were."""
         measured = sorted(next(iter(self.together_seconds.values())))
         below = max(size for size in measured if size <= batch)
         seconds = self._together(stage, below, length)
@@ -72,7 +72,7 @@ class CostTable(BaseModel):
         return self._seconds(stage, length, {kind: by[batch] for kind, by in self.together_seconds.items()})
 
     def _seconds(self, stage: StageShape, length: int, table: Mapping[Kind, Sequence[float]]) -> float:
-        """The profiled stage of the kind, and what its layers differ by."""
+        """Returns the profiled stage of the kind, and the number of layers by which the two differ."""
         at: dict[Kind, float] = {k: float(np.interp(length, self.lengths, table[k])) for k in table}
         kind: Kind = stage.kind if stage.kind in at else "whole"
         part: Kind = "first" if "first" in at else "whole"
@@ -94,7 +94,7 @@ class CostTable(BaseModel):
 
 @dataclass(frozen=True)
 class Faster:
-    """Where every bucket takes the fastest of a stage's engines, such as that in fp32 and that in INT8."""
+    """The cheapest of several models: for buckets that keep the fastest of several engines, such as fp32 and INT8."""
 
     models: Sequence[CostModel]
 
@@ -107,9 +107,13 @@ class Faster:
 
 @dataclass(frozen=True)
 class Device:
-    """A data sheet. flops: peak per second of dense matrix products in the precision that is served (fp16 on a GPU,
-    fp32 on a CPU); bandwidth: bytes of memory per second; call: seconds to start an engine and read its counts;
-    share: of the peak that matrix products of an encoder reach."""
+    """A roofline model from a data sheet.
+
+    flops:     peak of dense matrix products per second, in the served precision (fp16 on a GPU, fp32 on a CPU).
+    bandwidth: bytes of memory per second.
+    call:      seconds to start an engine and read its counts.
+    share:     the part of the peak that an encoder's matrix products reach.
+    """
 
     flops: float
     bandwidth: float
@@ -132,7 +136,7 @@ DEVICES: dict[str, Device] = {
 
 @dataclass(frozen=True)
 class AnalyticCost:
-    """A roofline: the larger of arithmetic and memory traffic of each layer, and the call."""
+    """Returns the seconds of a call: per layer the larger of arithmetic and memory traffic, plus the call itself."""
 
     device: Device
     encoder: EncoderConfig

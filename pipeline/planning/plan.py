@@ -17,25 +17,25 @@ from pipeline.planning.search import Problem, expected_time, solve
 _FINEST = 8
 """Lengths worth compiling are multiples of this where matrix products run in tiles, as on tensor cores."""
 _FINEST_CPU = 4
-"""On a CPU products have no such tiles, and padding costs more than the engines that avoid it."""
+"""On a CPU products have no such tiles, and padding costs more than the profiles that avoid it."""
 _CANDIDATES = 64
 """Candidate lengths, where that many are not closer together than the target gains from."""
-_EARNS = 5e-4
-"""Share of the time of a text that an engine has to save, for it costs memory and the time to load it."""
+_EARNS = 1e-4
+"""Share of the time of a text that a profile has to save, for its kernels and buffers cost a little memory."""
 
 
 def finest_for(target: str) -> int:
-    """What a bucket's length is a multiple of on a target."""
+    """Returns the step between candidate lengths on a target."""
     return _FINEST_CPU if target == "cpu" else _FINEST
 
 
 class ChosenPlan(BaseModel):
-    """What a build compiles: where it cuts, and what it compiles the stages for.
+    """The cuts and buckets that a build compiles.
 
     cuts:             layers whose decisions end a stage.
-    buckets:          of every stage.
-    expected_seconds: per sample, by batch; empty where no costs are known.
-    call_seconds:     of a call of every bucket of every stage; () where no costs are known.
+    buckets:          one tuple per stage.
+    expected_seconds: seconds per sample, by batch size; empty if no costs are known.
+    call_seconds:     seconds of one call, per stage and bucket; () if no costs are known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class Planner:
     rows:    [samples, layers + 1] rows of typical inputs: the real length, then behind every layer's decision.
     batches: batch sizes to compile; the plan is the best for their mean, each sample alone for 1.
     lengths: the only bucket lengths to consider, all of which every stage then gets; None: any.
-    engines: most engines.
+    profiles: most profiles of the whole plan.
     tokenising_seconds: of a text by batch size, which every plan pays alike and every expected time includes.
     finest: what candidate lengths are multiples of.
     """
@@ -62,7 +62,7 @@ class Planner:
     rows: np.ndarray
     costs: CostModel
     batches: Sequence[int]
-    engines: int
+    profiles: int
     lengths: Sequence[int] | None = None
     tokenising_seconds: Mapping[int, float] = field(default_factory=dict)
     finest: int = _FINEST
@@ -73,13 +73,13 @@ class Planner:
         return decision_layers(self.model)
 
     def best(self) -> ChosenPlan:
-        """The plan of least expected time; not cutting at all is one of them."""
+        """Returns the plan with the least expected time. The plan without a cut competes too."""
         problem = self._problem(self.batches)
         solution = solve(problem)
         lengths = solution.lengths if self.lengths is None else [self.lengths] * len(solution.starts)
         plan = self._plan(solution.starts, lengths)
         uncut = self.given([], None if self.lengths is None else [self.lengths])
-        # Fewer engines are worth some time, but not more than cutting saves.
+        # Fewer profiles are worth some time, but not more than cutting saves.
         return uncut if sum(uncut.expected_seconds.values()) < sum(plan.expected_seconds.values()) else plan
 
     def given(self, cuts: Sequence[int], lengths: Sequence[Sequence[int]] | None = None) -> ChosenPlan:
@@ -87,7 +87,7 @@ class Planner:
         starts = self._starts(cuts)
         if lengths is None:
             ends = [*starts[1:], len(self.points) + 1]
-            per_stage = max(1, self.engines // len(self.batches) // len(starts))
+            per_stage = max(1, self.profiles // len(self.batches) // len(starts))
             lengths = [
                 solve(self._problem(self.batches, (first, last), per_stage)).lengths[0]
                 for first, last in zip(starts, ends, strict=True)
@@ -95,17 +95,17 @@ class Planner:
         return self._plan(starts, lengths)
 
     def shapes(self, cuts: Sequence[int]) -> list[StageShape]:
-        """Of the stages with these cuts, what their costs depend on."""
+        """Returns what the costs of the stages with these cuts depend on."""
         ends = [*self._starts(cuts), len(self.points) + 1]
         specs = cut_stages(self.model, cuts)
         pairs = zip(ends, ends[1:], specs, strict=False)
         return [StageShape(self._kind(first, last), attentions(spec)) for first, last, spec in pairs]
 
     def timed(self, plan: ChosenPlan) -> ChosenPlan:
-        """A plan with the seconds of a call of every bucket, where calls of one engine follow each other."""
+        """Returns the plan with the seconds of every call, for calls of one engine that follow each other."""
         call_seconds = tuple(
-            tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in held)
-            for shape, held in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
+            tuple(self.costs.together(shape, bucket.batch, bucket.length) for bucket in buckets)
+            for shape, buckets in zip(self.shapes(plan.cuts), plan.buckets, strict=True)
         )
         return plan.model_copy(update={"call_seconds": call_seconds})
 
@@ -115,8 +115,8 @@ class Planner:
 
     def _plan(self, starts: Sequence[int], lengths: Sequence[Sequence[int]]) -> ChosenPlan:
         buckets = tuple(
-            tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in held)
-            for held in lengths
+            tuple(Bucket(batch=batch, length=length) for batch in sorted(self.batches) for length in stage_lengths)
+            for stage_lengths in lengths
         )
         expected_seconds = {
             batch: expected_time(self._problem([batch]), starts, lengths) + self.tokenising_seconds.get(batch, 0.0)
@@ -126,9 +126,9 @@ class Planner:
         return ChosenPlan(cuts=cuts, buckets=buckets, expected_seconds=expected_seconds)
 
     def _problem(
-        self, batches: Sequence[int], only: tuple[int, int] | None = None, engines: int | None = None
+        self, batches: Sequence[int], only: tuple[int, int] | None = None, profiles: int | None = None
     ) -> Problem:
-        """The search problem; `only` is one stage of it."""
+        """Returns the search problem; `only` restricts it to one stage."""
         columns = [0, *(layer + 1 for layer in self.points)]
         pieces = [attentions(spec) for spec in cut_stages(self.model, self.points)]
 
@@ -139,7 +139,7 @@ class Planner:
             return sum(self._per_sample(stage, batch, length) for batch in batches) / len(batches)
 
         rows = self.rows[:, columns if only is None else [columns[only[0]]]]
-        limit = self.engines // len(self.batches) if engines is None else engines
+        limit = self.profiles // len(self.batches) if profiles is None else profiles
         problem = Problem(rows, self.candidates(), cost, max(1, limit))
         return replace(problem, price=_EARNS * expected_time(problem, (0,), (problem.lengths,)))
 
@@ -150,7 +150,7 @@ class Planner:
         return "last" if at_end else "middle"
 
     def _per_sample(self, stage: StageShape, batch: int, length: int) -> float:
-        """Alone at batch 1; otherwise in the better of the two, as the scheduler would choose."""
+        """Returns the seconds of one sample: alone at batch 1, else alone or in a batch, whichever is cheaper."""
         if batch == 1:
             return self.costs.alone(stage, length)
         return min(self.costs.together(stage, size, length) / size for size in {1, batch})
@@ -165,7 +165,7 @@ class Planner:
 
 
 def describe(plan: ChosenPlan, model: PrunedTransformer, rows: np.ndarray) -> list[tuple[str, ...]]:
-    """For `--explain`: of every stage its steps, the mean rows that enter it, and its lengths."""
+    """Returns one row per stage for `--explain`: its steps, the mean rows that enter it, and its lengths."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     specs = cut_stages(model, plan.cuts)
     return [
@@ -180,7 +180,7 @@ def describe(plan: ChosenPlan, model: PrunedTransformer, rows: np.ndarray) -> li
 
 
 def padding(plan: ChosenPlan, rows: np.ndarray) -> float:
-    """Rows computed over rows needed, minus 1: what the plan's buckets waste."""
+    """Returns the share of padding: rows computed over rows needed, minus 1."""
     columns = [0, *(layer + 1 for layer in plan.cuts)]
     needed = computed = 0.0
     for column, buckets in zip(columns, plan.buckets, strict=True):

@@ -9,16 +9,17 @@ from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
 
 _WORTH_A_CUT = 0.95
-"""A cut is made when the mean number of rows has fallen below this share of what entered the stage: less would not
-pay for moving the rows."""
+"""A cut is made where the mean number of rows is below this share of the rows that entered the stage. A smaller saving
+does not pay for moving the rows.
+"""
 
 
 def choose_cuts(model: PrunedTransformer, stages: str, mean_rows: Sequence[float]) -> list[int]:
-    """The layers whose decisions end a stage.
+    """Returns the layers whose decisions end a stage.
 
-    stages:    "auto", a number of stages such as "3" (evenly spread), or layers such as "1,3" (a trailing comma makes a
-               list of one).
-    mean_rows: mean rows per sample, first the real length, then after the decision of each layer; used by "auto".
+    stages:    "auto"; a number of stages such as "3", evenly spread; or layers such as "1,3". A trailing comma makes a
+               list of one.
+    mean_rows: mean rows per sample: the real length, then after each layer's decision. "auto" needs them.
     Raises InputError for anything else.
     """
     possible = decision_layers(model)

@@ -20,9 +20,13 @@ _STATUSES = ("PASSED", "FAILED", "SKIPPED")
 
 
 class Bench(BaseModel):
-    """bench.json: the FLOPs ratio over the texts of the gates, and the timings of the artifact and of the dense one."""
+    """bench.json: the FLOPs ratio over the texts that are timed, and the timings of the artifact and of the dense one.
+
+    max_length: tokens at which the texts were cut for both.
+    """
 
     flops_ratio: float
+    max_length: int
     machine: dict[str, str | int | None]
     versions: dict[str, str]
     timings: list[Timing]
@@ -61,14 +65,14 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
 
 
 def _buckets(plan: Plan) -> list[tuple[str, int, list[int]]]:
-    """By unit and batch size the lengths, ascending."""
+    """Returns the bucket lengths by unit and batch size, ascending."""
     found = []
     for unit in plan.units:
         lengths: dict[int, list[int]] = defaultdict(list)
         for bucket in sorted(plan.buckets_of(unit)):
             lengths[bucket.batch].append(bucket.length)
         name = unit.capitalize() if isinstance(unit, str) else f"Stage {unit}"
-        found += [(name, batch, held) for batch, held in lengths.items()]
+        found += [(name, batch, sizes) for batch, sizes in lengths.items()]
     return found
 
 
@@ -78,14 +82,14 @@ def _graph_sizes(artifact: Artifact, manifest: Manifest) -> dict[str, int]:
 
 
 def _retention(artifact: Artifact) -> RetentionStatistics | None:
-    """What the build counted, if the model decides anything. Raises InputError when it is not of this form."""
+    """Returns the retention that the build counted; None for a model that decides nothing. Raises InputError."""
     if RETENTION_FILE not in artifact.manifest.files:
         return None
     return RetentionStatistics.read(artifact.file(RETENTION_FILE))
 
 
 def _bench(artifact: Artifact) -> Bench | None:
-    """The timings that the build made, if it made any. Raises InputError when they are not of this form."""
+    """Returns the build's timings; None if it made none. Raises InputError for a file of another form."""
     if BENCH_NAME not in artifact.manifest.files:
         return None
     path = artifact.file(BENCH_NAME)

@@ -17,7 +17,7 @@ _COLOURS = 4
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its value, what stands at its end, and optionally the range that a whisker shows."""
+    """One bar: its value, the label at its end, and optionally a range for the whisker."""
 
     label: str
     value: float
@@ -28,12 +28,12 @@ class Bar:
 
 
 def series_class(index: int) -> str:
-    """The colour class of the series of that index; the first one is the baseline's grey."""
+    """Returns the colour class of a series; the first one is the grey of the baseline."""
     return "s0" if index == 0 else f"s{(index - 1) % (_COLOURS - 1) + 1}"
 
 
 def keep_ratio_chart(series: Mapping[str, Sequence[float]]) -> Markup:
-    """Steps from the input (1.0) through the keep ratio of every layer, a line per name; all equally long."""
+    """Draws one line per name from the input (1.0) through the keep ratio of every layer; all are equally long."""
     left, right, top, bottom = 34, 296, 12, 182
     layers = max(len(values) for values in series.values())
     step = (right - left) / (layers + 1)
@@ -47,14 +47,14 @@ def keep_ratio_chart(series: Mapping[str, Sequence[float]]) -> Markup:
         _add(svg, "line", class_="grid", x1=left, x2=right, y1=y, y2=y)
         _add(svg, "text", f"{tick / 4:g}", class_="axis end", x=left - 6, y=y + 4)
     every = -(-layers // 12)
-    for place, label in enumerate(["in", *map(str, range(layers))]):
-        if place == 0 or (place - 1) % every == 0:
-            _add(svg, "text", label, class_="axis mid", x=left + step * (place + 0.5), y=bottom + 17)
+    for index, label in enumerate(["in", *map(str, range(layers))]):
+        if index == 0 or (index - 1) % every == 0:
+            _add(svg, "text", label, class_="axis mid", x=left + step * (index + 0.5), y=bottom + 17)
     _add(svg, "text", "layer", class_="axis mid", x=(left + right) / 2, y=bottom + 34)
     labels_at = _spread([y_of(values[-1]) for values in series.values()], gap=15)
     for index, (name, values) in enumerate(series.items()):
         path = f"M{left} {y_of(1):.1f}" + "".join(
-            f"V{y_of(ratio):.1f}H{left + step * (place + 1):.1f}" for place, ratio in enumerate([1.0, *values])
+            f"V{y_of(ratio):.1f}H{left + step * (column + 1):.1f}" for column, ratio in enumerate([1.0, *values])
         )
         _add(svg, "path", class_=f"line {series_class(index)}", d=path)
         label = f"{name} {values[-1]:.2f}"
@@ -100,7 +100,9 @@ def ratio_chart(groups: Mapping[str, Sequence[Bar]]) -> Markup:
 
 
 def retention_chart(part: RetentionBin) -> Markup:
-    """Rows behind the decision of every layer, of texts of similar length: the median, and what 50 % and 90 % have."""
+    """Draws the rows after every layer's decision for texts of similar length: the median, and the ranges of 50 % and
+    90 % of them.
+    """
     left, right, top, bottom = 34, 404, 12, 152
     layers = len(part.mean) - 1
     step = (right - left) / layers
@@ -108,11 +110,11 @@ def retention_chart(part: RetentionBin) -> Markup:
     def path_of(share: str) -> list[str]:
         rows = part.quantiles[share]
         return [
-            f"{left + step * place:.1f} {bottom - (bottom - top) * count / part.longest:.1f}"
-            for place, count in enumerate(rows)
+            f"{left + step * index:.1f} {bottom - (bottom - top) * count / part.longest:.1f}"
+            for index, count in enumerate(rows)
         ]
 
-    svg = _svg(192, f"Rows behind the decision of each layer, texts of {part.shortest} to {part.longest} tokens")
+    svg = _svg(192, f"Rows after the decision of each layer, texts of {part.shortest} to {part.longest} tokens")
     for share in (0, 0.5, 1):
         y = bottom - (bottom - top) * share
         _add(svg, "line", class_="grid", x1=left, x2=right, y1=y, y2=y)
@@ -121,15 +123,15 @@ def retention_chart(part: RetentionBin) -> Markup:
         outline = "L".join([*path_of(high), *reversed(path_of(low))])
         _add(svg, "path", class_=f"band {kind} s1", d=f"M{outline}Z")
     _add(svg, "path", class_="line s1", d="M" + "L".join(path_of("0.5")))
-    for place in range(0, layers + 1, -(-(layers + 1) // 12)):
-        label = "in" if place == 0 else str(place - 1)
-        _add(svg, "text", label, class_="axis mid", x=left + step * place, y=bottom + 17)
+    for index in range(0, layers + 1, -(-(layers + 1) // 12)):
+        label = "in" if index == 0 else str(index - 1)
+        _add(svg, "text", label, class_="axis mid", x=left + step * index, y=bottom + 17)
     _add(svg, "text", "layer", class_="axis mid", x=(left + right) / 2, y=bottom + 34)
     return _markup(svg)
 
 
 def _spread(positions: Sequence[float], gap: float) -> list[float]:
-    """The positions moved apart, upwards, until neighbours are at least `gap` from each other; the order stays."""
+    """Returns the positions moved upwards until neighbours are `gap` apart; the order stays."""
     moved = list(positions)
     order = sorted(range(len(moved)), key=lambda index: moved[index], reverse=True)
     for lower, upper in pairwise(order):
@@ -152,5 +154,5 @@ def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: st
 
 
 def _markup(svg: ET.Element) -> Markup:
-    """The element as markup; its texts and attributes are escaped by ElementTree."""
+    """Returns the element as markup; ElementTree escapes texts and attributes."""
     return Markup(ET.tostring(svg, encoding="unicode"))

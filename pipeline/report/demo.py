@@ -10,7 +10,7 @@ from pipeline.report.page import method_name, write_page
 
 _DENSE = "dense"
 _WANTED_SHARE = {1: 0.90, 8: 0.95}
-"""By batch, the least share of the FLOPs ratio that is wanted back as time."""
+"""By batch size, the smallest share of the FLOPs ratio that should become speedup."""
 
 
 def write_demo_report(record: dict, out: Path) -> Path:
@@ -44,7 +44,7 @@ def write_demo_report(record: dict, out: Path) -> Path:
 
 
 def _share(row: dict, batch: int) -> float:
-    """The part of the FLOPs ratio that became time, both over the timed reviews."""
+    """Returns the speedup over the FLOPs ratio, both over the timed reviews."""
     return row["speedup"][str(batch)] / row["flops_ratio_timed"]
 
 

@@ -29,7 +29,7 @@ def write_page(template: str, path: Path, **content: object) -> Path:
 
 
 def method_name(method: str) -> str:
-    """A method as people write it."""
+    """Returns a method's name as people write it."""
     return _METHODS.get(method, method)
 
 

@@ -59,7 +59,7 @@ class TokenisedSet:
     def collate(self, chosen: Sequence[int]) -> Batch:
         """The examples of these indices, padded on the right to the longest."""
         index = torch.tensor(list(chosen))
-        batch = padded([self.tokens[place] for place in chosen], self.pad_token_id)
+        batch = padded([self.tokens[i] for i in chosen], self.pad_token_id)
         return Batch(*batch, target=self.targets[index], index=index)
 
     def grouped(self, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
@@ -80,7 +80,7 @@ class TokenisedSet:
 
 @dataclass(frozen=True)
 class Sets:
-    """What a run learns from, and what it is judged on."""
+    """The training set and the dev set of a run."""
 
     train: TokenisedSet
     dev: TokenisedSet
@@ -91,8 +91,8 @@ def _targets(found: Sequence[str], labels: Sequence[str] | None) -> list[float] 
         if wrong := sorted({label for label in found if not is_number(label)}):
             raise InputError(f"labels: expected numbers, found {listed([repr(label) for label in wrong])}")
         return [float(label) for label in found]
-    place = {name: index for index, name in enumerate(labels)}
-    unknown = sorted(set(found) - place.keys())
+    number = {name: index for index, name in enumerate(labels)}
+    unknown = sorted(set(found) - number.keys())
     if unknown:
         raise InputError(f"labels: expected only {listed(labels)}, found also {listed(unknown)}")
-    return [place[label] for label in found]
+    return [number[label] for label in found]

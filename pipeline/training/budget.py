@@ -1,4 +1,4 @@
-"""Steers a run to a wanted FLOPs ratio: the multiplier of the cost follows how far the cost is off."""
+"""Steers a run to a wanted FLOPs ratio: the weight of the cost follows the distance to the goal."""
 
 from __future__ import annotations
 

@@ -23,7 +23,10 @@ _STEERED = ("soft", "straight_through")
 
 
 class Phase(BaseModel):
-    """A stretch of a run with one kind of decision. `temperature` is the relaxation's; `steer` presses the FLOPs."""
+    """A part of a run with one kind of decision.
+
+    temperature: of the relaxation. steer: whether the FLOPs budget is active.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""What a model is worth on a set: its metric, what it costs, and whether that is little enough."""
+"""Evaluates a model on a set: its metric, its cost, and whether that is small enough."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pipeline.training.config import TrainConfig
 LEARN_THEIR_RATIO = ("ltp", "transkimmer")
 """Methods whose FLOPs ratio is an outcome of training."""
 _REACHED = 0.97
-"""Share of the wanted FLOPs ratio from which a state counts as having reached it."""
+"""A state has reached the wanted FLOPs ratio from this share of it on."""
 
 
 @dataclass
 class Evaluation:
-    """On a whole set: the metric (accuracy, or minus the mean squared error), FLOPs ratio, rows carried per layer."""
+    """Figures of a whole set: the metric (accuracy, or minus the mean squared error), FLOPs ratio, rows carried per
+    layer.
+    """
 
     metric: float
     flops_ratio: float

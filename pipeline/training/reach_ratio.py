@@ -20,10 +20,10 @@ _STEPS = 9
 
 
 def reach_ratio(pruner: Pruner, ratio: float, measure: Callable[[], float]) -> float:
-    """Bisects the amount until `measure()` gives `ratio`; returns what was measured last.
+    """Bisects the amount until `measure()` returns `ratio`; returns the last measurement.
 
-    Thresholds of LTP are multiplied by exp(amount), Transkimmer's keep logits are lowered by it. Other pruners have
-    nothing that is learned and are left alone.
+    LTP's thresholds are multiplied by exp(amount); the amount lowers Transkimmer's keep logits. Other pruners have
+    nothing learned and stay as they are.
     """
     tuned = _tuned(pruner)
     if not tuned:

@@ -40,7 +40,7 @@ class Relaxation:
     weights: Tensor | None = None
 
     def start(self, mask: Tensor) -> None:
-        """Forgets the counts of the last batch; mask [B, S] is 1 on real tokens."""
+        """Resets the counts for a new batch; mask [B, S] is 1 on real tokens."""
         self.counts = [mask.sum(-1).float()] * self.model.config.encoder.layers
         self.survivors, self.real, self.weights = mask.float(), int(mask.sum()), None
 
@@ -67,7 +67,7 @@ class Relaxation:
         return self.survivors + weights - weights.detach()
 
     def _hard(self, layer: int, score: Tensor, state: State) -> State:
-        """Removes the dead rows for real: what inference does, with gradients through the survivors."""
+        """Removes the dead rows as inference does, with gradients through the survivors."""
         keep = surviving(score, state.alive, self.model.pruner.threshold(layer), self.model.config.pruner.protect_first)
         carried = are_carried(keep)
         order = carried_first(carried)[:, : int(carried.sum(-1).max())]

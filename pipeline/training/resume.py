@@ -1,4 +1,4 @@
-"""The state of an interrupted run: one safetensors file with its numbers in the header, written aside and renamed."""
+"""Saves the state of an interrupted run: one safetensors file with numbers in its header, replaced atomically."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pipeline.training.budget import FlopsBudget
 from pipeline.training.setup import Trainee
 
 RECORD = "run.json"
-"""What a finished run leaves beside its checkpoint."""
+"""Name of the record that a finished run leaves beside its checkpoint."""
 _STATE, _BEST = "training_state.safetensors", "training_best.safetensors"
 
 
 @dataclass
 class RunState:
-    """Where a run stands: after `step` batches of `phase`, with its best state's rank so far.
+    """The position of a run: after `step` batches of `phase`, with the rank of its best state.
 
-    settings: what the run goes on with only: its settings, and the digests of what it reads.
+    settings: settings and digests of the inputs; the run continues only with the same ones.
     """
 
     settings: dict
@@ -48,9 +48,9 @@ class RunState:
         """
         tensors = {f"model.{name}": value for name, value in trainee.trained_tensors().items()}
         if optimizer is not None:
-            for place, parameter in enumerate(_parameters(optimizer)):
+            for index, parameter in enumerate(_parameters(optimizer)):
                 for key, value in optimizer.state.get(parameter, {}).items():
-                    tensors[f"optimizer.{place}.{key}"] = torch.as_tensor(value)
+                    tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
         tensors["random"] = torch.get_rng_state()
         # One file, so that the numbers and the tensors are always of the same step.
         with writing(out), whole_path(out / _STATE) as path:
@@ -77,8 +77,8 @@ class RunState:
         tensors = read_weights(out / _STATE)
         torch.set_rng_state(tensors.pop("random").to(torch.uint8))
         trainee.load_tensors({n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")})
-        for place, parameter in enumerate(_parameters(optimizer)):
-            prefix = f"optimizer.{place}."
+        for index, parameter in enumerate(_parameters(optimizer)):
+            prefix = f"optimizer.{index}."
             moments = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
             if moments:
                 optimizer.state[parameter] = moments
@@ -103,7 +103,7 @@ class RunState:
 
     @staticmethod
     def remove(out: Path) -> None:
-        """A finished run leaves only its checkpoint and its record; call it when both are written."""
+        """Deletes the state. Call it when the checkpoint and the record of a finished run are written."""
         for name in (_STATE, _BEST):
             (out / name).unlink(missing_ok=True)
 
@@ -133,7 +133,7 @@ def claimed(out: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Around what writes into the directory of a run: an OSError comes out as an InputError that names --out."""
+    """Turns an OSError while writing into the directory of a run into an InputError that names --out."""
     try:
         yield
     except OSError as error:

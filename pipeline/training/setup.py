@@ -200,7 +200,8 @@ def _as_asked(pruner: PrunerConfig, config: TrainConfig, layers: int) -> PrunerC
 def _initialise_new_parts(model: PrunedTransformer) -> None:
     for linear in [m for part in (model.head, model.pruner) for m in part.modules() if isinstance(m, nn.Linear)]:
         nn.init.normal_(linear.weight, std=0.02)
-        nn.init.zeros_(linear.bias)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
     if isinstance(model.pruner, TranskimmerPruner):
         for predictor in model.pruner.predictors.values():
             cast(nn.Sequential, predictor)[-1].bias.data = torch.tensor([-_KEEP_START / 2, _KEEP_START / 2])

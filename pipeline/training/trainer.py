@@ -33,7 +33,7 @@ _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
 
 @dataclass
 class Result:
-    """What a run leaves behind besides its checkpoint."""
+    """The result of a run besides its checkpoint."""
 
     history: list[dict] = field(default_factory=list)
     best: Evaluation | None = None
@@ -61,9 +61,9 @@ class Trainer:
         self.best: tuple[int, float] = (-1, 0.0)
 
     def run(self, progress: Progress | None = None) -> Result:
-        """All phases; resumes where an interrupted run into the same directory stopped.
+        """Runs all phases; resumes an interrupted run in the same directory.
 
-        The state stays, so that not even the last phase is run again, until `RunState.remove`.
+        The state stays until `RunState.remove`, so that not even the last phase runs twice.
         """
         self.model.train()
         saved = self._interrupted()
@@ -79,7 +79,7 @@ class Trainer:
         return {**self.config.model_dump(mode="json", exclude={"threads"}), **content}
 
     def _interrupted(self) -> RunState | None:
-        """The state to go on from, if there is one; a state of other settings or inputs is refused."""
+        """Returns the saved state, if any; refuses one of other settings or inputs."""
         saved, ours = RunState.read(self.out), self._settings()
         if saved is not None and saved.settings != ours:
             names = [n for n in {**ours, **saved.settings} if saved.settings.get(n) != ours.get(n)]
@@ -145,10 +145,10 @@ class Trainer:
         fresh.write(self.out, self.trainee, None)
 
     def _rank(self, phase: Phase, evaluation: Evaluation) -> tuple[int, float]:
-        """Orders the states of the whole run, so that a later phase replaces a checkpoint only by a better one.
+        """Returns the rank of a state within the whole run: a later phase replaces a checkpoint only by a better one.
 
-        Of a method that learns its ratio, a state that computes too much is no candidate, however accurate: those
-        are ordered by how near they come. The dense fine-tuning before it is where such a run starts, not its result.
+        If the method learns its ratio, a state that computes too much is never chosen, however accurate; such states
+        are ordered by their distance to the ratio. The dense fine-tuning before it is a start, not a result.
         """
         if phase.name == "fine_tune" and self.config.method in LEARN_THEIR_RATIO:
             return _DENSE, evaluation.metric
@@ -165,7 +165,7 @@ class Trainer:
         )
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
-        """The indices of every batch of the phase; the same for the same seed, so that a resumed run goes on."""
+        """Returns the indices of every batch of the phase; equal for equal seeds, so a resumed run continues alike."""
         generator = torch.Generator().manual_seed(self.config.seed)
         plan: list[list[int]] = []
         whole = math.ceil(phase.epochs)
@@ -256,7 +256,7 @@ def make_progress() -> Progress:
 
 
 def _measured(losses: Sequence[float], evaluation: Evaluation, seconds: float) -> dict:
-    """What run.json says of an evaluation."""
+    """Returns an evaluation as run.json records it."""
     return {
         "loss": round(sum(losses) / len(losses), 4),
         "dev_metric": round(evaluation.metric, 4),

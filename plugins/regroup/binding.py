@@ -11,10 +11,9 @@ NO_POSITION = -1
 
 
 class Source(ctypes.Structure):
-    """Where one sample comes from; SkimrtRegroupSource of operator.h. `Source()` is a free place.
+    """The source of one sample; SkimrtRegroupSource of operator.h. `Source()` is an empty slot.
 
-    hidden, alive, position: addresses of [samples, length(, D)] arrays; sample: index in them; length: rows
-    to a sample.
+    hidden, alive, position: addresses of [samples, length(, D)] arrays. sample: index in them. length: rows per sample.
     """
 
     _fields_ = (
@@ -40,7 +39,7 @@ class Target(ctypes.Structure):
 
 
 class Regroup:
-    """Fills a bucket from samples of others, on a stream. Needs the plugin library and a CUDA device."""
+    """Fills a bucket with samples of other buckets, on a stream. Needs the plugin library and a CUDA device."""
 
     def __init__(self, library: ctypes.CDLL | None = None) -> None:
         """`library`: what plugins.library.open_library() returned; raises what it raises when left out."""

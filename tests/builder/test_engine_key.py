@@ -45,8 +45,8 @@ BINDINGS = {
 }
 
 
-def key(graph: str = GRAPH, bucket: Bucket = BUCKET, target: BuildTarget = TARGET, **options) -> str:
-    return engine_key(graph, bucket, replace(target, options=EngineOptions(**options)))
+def key(graph: str = GRAPH, buckets: tuple[Bucket, ...] = (BUCKET,), target: BuildTarget = TARGET, **options) -> str:
+    return engine_key(graph, buckets, replace(target, options=EngineOptions(**options)))
 
 
 def test_the_same_gives_the_same() -> None:
@@ -56,8 +56,10 @@ def test_the_same_gives_the_same() -> None:
 
 def test_graph_and_shape() -> None:
     shapes = [Bucket(batch=8, length=64), Bucket(batch=4, length=128)]
-    found = {key(), key(graph="d" * 64), *(key(bucket=bucket) for bucket in shapes)}
+    found = {key(), key(graph="d" * 64), *(key(buckets=(bucket,)) for bucket in shapes)}
     assert len(found) == 4
+    assert key(buckets=(BUCKET, *shapes)) not in found
+    assert key(buckets=(BUCKET, *shapes)) == key(buckets=(*shapes, BUCKET)), "their order is ours"
 
 
 def test_target_and_precision() -> None:

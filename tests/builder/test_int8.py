@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import cache
 from itertools import cycle
 from pathlib import Path
 
@@ -35,35 +34,15 @@ from pipeline.gates.quantized import int8_parity
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.graph.export import export_stage
 from pipeline.graph.stages import Stage, cut_stages
-from tests.gates.builds import SETTINGS, Built, classifier, run_verb
+from tests.gates.builds import build_int8, classifier, quantised, run_verb, texts
 from tests.graph.small import random_samples, small_model
 from tests.planning.test_plan import RowCost
 
 
-@cache
-def texts(folder: Path) -> Path:
-    """Unlabelled-for-the-model calibration texts of every bucket."""
-    path = folder / "calibration.tsv"
-    rows = [" ".join(f"w{4 + (7 * n + k) % 50}" for k in range(2 + n % 28)) for n in range(48)]
-    path.write_text("".join(f"other\t{row}\n" for row in rows), "utf-8")
-    return path
-
-
-def build_int8(built: Built, out: Path, *more: object) -> int:
-    """The exit code of an INT8 build of the classifier."""
-    model = ("--checkpoint", built.checkpoint, "--dense", built.dense, "--data", built.data, "--stages", 2)
-    calibration = ("--precision", "int8", "--calibration", texts(out.parent))
-    return run_verb(build, *model, *SETTINGS, "--max-drop", 100, *calibration, *more, "--out", out)
-
-
-@pytest.fixture(scope="module")
-def everywhere(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def everywhere(tiny_tokenizer: Path) -> Path:
     """An artifact whose every engine is in INT8, by a clock that finds it faster."""
-    out = tmp_path_factory.mktemp("int8") / "artifact"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("calib.int8.selection._speedup", lambda wide, int8, clock: 2.0)
-        assert build_int8(classifier(tiny_tokenizer), out) == 0
-    return out
+    return quantised(tiny_tokenizer)
 
 
 def gate_of(gates: list[Gate], name: str) -> Gate:
@@ -73,11 +52,13 @@ def gate_of(gates: list[Gate], name: str) -> Gate:
 
 def test_every_engine_is_int8_where_it_is_faster(everywhere: Path) -> None:
     manifest = Artifact.open(everywhere).manifest
-    assert {record.precision for record in manifest.engines} == {"int8"} and len(manifest.engines) == 6
+    assert {record.precision for record in manifest.engines} == {"int8"} and len(manifest.engines) == 2
+    assert sum(len(record.profiles) for record in manifest.engines) == 6
     assert all(record.file.startswith("engines/cpu-int8/") for record in manifest.engines)
     assert not [name for name in manifest.files if name.startswith("engines/cpu-fp32/")]  # what is not used is gone
     gates = manifest.gates
     assert all(gate.status == "PASSED" for gate in gates if gate.name != "numeric: engines (cpu)")
+    assert gate_of(gates, "INT8 against").figures["budget_points"] == 100
     assert gate_of(gates, "numeric: engines (cpu)").reason == "every engine is in INT8"
     assert gate_of(gates, "numeric: INT8").figures["checked"] == 6
     figures = gate_of(gates, "int8").figures
@@ -106,7 +87,7 @@ def test_the_providers_that_are_right_here_agree_and_parity_holds(
             continue
         answers.append([p.label for p in Runner(everywhere, provider=backend.provider)(["w4 w5 w6 w7", "w9 " * 20])])
     assert answers and all(labels == answers[0] for labels in answers)
-    assert run_verb(parity, everywhere, "--json") == 0
+    assert run_verb(parity, everywhere, "--max-drop", 100, "--json") == 0
     gates = [Gate(**gate) for gate in json.loads(capsys.readouterr().out)]
     assert gate_of(gates, "numeric: INT8").status == "PASSED"
 
@@ -138,7 +119,8 @@ def test_int8_that_is_slower_is_not_used_and_the_manifest_says_why(
     monkeypatch.setattr("calib.int8.selection._speedup", lambda wide, int8, clock: next(speedups))
     assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact") == 0
     manifest = Artifact.open(tmp_path / "artifact").manifest
-    assert sorted(record.precision for record in manifest.engines) == ["fp32"] * 3 + ["int8"] * 3
+    profiles = [record.precision for record in manifest.engines for _ in record.profiles]
+    assert profiles == ["fp32"] * 3 + ["int8"] * 3
     figures = gate_of(manifest.gates, "int8").figures
     reasons = {name: text for name, text in figures.items() if str(text).startswith("takes 2.00 times as long")}
     assert len(reasons) == 3 and all(name.startswith("stage_") for name in reasons)
@@ -165,7 +147,7 @@ def plan_in(precision: str, tokenizer: Path, out: Path) -> Plan:
     built = classifier(tokenizer)
     model = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", 12, "--threads", 1)
     calibration = ("--precision", precision, "--calibration", texts(out))
-    assert run_verb(build, *model, *calibration, "--max-drop", 100, "--max-engines", 4, "--out", out / precision) == 0
+    assert run_verb(build, *model, *calibration, "--max-drop", 100, "--max-profiles", 4, "--out", out / precision) == 0
     return Artifact.open(out / precision).manifest.plan
 
 
@@ -213,8 +195,11 @@ def test_calibrating_on_the_texts_of_the_gates_is_warned_of(
     assert build_int8(classifier(tiny_tokenizer), tmp_path / "artifact", "--data", texts(tmp_path)) == 0
     assert "the gates read the same texts" in " ".join(capsys.readouterr().out.split())
     for data, calibration in (("movie-reviews", None), ("a.tsv", "b.tsv"), ("a.tsv", "movie-reviews")):
-        assert int8._same_texts_warning(BuildConfig(data=data, calibration=calibration)) is None
-    assert int8._same_texts_warning(BuildConfig(data="a.tsv")) is not None
+        assert int8.same_texts_warning(BuildConfig(data=data, calibration=calibration, precision="int8")) is None
+    assert "accuracy of INT8" in str(int8.same_texts_warning(BuildConfig(data="a.tsv", precision="int8")))
+    assert int8.same_texts_warning(BuildConfig(data="a.tsv", checkpoint=Path("mine"))) is None, "nothing is claimed"
+    timed = BuildConfig(data="a.tsv", checkpoint=Path("mine"), dense=Path("dense"))
+    assert "so the speed that is found" in str(int8.same_texts_warning(timed))
 
 
 def test_an_artifact_with_a_damaged_calibration_file_is_refused(everywhere: Path, tmp_path: Path) -> None:
@@ -247,33 +232,30 @@ def test_tensorrt_rtx_multiplies_in_int8(tmp_path: Path) -> None:
     products = quantized_products(onnx.load(graph))
     assert len(products) == len(layers) == 10 and not quantized_products(onnx.load(plain))  # the cut is in layer 1
     options = EngineOptions(compute_capabilities=("8.9",))
-    built = backend.build(graph, Bucket(batch=1, length=32), tmp_path / "engine", options)
-    assert int8_products(built.layers, products) == set(products), built.layers
-    gemms = [layer for layer in built.layers if layer.kind == "gemm" and "Int8" in layer.inputs]
+    bucket = Bucket(batch=1, length=32)
+    found = backend.build(graph, [bucket], tmp_path / "engine", options).layers[bucket]
+    assert int8_products(found, products) == set(products), found
+    gemms = [layer for layer in found if layer.kind == "gemm" and "Int8" in layer.inputs]
     assert len(groups(layers)) <= len(gemms)  # query, key and value read one tensor, so they may be one product
 
 
-def test_weights_that_another_stage_uses_stay(tmp_path: Path) -> None:
-    """The weights of stage 10 are not those of stage 1."""
+def test_files_of_engines_without_a_profile_go(tmp_path: Path) -> None:
+    """The weights of stage 10 are not those of stage 1, and an engine that runs one bucket stays whole."""
 
     def record(stage: int, precision: str) -> EngineRecord:
-        file = f"engines/cpu-{precision}/stage_{stage}_b1_s8.onnx"
-        return EngineRecord(
-            stage=stage, batch=1, length=8, target="cpu", precision=precision, file=file, key="0" * 64, binding=None
-        )
+        names = {kind: f"engines/cpu-{precision}/stage_{stage}.{kind}" for kind in ("onnx", "weights")}
+        profiles = (Bucket(batch=1, length=8), Bucket(batch=1, length=16))
+        files = {"file": names["onnx"], "weights": names["weights"]}
+        return EngineRecord(stage=stage, profiles=profiles, target="cpu", precision=precision, **files)
 
     built = [record(stage, precision) for precision in ("fp32", "int8") for stage in (1, 10)]
-    used = [record(1, "fp32"), record(10, "int8")]
-    for each in built:
-        weights = Path(each.file).with_name(f"stage_{each.stage}{'-int8' * (each.precision == 'int8')}.0a1b.weights")
-        for file in (tmp_path / each.file, tmp_path / weights):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+    used = list(int8._keeping([record(1, "fp32"), record(10, "int8")], lambda stage, bucket: bucket.length > 8))
+    assert [len(each.profiles) for each in used] == [1, 1]
+    assert not list(int8._keeping(built, lambda stage, bucket: False))
+    for name in (name for each in built for name in each.files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     int8._remove_unused(built, used, tmp_path)
     left = sorted(str(file.relative_to(tmp_path / "engines")) for file in tmp_path.rglob("stage_*"))
-    assert left == [
-        "cpu-fp32/stage_1.0a1b.weights",
-        "cpu-fp32/stage_1_b1_s8.onnx",
-        "cpu-int8/stage_10-int8.0a1b.weights",
-        "cpu-int8/stage_10_b1_s8.onnx",
-    ]
+    names = ["stage_1.onnx", "stage_1.weights"], ["stage_10.onnx", "stage_10.weights"]
+    assert left == [*(f"cpu-fp32/{name}" for name in names[0]), *(f"cpu-int8/{name}" for name in names[1])]

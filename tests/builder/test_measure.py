@@ -77,7 +77,8 @@ def test_every_artifact_is_timed_warm_at_every_batch_size(clock: Clock, monkeypa
     class FakeRunner:
         """Costs its batch size in seconds when it is warm, a fortune when it is not."""
 
-        def __init__(self, path: Path, max_batch: int, **_: object) -> None:
+        def __init__(self, path: Path, max_batch: int, max_length: int, **_: object) -> None:
+            assert max_length == 32
             self.path, self.batch, self.warm = path, max_batch, False
             made.append(self)
 
@@ -88,6 +89,7 @@ def test_every_artifact_is_timed_warm_at_every_batch_size(clock: Clock, monkeypa
             clock.now += (2.0 if self.path.name == "dense" else 1.0) * len(texts) / self.batch if self.warm else 1e9
 
     monkeypatch.setattr(measure, "Runner", FakeRunner)
+    monkeypatch.setattr(measure, "common_length", lambda paths: 32)
     monkeypatch.setattr(measure, "_CHUNK", 64)
     texts = ["text"] * 80
     timings = measure.measure({"pruned": Path("pruned"), "dense": Path("dense")}, texts, (1, 8), rounds=2)

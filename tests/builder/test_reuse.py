@@ -10,6 +10,7 @@ import pytest
 from engines import artifact as layout
 from engines.artifact import Artifact, EngineRecord
 from engines.binding import Binding
+from engines.buckets import Bucket
 from pipeline.builder.reuse import Previous
 from tests.engines.conftest import toy_artifact  # noqa: F401 (a fixture)
 from tests.engines.toy import Toy
@@ -37,12 +38,14 @@ def timings_of(record: EngineRecord) -> str:
 
 
 def test_an_engine_is_taken_by_its_key_and_name(artifact: Artifact, tmp_path: Path) -> None:
-    held, name = Previous(artifact, tmp_path / "root"), artifact.manifest.engines[0].file
-    assert not held.take("b" * 64, name) and not held.take(KEY, "engines/none.plan")
+    held, record = Previous(artifact, tmp_path / "root"), artifact.manifest.engines[0]
+    name, buckets = record.file, record.profiles
+    assert not held.take("b" * 64, name, buckets) and not held.take(KEY, "engines/none.plan", buckets)
+    assert not held.take(KEY, name, [*buckets, Bucket(batch=9, length=9)]), "a profile of it could not be built"
     assert not (tmp_path / "root").exists()
-    assert held.take(KEY, name)
+    assert held.take(KEY, name, buckets[::-1])
     assert (tmp_path / "root" / name).read_bytes() == artifact.file(name).read_bytes()
-    assert not Previous(None, tmp_path / "root").take(KEY, name)
+    assert not Previous(None, tmp_path / "root").take(KEY, name, buckets)
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
@@ -51,7 +54,7 @@ def test_a_damaged_file_is_left_where_it_is(artifact: Artifact, tmp_path: Path, 
     held, record = Previous(artifact, tmp_path / "root"), artifact.manifest.engines[0]
     path = artifact.file(record.file)
     path.unlink() if damage == "gone" else path.write_bytes(b"another")
-    assert not held.take(KEY, record.file)
+    assert not held.take(KEY, record.file, record.profiles)
     assert record not in held.keep(artifact.manifest.engines)
 
 

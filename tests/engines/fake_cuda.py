@@ -7,14 +7,16 @@ refuses: copies from memory that is not pinned, allocations and frees during a c
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from engines.backends.device import Tensor
+from engines.buckets import Bucket
 from engines.errors import SkimError
-from tests.engines.host_device import HostDevice, HostEvent, HostExecutable, HostStream
+from tests.engines.host_device import HostDevice, HostEvent, HostExecutable, HostExecution, HostStream
 
 GARBAGE = 0xA5
 
@@ -189,14 +191,37 @@ class FakeTensorRt:
     ExecutionContextAllocationStrategy = enum.Enum("ExecutionContextAllocationStrategy", "STATIC USER_MANAGED")
 
 
+def all_tensors(executable: HostExecutable) -> dict[str, Tensor]:
+    """Inputs and outputs by name."""
+    return {**executable.inputs, **executable.outputs}
+
+
 class FakeCudaEngine:
-    """An ICudaEngine over an ordinary engine; `refusing` is what its contexts refuse."""
+    """An ICudaEngine over ordinary profiles, one for each bucket; `refusing` is what its contexts refuse.
+
+    As in TensorRT, a shape is open wherever two profiles differ.
+    """
 
     name = "stage"
 
-    def __init__(self, executable: HostExecutable, refusing: str = "", **changed: Tensor) -> None:
-        self.executable, self.refusing = executable, refusing
-        self._tensors = {**executable.inputs, **executable.outputs, **changed}
+    def __init__(self, executables: Mapping[Bucket, HostExecutable], refusing: str = "", **changed: Tensor) -> None:
+        self.executables, self.refusing = list(executables.values()), refusing
+        first = self.executables[0]
+        self.inputs = set(first.inputs)
+        self._tensors = {name: tensor._replace(shape=self._open(name)) for name, tensor in all_tensors(first).items()}
+        self._tensors |= changed
+
+    def _open(self, name: str) -> tuple[int, ...]:
+        shapes = [all_tensors(executable)[name].shape for executable in self.executables]
+        return tuple(sizes[0] if len(set(sizes)) == 1 else -1 for sizes in zip(*shapes, strict=True))
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.executables)
+
+    def get_tensor_profile_shape(self, name: str, place: int) -> list[tuple[int, ...]]:
+        shape = list(self.executables[place].inputs[name].shape)
+        return [tuple(shape), tuple(shape), tuple(shape if self.refusing != "ranges" else [9 * shape[0], *shape[1:]])]
 
     @property
     def num_io_tensors(self) -> int:
@@ -213,11 +238,10 @@ class FakeCudaEngine:
         return FakeTensorRt.DataType[names[self._tensors[name].dtype.name]]
 
     def get_tensor_mode(self, name: str):
-        return FakeTensorRt.TensorIOMode["INPUT" if name in self.executable.inputs else "OUTPUT"]
+        return FakeTensorRt.TensorIOMode["INPUT" if name in self.inputs else "OUTPUT"]
 
-    @property
-    def device_memory_size_v2(self) -> int:
-        return self.executable.scratch_bytes
+    def get_device_memory_size_for_profile_v2(self, place: int) -> int:
+        return self.executables[place].scratch_bytes
 
     def create_execution_context(self, strategy):
         assert strategy is FakeTensorRt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -228,21 +252,37 @@ class FakeExecutionContext:
     """An IExecutionContext."""
 
     def __init__(self, engine: FakeCudaEngine) -> None:
-        self._engine, self._execution = engine, engine.executable.execution(0)
+        self._engine, self._memory = engine, (0, 0)
+        self._execution: HostExecution | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        assert memory % 256 == 0 and size >= self._engine.device_memory_size_v2
-        self._execution.scratch = memory
+        assert memory % 256 == 0
+        self._memory = memory, size
+
+    def set_optimization_profile_async(self, place: int, stream: int) -> bool:
+        memory, size = self._memory
+        executable = self._engine.executables[place]
+        assert stream and size >= executable.scratch_bytes
+        self._execution = executable.execution(memory, stream)
+        return self._engine.refusing != "profiles"
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert self._execution is not None
+        self._shapes[name] = tuple(shape)
+        return self._execution.executable.inputs[name].shape == tuple(shape)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if self._engine.refusing == "addresses":
             return False
+        assert self._execution is not None
         self._execution.bind(name, address)
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
         if self._engine.refusing == "runs":
             return False
+        assert self._execution is not None and set(self._shapes) == self._engine.inputs
         try:
             self._execution.enqueue(stream)
         except SkimError:

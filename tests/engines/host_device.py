@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.backends.base import Backend, Built, Engine
+from engines.backends.base import Backend, Built, Engine, Profile
 from engines.backends.device import Device, Event, Stream, Tensor
-from engines.backends.device_engine import DeviceEngine
+from engines.backends.device_engine import DeviceProfile
 from engines.binding import Binding
+from engines.buckets import Bucket
 from engines.errors import SkimError
 from plugins.regroup.binding import NO_POSITION, Regroup, Source, Target
 
@@ -164,9 +165,9 @@ class HostStream(Stream):
 
 
 class HostExecutable:
-    """An ordinary engine as a compiled one: it copies from and to the addresses that it is bound to."""
+    """An ordinary profile as a compiled one: it copies from and to the addresses that it is bound to."""
 
-    def __init__(self, device: HostDevice, engine: Engine) -> None:
+    def __init__(self, device: HostDevice, engine: Profile) -> None:
         self.device, self.engine = device, engine
         self.inputs = {name: Tensor(a.shape, a.dtype) for name, a in engine.inputs.items()}
         self.outputs = {name: Tensor(a.shape, a.dtype) for name, a in engine.run().items()}
@@ -175,7 +176,7 @@ class HostExecutable:
     def scratch_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.inputs.values())
 
-    def execution(self, scratch: int) -> HostExecution:
+    def execution(self, scratch: int, stream: int) -> HostExecution:
         return HostExecution(self, scratch)
 
 
@@ -215,6 +216,16 @@ class HostExecution:
             view(self.bound[name], self.executable.outputs[name])[...] = value
 
 
+class HostEngine(Engine):
+    """An engine whose profiles are on a device."""
+
+    def __init__(self, device: HostDevice, inner: Engine) -> None:
+        self.device, self.inner = device, inner
+
+    def profile(self, bucket: Bucket) -> DeviceProfile:
+        return DeviceProfile(self.device, HostExecutable(self.device, self.inner.profile(bucket)))
+
+
 class HostDeviceBackend(Backend):
     """A CPU backend whose engines pretend to be on a device."""
 
@@ -229,8 +240,8 @@ class HostDeviceBackend(Backend):
     def build(self, *arguments, **options) -> Built:
         return self.inner.build(*arguments, **options)
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> DeviceEngine:
-        return DeviceEngine(self.host_device, HostExecutable(self.host_device, self.inner.load(engine_file, threads)))
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> HostEngine:
+        return HostEngine(self.host_device, self.inner.load(engine_file, threads))
 
     def device(self) -> Device:
         return self.host_device

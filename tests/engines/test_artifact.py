@@ -15,7 +15,7 @@ from engines.backends import BACKENDS
 from engines.errors import InputError
 from tests.engines.toy import Toy
 
-FIRST_ENGINE = "engines/cpu-fp32/stage_0_b1_s4.onnx"
+FIRST_ENGINE, SECOND_ENGINE = "engines/cpu-fp32/stage_0.onnx", "engines/cpu-fp32/stage_1.onnx"
 
 
 @pytest.fixture
@@ -86,13 +86,34 @@ def test_the_manifest_is_not_json(copy: Path, content: str | bytes) -> None:
 @pytest.mark.parametrize("content", ["[]", "1", "{}", '{"schema_version": "1"}', '{"schema_version": true}'])
 def test_the_manifest_is_not_ours(copy: Path, content: str) -> None:
     (copy / "manifest.json").write_text(content)
-    assert "expected schema_version 1" in refusal(copy)
+    assert "expected schema_version 2" in refusal(copy)
 
 
 def test_a_newer_schema_is_recognised_whatever_else_it_holds(copy: Path) -> None:
-    edit(copy, lambda m: m.update(schema_version=2, brand_new={"fields": 1}))
+    edit(copy, lambda m: m.update(schema_version=3, brand_new={"fields": 1}))
     message = refusal(copy)
-    assert "made by a newer version of SkimRT: schema 2, this one reads up to 1" in message
+    assert "made by a newer version of SkimRT: schema 3, this one reads up to 2" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (
+            ["--checkpoint", "runs/my ltp", "--max-engines", "9", "--plan", "fused", "--out", "a"],
+            "--checkpoint 'runs/my ltp' --max-profiles 9 --out a --force",
+        ),
+        ([], "--out {} --force"),
+        ("damaged", "--out {} --force"),
+    ],
+)
+def test_an_older_schema_is_refused_with_the_command_that_rebuilds_it(
+    copy: Path, arguments: object, command: str
+) -> None:
+    edit(copy, lambda m: m.update(schema_version=1, build_arguments=arguments))
+    expected = f"python -m pipeline.build {command.format(copy)}"
+    assert refusal(copy).endswith(
+        f"made by an older version of SkimRT: schema 1, this one reads 2; build the artifact again: {expected}"
+    )
 
 
 def test_every_wrong_field_is_listed(copy: Path) -> None:
@@ -133,7 +154,7 @@ def test_a_duplicate_bucket_and_a_duplicate_engine(copy: Path) -> None:
 
     edit(copy, change)
     message = refusal(copy)
-    assert "1x4 is listed twice" in message and "cpu fp32 stage 0 1x4 is listed twice" in message
+    assert "1x4 is listed twice" in message and "cpu has stage 0 1x4 twice" in message
 
 
 def test_times_and_buckets_must_fit(copy: Path) -> None:
@@ -164,9 +185,21 @@ def test_engines_and_plan_must_fit(copy: Path) -> None:
         assert part in message
 
 
+def test_a_bucket_in_two_precisions(copy: Path) -> None:
+    edit(copy, lambda m: m["engines"].append({**m["engines"][1], "precision": "int8"}))
+    assert "cpu has stage 1 3x8 twice" in refusal(copy)
+
+
+def test_a_runner_reads_only_what_it_uses(copy: Path) -> None:
+    (copy / "stages/stage_0.onnx").write_bytes(b"changed")
+    assert Runner(copy)
+    with pytest.raises(InputError, match=r"stages/stage_0\.onnx: expected SHA-256"):
+        Artifact.open(copy)
+
+
 def test_missing_and_changed_files_are_listed_together(copy: Path, no_engine_is_loaded: None) -> None:
     """Fault 22: one flipped bit, one truncated file, one that is gone."""
-    flipped, cut, gone = "stages/stage_0.onnx", FIRST_ENGINE, "tokenizer/tokenizer.json"
+    flipped, cut, gone = SECOND_ENGINE, FIRST_ENGINE, "tokenizer/tokenizer.json"
     content = bytearray((copy / flipped).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / flipped).write_bytes(content)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from engines import backends
-from engines.backends import BACKENDS, choose_backend, choose_builder, openvino, static_graph, targets
+from engines.backends import BACKENDS, choose_backend, choose_builder, cpu_graph, openvino, targets
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
 from tests.engines.toy import WIDTH, WORDS, Toy
@@ -81,7 +81,8 @@ def test_what_the_probe_says_of_this_machine_is_so(tmp_path: Path) -> None:
         tmp_path / "product.onnx",
     )
     for backend in (backend for backend in BACKENDS if backend.target == "cpu"):
-        found = backend.load(tmp_path / "product.onnx", 1)({"hidden": np.full((1, rows, width), largest, np.float32)})
+        profile = backend.load(tmp_path / "product.onnx", 1).profile(Bucket(batch=1, length=rows))
+        found = profile({"hidden": np.full((1, rows, width), largest, np.float32)})
         assert np.allclose(found["packed"], width * largest**2) == (backend.unfit("int8") is None)
 
 
@@ -116,36 +117,41 @@ def feeds(bucket: Bucket) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("bucket", [SMALL, LARGE])
-def test_an_engine_has_static_shapes_and_its_own_buffers(
+def test_a_profile_has_static_shapes_and_its_own_buffers(
     graph: Path, tmp_path: Path, provider: str, bucket: Bucket
 ) -> None:
     backend = backend_of(provider)
-    backend.build(graph, bucket, tmp_path / "engines" / "one.onnx")
+    backend.build(graph, [SMALL, LARGE], tmp_path / "engines" / "one.onnx")
     engine = backend.load(tmp_path / "engines" / "one.onnx", threads=1)
-    first = engine(feeds(bucket))
+    other = engine.profile(SMALL if bucket == LARGE else LARGE)
+    profile = engine.profile(bucket)
+    first = profile(feeds(bucket))
     assert first["packed"].shape == (bucket.batch, bucket.length, WIDTH)
     assert first["packed_position"].dtype == first["count"].dtype == np.int32
-    assert {name: buffer.shape for name, buffer in engine.inputs.items()} == dict.fromkeys(
+    assert {name: buffer.shape for name, buffer in profile.inputs.items()} == dict.fromkeys(
         ("input_ids", "token_type_ids", "alive"), (bucket.batch, bucket.length)
     )
     for name, buffer in feeds(bucket).items():
-        engine.inputs[name][...] = buffer
-    in_place = engine.run()
+        profile.inputs[name][...] = buffer
+    other(feeds(SMALL if bucket == LARGE else LARGE))
+    in_place = profile.run()
+    other.run()
     for name, value in first.items():
         np.testing.assert_array_equal(in_place[name], value)
-    engine.inputs["alive"][...] = 0
-    engine.run()
+    profile.inputs["alive"][...] = 0
+    profile.run()
     assert first["count"].min() >= 1 and first["packed_alive"].any(), "a call's results are copies"
     with pytest.raises(ValueError, match="input_ids"):
-        engine(feeds(SMALL if bucket == LARGE else LARGE))
+        profile(feeds(SMALL if bucket == LARGE else LARGE))
 
 
 def test_both_providers_agree(graph: Path, tmp_path: Path) -> None:
     results = []
     for backend in BACKENDS:
         if backend.target == "cpu" and backend.available() is None:
-            backend.build(graph, LARGE, tmp_path / backend.provider / "one.onnx")
-            results.append(backend.load(tmp_path / backend.provider / "one.onnx", None)(feeds(LARGE)))
+            backend.build(graph, [LARGE], tmp_path / backend.provider / "one.onnx")
+            engine = backend.load(tmp_path / backend.provider / "one.onnx", None)
+            results.append(engine.profile(LARGE)(feeds(LARGE)))
     if len(results) < 2:
         pytest.skip("only one provider is installed")
     for name, value in results[0].items():
@@ -156,42 +162,36 @@ def test_an_input_that_is_passed_through(tmp_path: Path, provider: str) -> None:
     """The last stage returns `alive` and `position` as they came; a provider may merge such tensors' names."""
     onnx.save(Toy(thresholds=()).graph(0), tmp_path / "stage_0.onnx")
     backend = backend_of(provider)
-    backend.build(tmp_path / "stage_0.onnx", SMALL, tmp_path / "one.onnx")
+    backend.build(tmp_path / "stage_0.onnx", [SMALL], tmp_path / "one.onnx")
     engine = backend.load(tmp_path / "one.onnx", None)
-    found = engine({**feeds(SMALL), "alive": np.array([[1, 1, 0, 0]], np.int32)})
+    found = engine.profile(SMALL)({**feeds(SMALL), "alive": np.array([[1, 1, 0, 0]], np.int32)})
     assert found["final_alive"].tolist() == [[1, 1, 0, 0]]
     assert found["final_position"].tolist() == [[0, 1, 2, 3]]
 
 
-def test_buckets_share_one_weights_file(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_graph, "_SHARED_FROM", 64)
-    static_graph._prepared.cache_clear()
-    out = tmp_path / "engines"
-    for number, bucket in enumerate((SMALL, LARGE)):
-        static_graph.write_static_graph(graph, bucket, out / f"{number}.onnx")
-    (weights,) = out.glob("*.weights")
+def test_large_weights_are_in_a_file_of_their_own(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_graph, "_SHARED_FROM", 64)
+    out, weights = tmp_path / "engines", tmp_path / "engines" / "stage_0.weights"
+    cpu_graph.write_cpu_graph(graph, out / "stage_0.onnx")
+    assert sorted(out.iterdir()) == [out / "stage_0.onnx", weights]
     assert weights.stat().st_size >= Toy().table.nbytes
-    for number in range(2):
-        model = onnx.load(out / f"{number}.onnx", load_external_data=False)
-        (external,) = (tensor for tensor in model.graph.initializer if tensor.external_data)
-        entries = {entry.key: entry.value for entry in external.external_data}
-        assert entries["location"] == weights.name and int(entries["offset"]) % 4096 == 0
-        for backend in BACKENDS:
-            if backend.target == "cpu" and backend.available() is None:
-                assert backend.load(out / f"{number}.onnx", None)
-    changed = Toy().graph(0)
-    changed.graph.initializer[0].raw_data = bytes(len(changed.graph.initializer[0].raw_data))
-    onnx.save(changed, graph)
-    static_graph.write_static_graph(graph, SMALL, out / "2.onnx")
-    assert len(list(out.glob("*.weights"))) == 2, "other weights never overwrite the ones that engines refer to"
+    model = onnx.load(out / "stage_0.onnx", load_external_data=False)
+    (external,) = (tensor for tensor in model.graph.initializer if tensor.external_data)
+    entries = {entry.key: entry.value for entry in external.external_data}
+    assert entries["location"] == weights.name and int(entries["offset"]) % 4096 == 0
+    for backend in BACKENDS:
+        if backend.target == "cpu" and backend.available() is None:
+            assert backend.load(out / "stage_0.onnx", None)
+    monkeypatch.undo()
+    cpu_graph.write_cpu_graph(graph, out / "stage_0.onnx")
+    assert [path.name for path in out.iterdir()] == ["stage_0.onnx"], "what nothing refers to is not left"
 
 
-def test_shapes_are_folded(graph: Path, tmp_path: Path) -> None:
-    static_graph.write_static_graph(graph, LARGE, tmp_path / "one.onnx")
+def test_functions_are_inlined_and_shapes_stay_symbolic(graph: Path, tmp_path: Path) -> None:
+    cpu_graph.write_cpu_graph(graph, tmp_path / "one.onnx")
     model = onnx.load(tmp_path / "one.onnx")
-    operators = {node.op_type for node in model.graph.node}
-    assert not operators & {"Shape", "Range", "Expand", "TokenCompact"} and not model.functions
-    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [3, 12]
+    assert "TokenCompact" not in {node.op_type for node in model.graph.node} and not model.functions
+    assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["B", "S"]
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -211,12 +211,12 @@ def test_keys_are_transposed_in_two_steps_that_give_the_same(tmp_path: Path, pro
     graph = helper.make_graph(nodes, "scores", inputs, outputs, [onnx.numpy_helper.from_array(heads, "heads")])
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "scores.onnx")
-    static_graph.write_static_graph(tmp_path / "scores.onnx", LARGE, tmp_path / "one.onnx")
+    cpu_graph.write_cpu_graph(tmp_path / "scores.onnx", tmp_path / "one.onnx")
     steps = [node for node in onnx.load(tmp_path / "one.onnx").graph.node if node.op_type == "Transpose"]
     assert [list(step.attribute[0].ints) for step in steps] == [[0, 2, 1, 3], [0, 2, 1, 3], [0, 1, 3, 2]]
 
     hidden = np.random.default_rng(0).standard_normal((LARGE.batch, LARGE.length, WIDTH), np.float32)
-    found = backend_of(provider).load(tmp_path / "one.onnx", 1)({"hidden": hidden})["packed"]
+    found = backend_of(provider).load(tmp_path / "one.onnx", 1).profile(LARGE)({"hidden": hidden})["packed"]
     rows = hidden.reshape(LARGE.batch, LARGE.length, 2, -1)
     np.testing.assert_allclose(found, np.einsum("bqhd,bkhd->bhqk", rows, rows), atol=1e-5)
 
@@ -225,14 +225,17 @@ def test_keys_are_transposed_in_two_steps_that_give_the_same(tmp_path: Path, pro
 def test_what_is_no_graph_is_an_input_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "stage_0.onnx").write_bytes(content)
     with pytest.raises(InputError, match=r"stage_0\.onnx"):
-        static_graph.write_static_graph(tmp_path / "stage_0.onnx", SMALL, tmp_path / "one.onnx")
+        cpu_graph.write_cpu_graph(tmp_path / "stage_0.onnx", tmp_path / "one.onnx")
     assert not (tmp_path / "one.onnx").exists()
 
 
-def test_a_graph_of_another_static_shape_is_an_input_error(graph: Path, tmp_path: Path) -> None:
-    static_graph.write_static_graph(graph, SMALL, tmp_path / "stage_1.onnx")
-    with pytest.raises(InputError, match="expected a symbolic shape, found 1"):
-        static_graph.write_static_graph(tmp_path / "stage_1.onnx", LARGE, tmp_path / "one.onnx")
+def test_a_graph_of_one_static_shape_is_an_input_error(graph: Path, tmp_path: Path) -> None:
+    model = onnx.load(graph)
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[1].dim_value = 16
+    onnx.save(model, graph)
+    with pytest.raises(InputError, match=r"expected a symbolic shape, found \['B', 16\]"):
+        cpu_graph.write_cpu_graph(graph, tmp_path / "one.onnx")
 
 
 def test_an_engine_file_that_cannot_be_loaded(tmp_path: Path, provider: str) -> None:
@@ -253,7 +256,7 @@ def test_weights_outside_the_folder_are_refused(graph: Path, tmp_path: Path, pro
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "stage_0.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=r"stage_0\.onnx"):
-        static_graph.write_static_graph(tmp_path / "inner" / "stage_0.onnx", SMALL, tmp_path / "one.onnx")
+        cpu_graph.write_cpu_graph(tmp_path / "inner" / "stage_0.onnx", tmp_path / "one.onnx")
 
 
 def test_importing_the_backends_loads_no_provider() -> None:

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from engines.artifact import Artifact
-from engines.backends import cuda_device, cuda_tensorrt
+from engines.backends import cuda_device, cuda_tensorrt, tensorrt_engine
 from engines.backends.base import Backend
 from engines.backends.cuda_device import CudaDevice
 from engines.backends.cuda_tensorrt import TensorRtExecutable
 from engines.backends.device import Tensor
-from engines.backends.device_engine import DeviceEngine
+from engines.backends.device_engine import DeviceProfile
+from engines.backends.tensorrt_engine import TensorRtEngine
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.device_stages import DeviceStageRunner
@@ -42,18 +43,19 @@ class FakeCudaBackend(HostDeviceBackend):
         self.cuda = CudaDevice(self.runtime, plain_regroup)  # type: ignore[arg-type]
         self.refusing = refusing
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> DeviceEngine:
-        executable = HostExecutable(self.host_device, self.inner.load(engine_file, threads))
-        engine = FakeCudaEngine(executable, self.refusing)
-        return DeviceEngine(self.cuda, TensorRtExecutable(FakeTensorRt, engine, object()))  # type: ignore[arg-type]
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> TensorRtEngine:  # type: ignore[override]
+        inner = self.inner.load(engine_file, threads)
+        executables = {bucket: HostExecutable(self.host_device, inner.profile(bucket)) for bucket in BUCKETS}
+        engine = FakeCudaEngine(executables, self.refusing)
+        return TensorRtEngine(self.cuda, FakeTensorRt, engine, object())  # type: ignore[arg-type]
 
     def device(self) -> CudaDevice:
         return self.cuda
 
 
-def open_engine(toy_artifact, backend: FakeCudaBackend) -> DeviceEngine:
+def open_profile(toy_artifact, backend: FakeCudaBackend) -> DeviceProfile:
     artifact = Artifact.open(toy_artifact(Toy()), verify=False)
-    return backend.load(artifact.file(artifact.manifest.engines[0].file), 1)
+    return backend.load(artifact.file(artifact.manifest.engines[0].file), 1).profile(BUCKETS[0])
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -140,14 +142,27 @@ def test_an_error_of_cuda_names_the_function_and_the_reason(toy_artifact, functi
     backend = FakeCudaBackend(INNER)
     backend.runtime.failing[function] = Status.cudaErrorMemoryAllocation
     with pytest.raises(SkimError, match=rf"{function}: .*found cudaErrorMemoryAllocation \(CUDA 2\)"):
-        open_engine(toy_artifact, backend).run()
+        open_profile(toy_artifact, backend).run()
+
+
+def test_a_fault_of_regrouping_is_an_error_of_ours(toy_artifact) -> None:
+    """The plugins' binding raises RuntimeError, which a user would meet as a traceback."""
+    backend = FakeCudaBackend(INNER)
+
+    def faulty(sources, target, stream) -> None:
+        raise RuntimeError("regroup of 1 samples to length 4: misaligned address (CUDA 716)")
+
+    backend.cuda.regroup = faulty  # type: ignore[assignment]
+    stages = open_stages(Artifact.open(toy_artifact(Toy()), verify=False), backend, None, streams=1)
+    with pytest.raises(SkimError, match=r"regroup of 1 samples to length 4: misaligned address \(CUDA 716\); start"):
+        drive(stages, random_tokens(0, 1))
 
 
 def test_a_capture_that_fails_is_ended_and_told(toy_artifact) -> None:
     backend = FakeCudaBackend(INNER)
     backend.runtime.failing["cudaStreamEndCapture"] = Status.cudaErrorStreamCaptureUnsupported
     with pytest.raises(SkimError, match="cudaErrorStreamCaptureUnsupported; run without CUDA graphs"):
-        open_engine(toy_artifact, backend).run()
+        open_profile(toy_artifact, backend).run()
     del backend.runtime.failing["cudaStreamEndCapture"]
     stream = backend.cuda.stream()
 
@@ -165,22 +180,32 @@ def test_a_capture_that_fails_is_ended_and_told(toy_artifact) -> None:
         ("contexts", "expected an execution context, found none"),
         ("addresses", "refused the address"),
         ("runs", "execute_async_v3: expected success"),
+        ("profiles", "refused profile 0"),
+        ("ranges", r"expected a profile of one batch and length, found \[\(1, 4\), \(9, 4\)\]"),
     ],
 )
 def test_what_tensorrt_refuses_is_an_error(toy_artifact, refusing: str, message: str) -> None:
     with pytest.raises(SkimError, match=message):
-        open_engine(toy_artifact, FakeCudaBackend(INNER, refusing=refusing)).run()
+        open_profile(toy_artifact, FakeCudaBackend(INNER, refusing=refusing)).run()
 
 
 @pytest.mark.parametrize(
-    "tensor", [Tensor((-1, 8), np.dtype(np.int32)), Tensor((1, 8), np.dtype(np.int64))], ids=["dynamic", "int64"]
+    "tensor", [Tensor((1, 8, -1), np.dtype(np.int32)), Tensor((1, 8), np.dtype(np.int64))], ids=["dynamic", "int64"]
 )
 def test_engines_that_we_did_not_build_are_refused(toy_artifact, tensor: Tensor) -> None:
     artifact = Artifact.open(toy_artifact(Toy()), verify=False)
-    inner = INNER.load(artifact.file(artifact.manifest.engines[0].file), 1)
-    engine = FakeCudaEngine(HostExecutable(HostDevice(plain_regroup), inner), alive=tensor)
-    with pytest.raises(InputError, match="tensor 'alive': expected a static shape"):
-        TensorRtExecutable(FakeTensorRt, engine, object())  # type: ignore[arg-type]
+    inner, bucket = INNER.load(artifact.file(artifact.manifest.engines[0].file), 1), BUCKETS[0]
+    executable = HostExecutable(HostDevice(plain_regroup), inner.profile(bucket))
+    engine = FakeCudaEngine({bucket: executable}, alive=tensor)
+    with pytest.raises(InputError, match=r"tensor 'alive': expected \[batch, length, ...\] of"):
+        TensorRtExecutable(FakeTensorRt, engine, 0, bucket)  # type: ignore[arg-type]
+
+
+def test_a_bucket_that_an_engine_has_no_profile_for(toy_artifact) -> None:
+    artifact, backend = Artifact.open(toy_artifact(Toy()), verify=False), FakeCudaBackend(INNER)
+    engine = backend.load(artifact.file(artifact.manifest.engines[0].file), 1)
+    with pytest.raises(InputError, match="it has no profile 2x5; build the artifact again"):
+        engine.profile(Bucket(batch=2, length=5))
 
 
 def test_without_a_gpu_the_target_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +253,9 @@ def test_tensorrt_has_what_we_call(name: str) -> None:
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
     trt = importlib.import_module(name)
-    properties = {"num_io_tensors", "name", "device_memory_size_v2"}
-    assert used(cuda_tensorrt, r"engine\.(\w+)\(") | properties <= set(dir(trt.ICudaEngine))
+    properties = {"num_io_tensors", "name", "num_optimization_profiles"}
+    called = used(cuda_tensorrt, r"engine\.(\w+)\(") | used(tensorrt_engine, r"\bengine\.(\w+)\(")
+    assert called | properties <= set(dir(trt.ICudaEngine))
     assert used(cuda_tensorrt, r"\bcontext\.(\w+)\(") <= set(dir(trt.IExecutionContext))
     assert used(cuda_tensorrt, r"_context\.(\w+)\(") <= set(dir(trt.IExecutionContext))
     assert hasattr(trt.ExecutionContextAllocationStrategy, "USER_MANAGED")

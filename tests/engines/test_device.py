@@ -20,7 +20,7 @@ from engines.artifact import Artifact, EngineRecord, digest_files, write_manifes
 from engines.backends.base import Backend, EngineOptions
 from engines.backends.cuda_device import CudaDevice, cuda_device, missing_cuda
 from engines.backends.device import Device, DeviceArray, Tensor
-from engines.backends.device_engine import DeviceEngine, _from_bfloat16, _to_bfloat16
+from engines.backends.device_engine import DeviceProfile, _from_bfloat16, _to_bfloat16
 from engines.backends.tensorrt import TensorRtBackend
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.buckets import Bucket
@@ -143,7 +143,7 @@ class Doubling:
 
     scratch_bytes = 0
 
-    def execution(self, scratch: int) -> Doubling:
+    def execution(self, scratch: int, stream: int) -> Doubling:
         return self
 
     def bind(self, name: str, address: int) -> None:
@@ -161,7 +161,7 @@ class Doubling:
 def test_an_engine_in_bfloat16_takes_and_gives_float32() -> None:
     device = HostDevice(plain_regroup)
     values = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
-    found = DeviceEngine(device, Doubling(device))({"hidden": values})
+    found = DeviceProfile(device, Doubling(device))({"hidden": values})
     assert found["packed"].dtype == np.float32
     np.testing.assert_allclose(found["packed"], 2 * values, rtol=2**-8)
 
@@ -170,12 +170,11 @@ def add_engines(path: Path, backend: Backend, options: EngineOptions, buckets: S
     """Compiles the units of a toy artifact for a GPU target."""
     manifest, records = Artifact.open(path).manifest, []
     for record in manifest.engines:
-        if record.bucket not in buckets:
-            continue
-        file = f"engines/{backend.target}-fp32/{backend.engine_name(record.stage, record.bucket)}"
+        file = f"engines/{backend.target}-fp32/{backend.engine_name(record.stage)}"
         (path / file).parent.mkdir(parents=True, exist_ok=True)
-        backend.build(_for_the_plugin(path / manifest.plan.graphs[record.stage]), record.bucket, path / file, options)
-        values = {"target": backend.target, "file": file, "binding": backend.binding(options)}
+        backend.build(_for_the_plugin(path / manifest.plan.graphs[record.stage]), buckets, path / file, options)
+        values = {"target": backend.target, "file": file, "binding": backend.binding(options), "weights": None}
+        values["profiles"] = tuple(buckets)
         records.append(EngineRecord(**{**record.model_dump(), **values}))
     return records
 

@@ -33,7 +33,7 @@ def test_a_builder_that_dies_is_reported_with_its_log(
     shim(tmp_path / "shim", "tensorrt_rtx", source, monkeypatch)
     out = tmp_path / "engines" / "stage_0.plan"
     with pytest.raises(BuildError) as caught:
-        rtx.build(graph, BUCKET, out)
+        rtx.build(graph, [BUCKET], out)
     message = str(caught.value)
     assert CRASHES[crash] in message and "[ERROR] out of memory on the device" in message
     log = out.with_name("stage_0.plan.log")
@@ -51,7 +51,7 @@ for _ in range(3000):  # until the other one has started as well
         break
     time.sleep(0.01)
 out.write_bytes(out.name.encode())
-print(json.dumps({"layers": [], "peak_bytes": 1}))
+print(json.dumps({"layers": [[]], "peak_bytes": 1}))
 """
 
 
@@ -62,7 +62,7 @@ def test_no_two_workers_write_one_file(graph: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "shim"))
     monkeypatch.setattr(isolated, "_WORKER", "slow_worker")
     out = tmp_path / "engines" / "stage_0.plan"
-    request = Request("tensorrt_rtx", str(graph), str(out), 1, 16, EngineOptions(), None, 0, False, None)
+    request = Request("tensorrt_rtx", str(graph), str(out), ((1, 16),), EngineOptions(), None, 0, False, None)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_isolated, [request] * 2))
     names = {path.read_text() for path in out.parent.glob("writes-*")}
@@ -78,7 +78,7 @@ def test_a_full_disk_is_not_the_engines_fault(
     monkeypatch.setattr(isolated, "uuid4", lambda: SimpleNamespace(hex="x"))
     (tmp_path / "stage_0.plan.x.partial").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device") as caught:
-        rtx.build(graph, BUCKET, tmp_path / "stage_0.plan")
+        rtx.build(graph, [BUCKET], tmp_path / "stage_0.plan")
     assert caught.value.errno == errno.ENOSPC and not (tmp_path / "stage_0.plan").exists()
 
 
@@ -87,5 +87,5 @@ def test_what_a_report_raises_ends_the_builder(rtx: TensorRtRtxBackend, graph: P
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rtx.build(graph, BUCKET, tmp_path / "stage_0.plan", report=stop)
+        rtx.build(graph, [BUCKET], tmp_path / "stage_0.plan", report=stop)
     assert not (tmp_path / "stage_0.plan").exists()

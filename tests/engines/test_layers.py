@@ -9,6 +9,7 @@ import pytest
 
 from engines.backends.layers import (
     Layer,
+    by_profile,
     fused_attention,
     fusible_attention,
     int8_products,
@@ -54,6 +55,24 @@ def test_the_build_log() -> None:
     assert (layers[2].inputs, layers[2].outputs) == (("Half", "Int32"), ("Half", "Int32"))
     assert len(layers) == 3 and fused_attention(layers) == 1
     assert parse_build_log("[VERBOSE] nothing of the kind") == []
+
+
+PROFILES = "\n".join(
+    [
+        "Layers:",
+        f"Name: __myl_Cast_myl0_0, LayerType: kgen, Inputs: [ {{ Name: alive, {INT} }}], Outputs: [], ",
+        f"Name: __myl_Fc_myl1_0, LayerType: kgen, Inputs: [ {{ Name: x_myl1, {HALF} }}], Outputs: [], ",
+        f"Name: node_a [profile 2]_myl1_1, LayerType: gemm, Inputs: [ {{ Name: y, {HALF} }}], Outputs: [], ",
+        f"Name: compact, LayerType: custom_layer, Inputs: [ {{ Name: alive [profile 1], {INT} }}], Outputs: [], ",
+    ]
+)
+
+
+def test_layers_by_profile() -> None:
+    """Their own names, their tensors' and the compiled graph that they are part of tell; the first is never named."""
+    found = by_profile(parse_build_log(PROFILES), 3)
+    names = [[layer.name for layer in profile] for profile in found]
+    assert names == [["__myl_Cast_myl0_0"], ["compact"], ["__myl_Fc_myl1_0", "node_a [profile 2]_myl1_1"]]
 
 
 def test_a_log_of_another_form_is_not_passed_over() -> None:

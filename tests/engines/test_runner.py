@@ -260,13 +260,14 @@ def test_an_empty_input_gives_nothing(toy_artifact) -> None:
     assert Runner(toy_artifact(Toy()))([]) == []
 
 
-def test_warm_up_loads_every_engine_and_first_use_only_its_own(toy_artifact) -> None:
+def test_first_use_makes_only_its_own_profiles_and_warm_up_all(toy_artifact) -> None:
     runner = Runner(toy_artifact(Toy()), max_batch=1)
     assert not runner._stages._engines
     runner.run_tokens([Tokens([5], [0], 1)])
-    assert set(runner._stages._engines) == {(unit, BUCKETS[0]) for unit in range(3)}
+    engines = runner._stages._engines
+    assert len(engines) == 3 and all(set(engine._profiles) == {BUCKETS[0]} for engine in engines.values())
     runner.warm_up()
-    assert len(runner._stages._engines) == 3 * 4
+    assert runner._stages._engines == engines and all(len(engine._profiles) == 4 for engine in engines.values())
 
 
 @pytest.mark.parametrize("option", [{"threads": 0}, {"max_batch": 0}, {"window": 0}, {"provider": "pytorch"}])
@@ -315,12 +316,12 @@ def test_what_stands_before_an_input_that_cannot_be_read_is_answered(toy_artifac
 
 def test_an_artifact_that_is_replaced_is_not_mixed_with_the_one_that_was_opened(toy_artifact, tmp_path: Path) -> None:
     path = Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
-    runner = Runner(path)
-    before = runner([words(2)])
+    runner, idle = Runner(path), Runner(path)
+    before = runner([words(2), words(20)])
     other = Path(shutil.copytree(path, tmp_path / "other"))
     path.rename(tmp_path / "old")
     other.rename(path)
-    assert runner([words(2)]) == before, "its engines are loaded"
+    assert runner([words(2), words(20)]) == before, "its engines are loaded"
     with pytest.raises(InputError, match="it was replaced, or changed, since it was opened; open it again"):
-        runner([words(20)])
+        idle([words(20)])
     assert len(Runner(path)([words(20)])) == 1

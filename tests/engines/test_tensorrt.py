@@ -38,8 +38,8 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def plugin_layers(built: Built) -> int:
-    """Layers that are plugins."""
-    return sum(layer.kind == "custom_layer" for layer in built.layers)
+    """Layers of its profile that are plugins."""
+    return sum(layer.kind == "custom_layer" for layer in built.layers[BUCKET])
 
 
 @pytest.mark.parametrize("capability", ["8.0", "8.6", "8.9", "12.0"])
@@ -49,8 +49,8 @@ def test_an_engine_for_each_gpu(
 ) -> None:
     out, seen = tmp_path / "engines" / "stage_0.plan", []
     options = EngineOptions(plugin=with_plugin, compute_capabilities=(capability,))
-    built = rtx.build(graph, BUCKET, out, options, lambda phase, done: seen.append((phase, done)))
-    assert plugin_layers(built) == with_plugin and len(built.layers) > with_plugin
+    built = rtx.build(graph, [BUCKET], out, options, lambda phase, done: seen.append((phase, done)))
+    assert plugin_layers(built) == with_plugin and len(built.layers[BUCKET]) > with_plugin
     assert built.seconds is not None and built.peak_bytes is not None and built.peak_bytes > 50e6
     assert seen[0] == ("Building engine", 0.0) and seen[-1][1] > 0.5 and all(0 <= done <= 1 for _, done in seen)
     assert [path.name for path in out.parent.iterdir()] == ["stage_0.plan"], "neither log nor half an engine is left"
@@ -88,15 +88,15 @@ def quantized_linear(width: int = 64) -> onnx.ModelProto:
 def test_the_memory_is_the_builders_own(rtx: TensorRtRtxBackend, graph: Path, tmp_path: Path) -> None:
     """However much this process holds, which decides how many builders run side by side."""
     ours = np.ones(1 << 27)  # 1 GiB
-    built = rtx.build(graph, BUCKET, tmp_path / "stage_0.plan")
+    built = rtx.build(graph, [BUCKET], tmp_path / "stage_0.plan")
     assert built.peak_bytes is not None and built.peak_bytes < ours.nbytes / 2
 
 
 def test_quantized_products_run_in_int8(rtx: TensorRtRtxBackend, plugin: Path, tmp_path: Path) -> None:
     onnx.save(quantized_linear(), tmp_path / "stage_0.onnx")
-    built = rtx.build(tmp_path / "stage_0.onnx", BUCKET, tmp_path / "stage_0.plan", EngineOptions(plugin=True))
+    built = rtx.build(tmp_path / "stage_0.onnx", [BUCKET], tmp_path / "stage_0.plan", EngineOptions(plugin=True))
     assert plugin_layers(built) == 1
-    (product,) = (layer for layer in built.layers if layer.kind == "gemm")
+    (product,) = (layer for layer in built.layers[BUCKET] if layer.kind == "gemm")
     assert "Int8" in product.inputs and product.outputs == ("Half",)
 
 
@@ -106,7 +106,7 @@ def test_what_the_parser_does_not_know_is_an_input_error(rtx: TensorRtRtxBackend
     model.graph.node[0].op_type = "NobodyKnows"
     onnx.save(model, tmp_path / "stage_0.onnx")
     with pytest.raises(InputError, match=r"(?s)stage_0\.onnx: tensorrt_rtx .* cannot parse it.*NobodyKnows"):
-        rtx.build(tmp_path / "stage_0.onnx", BUCKET, tmp_path / "stage_0.plan")
+        rtx.build(tmp_path / "stage_0.onnx", [BUCKET], tmp_path / "stage_0.plan")
 
 
 def test_a_node_that_does_not_become_the_plugin_is_refused(
@@ -119,7 +119,7 @@ def test_a_node_that_does_not_become_the_plugin_is_refused(
     node.attribute.extend(attributes)
     onnx.save(token_compact_model(node), tmp_path / "stage_0.onnx")
     with pytest.raises(BuildError, match="expected 1 plugin layers for skimrt::TokenCompact, found 0"):
-        rtx.build(tmp_path / "stage_0.onnx", BUCKET, tmp_path / "stage_0.plan", EngineOptions(plugin=True))
+        rtx.build(tmp_path / "stage_0.onnx", [BUCKET], tmp_path / "stage_0.plan", EngineOptions(plugin=True))
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"])
@@ -135,7 +135,7 @@ def test_a_plugin_library_that_is_none(
         with pytest.raises(TargetError, match="expected a file, found none"):
             rtx.binding(options)
     with pytest.raises(BuildError, match=r"expected (a file|an ELF shared library), found"):
-        rtx.build(graph, BUCKET, tmp_path / "stage_0.plan", options)
+        rtx.build(graph, [BUCKET], tmp_path / "stage_0.plan", options)
 
 
 def shim(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,10 +167,10 @@ def test_standard_tensorrt_takes_the_same_way(
     shim(tmp_path / "shim", "tensorrt", STANDARD, monkeypatch)
     out = tmp_path / "engines" / "stage_0.plan"
     options = EngineOptions(optimization_level=2, workspace=256)
-    first = TensorRtBackend().build(graph, BUCKET, out, options)
-    assert [layer.name for layer in first.layers] == ["mha"] and out.stat().st_size > 0
+    first = TensorRtBackend().build(graph, [BUCKET], out, options)
+    assert [layer.name for layer in first.layers[BUCKET]] == ["mha"] and out.stat().st_size > 0
     assert (out.parent / "timing.cache").is_file()
-    assert TensorRtBackend().build(graph, BUCKET, out, options).layers == first.layers
+    assert TensorRtBackend().build(graph, [BUCKET], out, options).layers == first.layers
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def trt() -> ModuleType:
 
 def requested(**options: Any) -> Request:
     """A request for an engine with these options."""
-    return Request("tensorrt_rtx", "", "", 1, 16, EngineOptions(**options), None, 0, False, None)
+    return Request("tensorrt_rtx", "", "", ((1, 16),), EngineOptions(**options), None, 0, False, None)
 
 
 def configured(trt: ModuleType, **options: Any) -> tuple[Any, Any]:
@@ -116,3 +116,28 @@ def test_timings_are_replaced_whole(tmp_path: Path) -> None:
     (tmp_path / "timing.cache").write_bytes(b"old")
     tensorrt_worker._replace(tmp_path / "timing.cache", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+LAYERS = '{"Layers": [{"Name": "a", "LayerType": "kgen"}]}'
+
+
+@pytest.mark.parametrize(
+    ("loads", "information", "names", "warning"),
+    [
+        (True, LAYERS, ["a"], ""),
+        (True, '{"Layers": ["a"]}', [], "layers cannot be read: inspector: found layer names only"),
+        (True, "not JSON", [], "layers cannot be read: "),
+        (False, LAYERS, [], "cannot be loaded here"),
+    ],
+)
+def test_an_engine_whose_layers_cannot_be_read_is_kept(
+    capsys: pytest.CaptureFixture[str], loads: bool, information: str, names: list[str], warning: str
+) -> None:
+    """The engine was written before; what is known about it is not worth losing it."""
+    inspector = SimpleNamespace(get_engine_information=lambda kind: information)
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector) if loads else None
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
+    trt: Any = SimpleNamespace(Runtime=lambda logger: runtime, LayerInformationFormat=SimpleNamespace(JSON=1))
+    assert [layer.name for layer in tensorrt_worker._inspected(trt, None, b"plan")] == names
+    told = capsys.readouterr().err
+    assert warning in told and bool(told) == bool(warning)

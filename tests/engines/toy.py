@@ -14,7 +14,7 @@ from engines.artifact import TOKENIZER_NAME, Checkpoint, Encoder, EngineRecord, 
 from engines.backends import BACKENDS
 from engines.buckets import Bucket, parse_buckets
 from engines.head import Head
-from engines.plan import Plan, StagePlan, graph_file
+from engines.plan import Plan, StagePlan, graph_file, weights_file
 from engines.tokenization import Tokens
 from pipeline.graph.function import OPSET, token_compact_function
 
@@ -150,11 +150,10 @@ class Toy:
             onnx.save(self.graph(unit), directory / graph)
         engines = []
         for unit, graph in graphs.items():
-            for bucket in buckets:
-                file = f"engines/cpu-fp32/{backend.engine_name(unit, bucket)}"
-                backend.build(directory / graph, bucket, directory / file)
-                shape = {"batch": bucket.batch, "length": bucket.length}
-                engines.append(EngineRecord(stage=unit, target="cpu", precision="fp32", file=file, **shape))
+            file = f"engines/cpu-fp32/{backend.engine_name(unit)}"
+            backend.build(directory / graph, buckets, directory / file)
+            assert not (directory / weights_file(file)).exists()
+            engines.append(EngineRecord(stage=unit, profiles=tuple(buckets), target="cpu", precision="fp32", file=file))
         write_manifest(
             directory,
             Manifest(

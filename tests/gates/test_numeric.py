@@ -54,7 +54,7 @@ def test_engines_are_asked_in_every_bucket_and_graphs_in_those_at_the_edges(
 def test_another_models_graphs_and_engines_fail_and_are_named(built: Built) -> None:
     graphs, engines = gates_of(built.artifact, small_model("ltp", layers=2, seed=1))
     assert graphs.status == engines.status == "FAILED"
-    assert "stage_0.onnx at 1x16: " in graphs.reason and "cpu-fp32/stage_0_b1_s16.onnx: " in engines.reason
+    assert "stage_0.onnx at 1x16: " in graphs.reason and "cpu-fp32/stage_0.onnx 1x16: " in engines.reason
     assert "and 1 more" in graphs.reason  # six findings, of which five are spelt out
 
 

@@ -11,9 +11,9 @@ FOUND = {"engines/a.plan": (3, 3), "engines/b.plan": (2, 2), "engines/c.plan": (
 
 def test_everything_planned_as_it_can_be_passes_and_is_counted() -> None:
     gate = attention_gate("fused attention", "fp16", FOUND)
-    assert gate.status == "PASSED" and gate.figures == {"engines": 3, "fusible": 5, "fused": 5}
+    assert gate.status == "PASSED" and gate.figures == {"profiles": 3, "fusible": 5, "fused": 5}
     gate = int8_products_gate("INT8 products", FOUND)
-    assert gate.status == "PASSED" and gate.figures == {"engines": 3, "linear_layers": 5, "in_int8": 5}
+    assert gate.status == "PASSED" and gate.figures == {"profiles": 3, "linear_layers": 5, "in_int8": 5}
 
 
 def test_what_is_missing_in_one_engine_fails_and_names_it() -> None:

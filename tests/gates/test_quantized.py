@@ -14,7 +14,7 @@ from calib.int8.ranges import choose_ranges, collect_histograms
 from calib.int8.scheme import QuantizationScheme, groups
 from calib.int8.simulation import simulate
 from engines.artifact import EngineRecord, Gate
-from engines.backends import Engine, choose_backend
+from engines.backends import Profile, choose_backend
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from pipeline.gates.expected import Expected
@@ -53,6 +53,11 @@ class Graphs:
         return targets
 
 
+def record_of(stage: int, file: str) -> EngineRecord:
+    """An INT8 engine of the target cpu, with every bucket."""
+    return EngineRecord(stage=stage, profiles=tuple(BUCKETS), target="cpu", precision="int8", file=file)
+
+
 class Quantized(Graphs):
     """Two stages of a model in INT8, as engine files of the target cpu."""
 
@@ -60,16 +65,14 @@ class Quantized(Graphs):
         super().__init__(model, folder)
         backend = choose_backend("cpu")
         for spec, graph in zip(self.specs, self.quantized(self.scheme), strict=True):
-            for bucket in BUCKETS:
-                file = f"{spec.name}_b{bucket.batch}_s{bucket.length}.onnx"
-                backend.build(graph, bucket, folder / file)
-                shape = {"batch": bucket.batch, "length": bucket.length}
-                self.records.append(EngineRecord(stage=spec.index, **shape, target="cpu", precision="int8", file=file))
+            file = f"engine_{spec.name}.onnx"
+            backend.build(graph, BUCKETS, folder / file)
+            self.records.append(record_of(spec.index, file))
 
-    def loader(self, provider: str | None = None) -> Callable[[EngineRecord], Engine]:
+    def loader(self, provider: str | None = None) -> Callable[[EngineRecord, Bucket], Profile]:
         """Loads engines with a provider, by default the preferred one whose INT8 is right here."""
         backend = choose_backend("cpu", provider, {"cpu": ["int8"]})
-        return lambda record: backend.load(self.folder / record.file, 1)
+        return lambda record, bucket: backend.load(self.folder / record.file, 1).profile(bucket)
 
     def gate(self, simulated: PrunedTransformer | None = None, load: Callable | None = None) -> Gate:
         """The gate, against the right simulation unless told otherwise."""
@@ -103,13 +106,9 @@ def narrow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def gate_of_graphs(narrow: Graphs, scheme: QuantizationScheme) -> Gate:
     """The gate of fp16 graphs quantised by a scheme, against the simulation of the right one."""
     sessions = [GraphSession(path) for path in narrow.quantized(scheme)]
-    records = [
-        EngineRecord(stage=spec.index, batch=b.batch, length=b.length, target="cpu", precision="int8", file=str(b))
-        for spec in narrow.specs
-        for b in BUCKETS
-    ]
+    records = [record_of(spec.index, spec.name) for spec in narrow.specs]
     simulated = simulate(reference_in(narrow.model, "fp16"), narrow.scheme)
-    return quantized_parity(narrow.expected, simulated, records, lambda record: sessions[int(record.stage)])
+    return quantized_parity(narrow.expected, simulated, records, lambda record, _: sessions[int(record.stage)])
 
 
 def test_fp16_graphs_of_the_scheme_pass(narrow: Graphs) -> None:
@@ -137,7 +136,7 @@ def test_openvino_computes_every_quantised_layer_in_int8(quantized: Quantized) -
             info = {key: node.get_rt_info()[key].astype(str) for key in ("layerType", "runtimePrecision")}
             if info["layerType"] == "FullyConnected":
                 products += info["runtimePrecision"] in ("i8", "u8")
-    assert products == len(BUCKETS) * len(quantized.scheme.ranges)
+    assert products == len(quantized.scheme.ranges)
 
 
 def test_engines_that_round_more_than_the_simulation_fail(quantized: Quantized) -> None:
@@ -151,10 +150,10 @@ def test_a_simulation_of_nothing_allows_no_difference(quantized: Quantized) -> N
     assert gate.status == "FAILED" and "the simulation does not" in gate.reason
 
 
-class Wrong(Engine):
-    """An engine with one output changed."""
+class Wrong(Profile):
+    """A profile with one output changed."""
 
-    def __init__(self, engine: Engine, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    def __init__(self, engine: Profile, change: Callable[[dict[str, np.ndarray]], None]) -> None:
         self.engine, self.inputs, self.change = engine, engine.inputs, change
 
     def run(self) -> Arrays:
@@ -170,9 +169,9 @@ def test_decisions_away_from_the_threshold_fail_and_name_the_engine(quantized: Q
                 outputs[name][...] = 0
 
     load = quantized.loader()
-    gate = quantized.gate(load=lambda record: Wrong(load(record), kill))
+    gate = quantized.gate(load=lambda record, bucket: Wrong(load(record, bucket), kill))
     assert gate.status == "FAILED"
-    assert "stage_0_b1_s16.onnx: " in gate.reason and "away from the threshold" in gate.reason
+    assert "engine_stage_0.onnx 1x16: " in gate.reason and "away from the threshold" in gate.reason
 
 
 def test_nan_fails(quantized: Quantized) -> None:
@@ -181,7 +180,7 @@ def test_nan_fails(quantized: Quantized) -> None:
             outputs["logits"][...] = np.nan
 
     load = quantized.loader()
-    gate = quantized.gate(load=lambda record: Wrong(load(record), spoil))
+    gate = quantized.gate(load=lambda record, bucket: Wrong(load(record, bucket), spoil))
     assert gate.status == "FAILED" and "stage_1: nan times" in gate.reason
 
 

@@ -199,14 +199,13 @@ def test_a_stage_built_through_torch_tensorrt(tiny_model, precision: str) -> Non
         pytest.skip(lacking)
     trt = importlib.import_module("tensorrt")
     from engines.backends.cuda_device import cuda_device
-    from engines.backends.cuda_tensorrt import TensorRtExecutable
-    from engines.backends.device_engine import DeviceEngine
+    from engines.backends.tensorrt_engine import TensorRtEngine
 
     model = tiny_model("transkimmer")
     stage = stages_of(model)[1]
     plan = frontend.compile_stage(stage, model.config, BUCKET, precision)
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-    engine = DeviceEngine(cuda_device(), TensorRtExecutable(trt, runtime.deserialize_cuda_engine(plan), runtime))
+    engine = TensorRtEngine(cuda_device(), trt, runtime.deserialize_cuda_engine(plan), runtime).profile(BUCKET)
     inputs = example_inputs(stage, model.config, BUCKET.batch, BUCKET.length)
     with torch.no_grad():
         expected = dict(zip(stage.output_names, stage(*inputs), strict=True))
@@ -240,7 +239,7 @@ def test_the_target_with_traced_stages(torch_tensorrt, tiny_model, tmp_path: Pat
     assert (backend.target, backend.suffix, backend.isolated) == ("tensorrt", ".plan", False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frontend.compile_stage, "__defaults__", ("fp32", None, "cpu"))
-        built = backend.build(tmp_path / "stage_1.onnx", BUCKET, tmp_path / "engine.plan")
+        built = backend.build(tmp_path / "stage_1.onnx", [BUCKET], tmp_path / "engine.plan")
     assert (tmp_path / "engine.plan").read_bytes() == b"plan" and built.seconds is not None
     *_, names, output_names, found = torch_tensorrt.calls[-1]
     assert (names, output_names) == (stages["stage_1"].input_names, stages["stage_1"].output_names)
@@ -258,7 +257,7 @@ def test_a_stage_that_cannot_be_converted_is_an_error_of_its_engine(torch_tensor
     backend = TracedBackend(model.config, {"stage_0": Stage(model, spec)}, "fp32", EngineOptions(plugin=True))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BuildError, match=r"engine\.plan: .* aten\.something"):
         patch.setattr(frontend.compile_stage, "__defaults__", ("fp32", None, "cpu"))
-        backend.build(tmp_path / "stage_0.onnx", BUCKET, tmp_path / "engine.plan")
+        backend.build(tmp_path / "stage_0.onnx", [BUCKET], tmp_path / "engine.plan")
 
 
 def test_options_that_torch_tensorrt_lacks_are_refused() -> None:

@@ -79,10 +79,12 @@ def make_original(variant: str, kind: str = "ForSequenceClassification", seed: i
 
 
 @cache
-def load_dense(variant: str, seed: int = 0, kind: str = "ForSequenceClassification") -> tuple[Any, PrunedTransformer]:
+def load_dense(
+    variant: str, seed: int = 0, kind: str = "ForSequenceClassification", changes: tuple[tuple[str, Any], ...] = ()
+) -> tuple[Any, PrunedTransformer]:
     """transformers' model, and SkimRT's of the directory that it was saved to. Do not change them."""
     labels = {"num_labels": 2} if kind == "ForQuestionAnswering" else {}
-    original = make_original(variant, kind, seed, **labels)
+    original = make_original(variant, kind, seed, **labels, **dict(changes))
     with TemporaryDirectory() as directory:
         original.save_pretrained(directory)
         return original, load_checkpoint(directory)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.model import CheckpointConfig
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
 from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.parts import Disentangled, LocalAttention
 from tests.conftest import LAYERS, METHODS, TinyModel
 from tests.model.samples import lay_out, make_samples
 
@@ -60,6 +61,23 @@ def test_a_case_worked_out_by_hand(method: str, first, second, predicted: int) -
     assert float(found.predictor) == predicted
     assert float(found.head) == 2 * (D * D + D * 3)
     assert float(found.total) == sum(map(sum, layers)) + predicted + float(found.head)
+
+
+def test_a_modern_layer_worked_out_by_hand() -> None:
+    """Gated, projected from width 2, the second layer local: a query there sees 2 * 1 + 1 keys of 5."""
+    parts = {"feed_forward": "gated", "embedding_size": 2, "local": LocalAttention(distance=1, global_layers=[0])}
+    modern = config("dense").model_copy(update={"encoder": ENCODER.model_copy(update=parts)})
+    found = count_flops(modern, torch.tensor([5, 2]), torch.tensor([[5, 2], [5, 2]]))
+    assert found.projections.tolist() == [2 * block(n, n)[0] + 2 * 2 * D * n for n in (5, 2)]
+    assert found.attention.tolist() == [4 * D * 5 * (5 + 3), 4 * D * 2 * (2 + 2)]
+    assert found.feed_forward.tolist() == [2 * 3 * 2 * D * F * n for n in (5, 2)]
+
+
+def test_disentangled_products_worked_out_by_hand() -> None:
+    part = Disentangled(buckets=3, position_to_content=False)
+    deberta = config("dense").model_copy(update={"encoder": ENCODER.model_copy(update={"disentangled": part})})
+    found = count_flops(deberta, torch.tensor([5]), torch.tensor([[5], [5]]))
+    assert float(found.attention) == 2 * (block(5, 5)[1] + 2 * 5 * D * (2 * 3))
 
 
 def test_a_token_level_head_reads_every_real_token_dead_or_alive() -> None:

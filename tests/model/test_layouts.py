@@ -132,7 +132,7 @@ def test_a_pickle_of_anything_else_is_refused(saved: Path, content: object, mess
 def test_a_damaged_pickle_is_refused(saved: Path) -> None:
     file = as_pickle(saved)
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(InputError, match="pytorch_model.bin: expected a PyTorch file of nothing but tensors"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: expected a PyTorch file of nothing but tensors"):
         load_checkpoint(saved)
 
 

@@ -58,15 +58,15 @@ def test_cuts_where_rows_die_and_calls_are_cheap(tiny_model: TinyModel, method: 
     assert Planner(model, falling(model, 1.0), RowCost(1), (1, 8), 500).best().cuts == ()
 
 
-@given(share=st.floats(0.2, 1), call=st.floats(0, 500), engines=st.integers(1, 60))
+@given(share=st.floats(0.2, 1), call=st.floats(0, 500), profiles=st.integers(1, 60))
 def test_never_worse_than_no_cut_and_within_the_limit(
-    tiny_model: TinyModel, share: float, call: float, engines: int
+    tiny_model: TinyModel, share: float, call: float, profiles: int
 ) -> None:
     model = tiny_model("transkimmer")
-    planner = Planner(model, falling(model, share), RowCost(call), (1,), engines)
+    planner = Planner(model, falling(model, share), RowCost(call), (1,), profiles)
     plan = planner.best()
     assert plan.expected_seconds[1] <= planner.given([]).expected_seconds[1] + 1e-9
-    assert sum(len(held) for held in plan.buckets) <= engines
+    assert sum(len(held) for held in plan.buckets) <= profiles
     assert len(plan.buckets) == len(plan.cuts) + 1
     assert all(max(bucket.length for bucket in held) == model.config.max_length for held in plan.buckets)
 
@@ -169,11 +169,11 @@ class Bound(OpenVinoBackend):
     target, provider, machine_bound = "tensorrt", "tensorrt", True
     asked: list[EngineOptions]
 
-    def build(self, graph, bucket, out, options=PLAIN, report=None) -> Built:
+    def build(self, graph, buckets, out, options=PLAIN, report=None) -> Built:
         self.asked.append(options)
         types = {value.type.tensor_type.elem_type for value in onnx.load(graph).graph.input if value.name == "hidden"}
         assert types <= {onnx.TensorProto.FLOAT16}
-        return super().build(graph, bucket, out, PLAIN, report)
+        return super().build(graph, buckets, out, PLAIN, report)
 
     def load(self, engine_file, threads, binding=None) -> Engine:
         assert binding is not None, "expected an engine bound to this machine"

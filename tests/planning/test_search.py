@@ -28,7 +28,7 @@ def least_time(problem: Problem) -> float:
         for inner in itertools.combinations(range(1, problem.points), cuts):
             ends = list(zip((0, *inner), (*inner, problem.points), strict=True))
             for counts in itertools.product(range(1, len(problem.lengths) + 1), repeat=len(ends)):
-                if sum(counts) <= problem.engines:
+                if sum(counts) <= problem.profiles:
                     spent = sum(stage(*end, count) for end, count in zip(ends, counts, strict=True))
                     least = min(least, spent + problem.price * sum(counts))
     return least
@@ -61,7 +61,7 @@ def check(problem: Problem) -> None:
     least = least_time(problem)
     assert solution.expected + problem.price * sum(map(len, solution.lengths)) == pytest.approx(least)
     assert expected_time(problem, solution.starts, solution.lengths) == pytest.approx(solution.expected)
-    assert sum(map(len, solution.lengths)) <= problem.engines
+    assert sum(map(len, solution.lengths)) <= problem.profiles
     assert all(lengths[-1] == problem.lengths[-1] for lengths in solution.lengths)
 
 

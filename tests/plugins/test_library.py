@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,28 @@ def test_network_without_plugin_layers_is_refused() -> None:
     trt = types.SimpleNamespace(LayerType=kinds)
     with pytest.raises(PluginError, match=r"'stage_0': expected 2 plugin layers .* found 0 among 3 layers"):
         require_plugin_layers(trt, network, expected=2)  # type: ignore[arg-type]
+
+
+class SlowRegistry:
+    """A plugin registry whose loading lets other threads in."""
+
+    def __init__(self) -> None:
+        self.all_creators: list[types.SimpleNamespace] = []
+        self.loads = 0
+
+    def load_library(self, path: str) -> object:
+        self.loads += 1
+        time.sleep(0.05)
+        names = {"name": library.NAME, "plugin_namespace": library.NAMESPACE, "plugin_version": library.VERSION}
+        self.all_creators.append(types.SimpleNamespace(**names))
+        return object()
+
+
+def test_threads_that_load_engines_register_the_plugin_once(tmp_path, monkeypatch) -> None:
+    """Engines are loaded on all cores, and each of them comes with the plugin library."""
+    path, registry = compiled(tmp_path, stub(abi_version=library.ABI_VERSION)), SlowRegistry()
+    trt = types.SimpleNamespace(__name__="tensorrt", __version__="11.0.0", get_plugin_registry=lambda: registry)
+    monkeypatch.setattr(library, "_loaded", {})
+    with ThreadPoolExecutor(8) as pool:
+        creators = list(pool.map(lambda _: load_into(trt, path), range(8)))  # type: ignore[arg-type]
+    assert registry.loads == 1 and all(creator is creators[0] for creator in creators)

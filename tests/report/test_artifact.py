@@ -26,6 +26,7 @@ GATES = [
 ]
 BENCH = {
     "flops_ratio": 2.17,
+    "max_length": 128,
     "machine": {"processor": "A CPU", "cpus": 2, "python": "3.11.7"},
     "versions": {"openvino": "2026.4.1"},
     "timings": [
@@ -44,11 +45,8 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
         root = tmp_path / "artifact"
         buckets = [Bucket(batch=1, length=16), Bucket(batch=8, length=32)]
         records = [
-            EngineRecord(
-                stage=stage, batch=b.batch, length=b.length, target="cpu", precision="fp32", file=f"engines/{stage}_{b}"
-            )
+            EngineRecord(stage=stage, profiles=tuple(buckets), target="cpu", precision="fp32", file=f"engines/{stage}")
             for stage in (0, 1)
-            for b in buckets
         ]
         plans = [
             StagePlan(graph="stages/stage_0.onnx", steps=["attend 0", "decide 0"]),
@@ -156,7 +154,7 @@ def test_an_artifact_without_gates_has_passed_nothing(make_artifact: Callable[..
 def test_timings_are_against_dense_where_dense_was_timed(make_artifact: Callable[..., Path]) -> None:
     page = Page(write_artifact_report(make_artifact(bench=BENCH)))
     assert "pruned 8 16.0 2.25× dense 8 7.1 1.00× pruned 16 21.3 –" in page.text
-    assert "FLOPs ratio over the texts of the gates: 2.17×" in page.text
+    assert "FLOPs ratio over the timed texts, cut at 128 tokens for both: 2.17×" in page.text
 
 
 def test_a_bench_of_another_form_is_an_input_error_that_lists_what_is_wrong(make_artifact: Callable[..., Path]) -> None:

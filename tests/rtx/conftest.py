@@ -67,9 +67,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     compile_one = TensorRtBackend.build
 
-    def build_one(self, stage_graph, bucket, out, options=EngineOptions(), report=None):  # noqa: B008
+    def build_one(self, stage_graph, buckets, out, options=EngineOptions(), report=None):  # noqa: B008
         names.append(out.name)
-        return compile_one(self, stage_graph, bucket, out, options, report)
+        return compile_one(self, stage_graph, buckets, out, options, report)
 
     monkeypatch.setattr(TensorRtBackend, "build", build_one)
     return names

@@ -1,4 +1,4 @@
-"""The worker, killed at any engine whose batch size DYING_BATCHES lists, as one that is short of memory is."""
+"""The worker, killed at any engine with a profile of a batch size that DYING_BATCHES lists, as when memory is short."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from engines.backends.layers import Layer
 from engines.backends.tensorrt_worker import Say, compile_engine
 
 
-def compile_or_die(trt: ModuleType, request: Request, say: Say) -> list[Layer]:
+def compile_or_die(trt: ModuleType, request: Request, say: Say) -> list[list[Layer]]:
     """Compiles, or says that memory is short and is killed."""
-    if str(request.batch) in os.environ["DYING_BATCHES"].split(","):
+    if {str(batch) for batch, _ in request.buckets} & set(os.environ["DYING_BATCHES"].split(",")):
         print("[ERROR] out of memory on the device", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return compile_engine(trt, request, say)

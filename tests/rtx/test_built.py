@@ -16,7 +16,7 @@ from engines.errors import InputError, TargetError
 from engines.files import sha256
 from pipeline import build, inspect
 from pipeline.builder import steps
-from pipeline.builder.compilation import EngineReport
+from pipeline.builder.compilation import ProfileReport
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.target import BuildTarget
 from plugins import library
@@ -28,14 +28,14 @@ from tests.rtx.conftest import reports
 GPU_GATES = ("numeric: engines (tensorrt-rtx)", "decisions", "task metric")
 
 
-def plugin_layers(report: EngineReport) -> int:
-    """Layers of an engine that are plugins."""
-    return sum(layer.kind == "custom_layer" for layer in report.layers)
+def plugin_layers(profile: ProfileReport) -> int:
+    """Layers of a profile that are plugins."""
+    return sum(layer.kind == "custom_layer" for layer in profile.layers)
 
 
 def test_engines_are_built_and_what_needs_a_gpu_is_skipped_by_name(fp16: Path) -> None:
     manifest = Artifact.open(fp16).manifest
-    assert len(manifest.engines) == 4 and manifest.plan.precision == "fp16"
+    assert len(manifest.engines) == 2 and manifest.plan.precision == "fp16"
     place = {record.place for record in manifest.engines}
     assert len(place) == 1 and place.pop().endswith("-sm80-sm86-sm89-sm120")
     assert all(record.file.startswith("engines/tensorrt-rtx-fp16/") for record in manifest.engines)
@@ -45,13 +45,15 @@ def test_engines_are_built_and_what_needs_a_gpu_is_skipped_by_name(fp16: Path) -
     assert gates["reference"].status == gates["numeric: graphs"].status == "PASSED"
     assert 0 < gates["numeric: graphs"].figures["error_over_pytorchs"] <= 2
     for report in reports(fp16):
-        assert plugin_layers(report) == 0 and report.size > 0 and report.seconds > 0 and report.peak_bytes > 50e6
+        assert report.size > 0 and report.seconds > 0 and report.peak_bytes > 50e6
+        assert [str(profile.bucket) for profile in report.profiles] == ["1x32", "2x32"]
+        assert all(plugin_layers(profile) == 0 and len(profile.layers) > 5 for profile in report.profiles)
 
 
 def test_attention_is_counted(fp16: Path) -> None:
     """Both layers of this model decide, so no attention can be fused; the gate says so instead of passing."""
     (gate,) = (gate for gate in Artifact.open(fp16).manifest.gates if gate.name.startswith("fused attention"))
-    assert gate.figures == {"engines": 4, "fusible": 0, "fused": 0}
+    assert gate.figures == {"profiles": 4, "fusible": 0, "fused": 0}
     assert (gate.status, gate.reason) == ("SKIPPED", "every attention feeds a score")
 
 
@@ -69,7 +71,8 @@ def test_the_plugin_and_the_gpus_are_chosen(
     for record, report in zip(artifact.manifest.engines, reports(out), strict=True):
         assert record.binding is not None and record.binding.compute_capabilities == ("8.9", "12.0")
         assert record.binding.plugin == digest
-        assert plugin_layers(report) == (record.stage == 0), "one at every stage end, none behind the last stage"
+        counts = [plugin_layers(profile) for profile in report.profiles]
+        assert counts == [record.stage == 0] * 2, "one at every stage end, none behind the last stage"
 
 
 def test_a_plugin_library_that_is_changed_while_engines_are_built(

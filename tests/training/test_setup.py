@@ -18,6 +18,7 @@ from pipeline.model.config import PrunerConfig
 from pipeline.model.pruners import LTP_FLOOR
 from pipeline.training.setup import make_trainee
 from tests.conftest import LAYERS
+from tests.model.families import make_original, random_text, run_original
 from tests.training.runs import LABELS, make_config, make_trainer
 
 ENCODER = ("embeddings.", "attention.", "feed_forward.")
@@ -191,3 +192,26 @@ def test_a_start_that_is_no_checkpoint_is_refused(tiny_backbone: Path) -> None:
         make_trainee(make_config(None, "ltp", init=str(tiny_backbone)), ["LABEL_0", "LABEL_1"])
     with pytest.raises(InputError, match=r"expected a checkpoint\.json or a Hugging Face config\.json, found neither"):
         make_trainee(make_config(None, "ltp", init=str(tiny_backbone.parent)), LABELS)
+
+
+@pytest.mark.parametrize(("variant", "deciding"), [("xlm-roberta", [1, 2]), ("modernbert", [2])])
+def test_a_fine_tuned_classifier_of_hugging_face_starts_a_run_whole(
+    variant: str, deciding: list[int], tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    """With its head and its labels in its own order; LTP decides in global layers but the first."""
+    original = make_original(variant)
+    original.config.id2label = {0: "up", 1: "down", 2: "flat"}
+    original.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(tiny_tokenizer.read_bytes())
+    trainee = make_trainee(make_config(None, "ltp", init=str(tmp_path)), ["up", "down", "flat"])
+    model = trainee.model
+    assert [layer for layer in range(3) if model.pruner.decides(layer)] == deciding
+    ids, mask, types = random_text([9, 4], 1, seed=0)
+    steps = [step for step in model.steps if step.kind != "decide"]
+    with torch.no_grad():
+        state = model.walk(model.embed(ids, types, mask), steps, model.decide_masked)
+        logits = model.head(model.finished(state.hidden))
+    want = run_original(original, ids, mask, types, model.config.encoder.pad_token_id)[1].logits
+    torch.testing.assert_close(logits, want, atol=1e-5, rtol=0)
+    trainee.save(tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out").config.head.labels == ["up", "down", "flat"]

@@ -77,10 +77,10 @@ def _byte_level(home: Path, settings: Mapping[str, Any]) -> Tokenizer | None:
     if any(token not in known for token in special):
         return None
     tokenizer.add_special_tokens(special)
-    ends = [("</s>", known["</s>"]), ("<s>", known["<s>"])]
+    sep, first = ("</s>", known["</s>"]), ("<s>", known["<s>"])
     # The wrapper lets nobody set what stands behind the model.
     inner: Tokenizer = tokenizer._tokenizer
-    inner.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=spaced)
+    inner.post_processor = processors.RobertaProcessing(sep, first, trim_offsets=True, add_prefix_space=spaced)
     return inner
 
 

@@ -63,7 +63,7 @@ def test_the_report_holds_coverage_shift_clipping_and_costs(found: Calibration) 
 
 
 def test_the_first_texts_give_the_ranges_and_all_of_them_count_for_the_budget(monkeypatch) -> None:
-    monkeypatch.setattr("calib.int8.calibrate._RANGED", 1)
+    monkeypatch.setattr("calib.int8.calibrate.RANGED", 1)
     labels = labels_by(MODEL)
     kept = calibrate(MODEL, set_of(labels), GATES, DropBudget(100.0), method="minmax").kept
     assert kept.scheme == choose_ranges(collect_histograms(MODEL, SAMPLES[:1]), "minmax")
@@ -83,12 +83,14 @@ def test_what_pruning_lost_is_no_longer_there_for_int8() -> None:
     lost = 100 * sum(ours != theirs for ours, theirs in zip(labels_by(MODEL), labels, strict=True)) / len(labels)
     assert lost > 0
     for max_drop, left in ((lost + 7, 7.0), (lost / 2, 0.0)):
-        kept = calibrate(MODEL, set_of(labels), GATES, DropBudget(max_drop, DENSE), "minmax").kept
+        kept = calibrate(MODEL, set_of(labels), GATES, DropBudget(max_drop, lambda examples: 1.0), "minmax").kept
         assert kept.budget == pytest.approx(left)
 
 
 def test_texts_with_other_labels_are_measured_by_changed_answers() -> None:
-    found = calibrate(MODEL, set_of(["film"] * 40), GATES, DropBudget(100.0, DENSE), "minmax")
+    found = calibrate(
+        MODEL, set_of(["film"] * 40), GATES, DropBudget(100.0, lambda _: pytest.fail("nothing to compare")), "minmax"
+    )
     assert found.measured_by == "percent of texts with another label" and found.kept.budget == 100.0
     assert 0 <= found.kept.drops[0] <= 100
 

@@ -134,6 +134,58 @@ def test_layers_that_are_left_out_keep_their_float_weights(exported, tmp_path: P
     assert onnx.load(tmp_path / "none.onnx").graph == onnx.load(sources[0]).graph
 
 
+def zero_key_biases(model: PrunedTransformer) -> None:
+    """They do nothing under a softmax."""
+    for block in model.attention:
+        block.key.bias.zero_()
+
+
+def equal_layers(model: PrunedTransformer) -> None:
+    """Keys are queries, and both blocks have one feed-forward."""
+    for block in model.attention:
+        block.key.load_state_dict(block.query.state_dict())
+    model.feed_forward[1].load_state_dict(model.feed_forward[0].state_dict())
+
+
+def no_biases(model: PrunedTransformer) -> None:
+    """As converters write them of models that have none."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.zero_()
+
+
+@pytest.mark.parametrize("change", [zero_key_biases, equal_layers, no_biases])
+def test_layers_are_found_whatever_tensors_the_exporter_merges(change, tmp_path: Path) -> None:
+    model = copy.deepcopy(small_model("ltp", layers=2))
+    with torch.no_grad():
+        change(model)
+    scheme, (spec,) = scheme_of(model), cut_stages(model, [])
+    source, target = tmp_path / "stage_0.onnx", tmp_path / "stage_0-int8.onnx"
+    export_stage(Stage(model, spec), model.config, source)
+    (found,) = quantize_graphs([source], scheme, [target])
+    merged = {"attention.0.key", "attention.1.key"} if change is equal_layers else set()
+    assert set(found) | merged == set(quantizable_layers(model)) == set(scheme.ranges)
+    inputs = example_inputs(Stage(model, spec), model.config, 3, 16)
+    with torch.no_grad():
+        plain, expected = (Stage(m, spec)(*inputs)[0].numpy() for m in (model, simulate(model, scheme)))
+    session = onnxruntime.InferenceSession(str(target), session_options(), providers=["CPUExecutionProvider"])
+    feed = {value.name: tensor.numpy() for value, tensor in zip(session.get_inputs(), inputs, strict=True)}
+    ours = session.run(None, feed)[0]
+    assert np.abs(ours - expected).mean() < 0.2 * np.abs(plain - expected).mean()
+
+
+def test_a_tensor_that_two_layers_share_is_multiplied_for_one_of_them(exported, tmp_path: Path) -> None:
+    model, _, sources, _, _ = exported
+    graph, layer = onnx.load(sources[0]), "feed_forward.0.up"
+    weight = linear_layers(graph)[layer][0].input[1]
+    graph.graph.node.append(onnx.helper.make_node("Identity", [weight], ["other"]))
+    before = next(numpy_helper.to_array(t) for t in graph.graph.initializer if t.name == weight)
+    onnx.save(graph, tmp_path / "shared.onnx")
+    assert layer in quantize_graph(tmp_path / "shared.onnx", scheme_of(model).only([layer]), tmp_path / "some.onnx")
+    after = onnx.load(tmp_path / "some.onnx").graph
+    assert np.array_equal(next(numpy_helper.to_array(t) for t in after.initializer if t.name == weight), before)
+
+
 def test_a_layer_that_no_graph_holds_is_an_error(exported, tmp_path: Path) -> None:
     model, _, sources, _, _ = exported
     with pytest.raises(GateError, match=r"no linear layer .*feed_forward\.1\.down") as error:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from calib.int8.selection import choose_engines
-from engines.backends import Engine
+from calib.int8.selection import choose_profiles
+from engines.backends import Profile
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 
@@ -25,7 +25,7 @@ class Clock:
         return self.now
 
 
-class TimedEngine(Engine):
+class TimedProfile(Profile):
     """Takes the next of its durations in every run."""
 
     def __init__(self, clock: Clock, durations: Iterator[float]) -> None:
@@ -48,10 +48,8 @@ def choices(*pairs: tuple[Iterator[float], Iterator[float]]):
     """What is chosen among engines of these durations: wide, INT8."""
     clock = Clock()
 
-    def load(durations: Iterator[float]):
-        return lambda: TimedEngine(clock, durations)
-
-    return choose_engines([(n, BUCKET, load(wide), load(int8)) for n, (wide, int8) in enumerate(pairs)], clock)
+    timed = ([TimedProfile(clock, durations) for durations in pair] for pair in pairs)
+    return choose_profiles([(n, BUCKET, wide, int8) for n, (wide, int8) in enumerate(timed)], clock)
 
 
 def test_the_faster_engine_is_taken_in_each_bucket_and_the_reason_given() -> None:

@@ -1,46 +1,29 @@
-"""The engine file of the target `cpu`: a stage graph made static for one bucket, its weights shared."""
+"""The engine file of the target `cpu`: a stage graph that its libraries read, its large weights in a file beside it."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.plan import weights_file
 from engines.writing import write_whole
 
 if TYPE_CHECKING:
     import onnx
 
 _SHARED_FROM = 1024
-"""Initializers of at least so many bytes live in the shared weights file, smaller ones in the graph."""
+"""Initializers of at least so many bytes live in the weights file, smaller ones in the graph."""
 _ALIGNMENT = 4096
 """Offsets in the weights file are multiples of a page, so that providers map them instead of copying."""
 
 
-def write_static_graph(stage_graph: Path, bucket: Bucket, out: Path) -> None:
-    """Writes `stage_graph` for the shape of `bucket`: functions inlined, shapes static, constants folded.
+def write_cpu_graph(stage_graph: Path, out: Path) -> None:
+    """Writes `stage_graph`, symbolic in batch and length, with its functions inlined and constants folded.
 
-    The weights go to one file beside `out` that is named by their digest, so that all buckets of a stage share it.
-    Raises InputError for a file that is not such a graph.
+    Large weights go to a file beside `out` (`weights_file`). Raises InputError for a file that is not such a graph.
     """
-    import onnx
-
-    state = stage_graph.stat()
-    prepared, location, weights = _prepared(stage_graph, state.st_mtime_ns, state.st_size)
-    if location is not None and not (out.parent / location).exists():
-        write_whole(out.parent / location, weights)
-    model = onnx.ModelProto.FromString(prepared)
-    _fix_shapes(model, bucket, stage_graph)
-    write_whole(out, _folded(model).SerializeToString(deterministic=True))
-
-
-@lru_cache(maxsize=1)  # a build compiles one stage for all its buckets, then the next
-def _prepared(stage_graph: Path, modified: int, size: int) -> tuple[bytes, str | None, bytes]:
-    """The graph with its functions inlined and its weights taken out; the weights' file name and content."""
     import onnx.inliner
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -48,10 +31,16 @@ def _prepared(stage_graph: Path, modified: int, size: int) -> tuple[bytes, str |
         model = onnx.load(stage_graph)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError) as error:
         raise InputError(f"{stage_graph}: expected an ONNX graph, found {error}") from None
-    location, weights = _take_weights(model, stage_graph.stem)
+    _require_symbolic(model, stage_graph)
+    weights = Path(weights_file(str(out)))
+    content = _take_weights(model, weights.name)
     model = onnx.inliner.inline_local_functions(model)
     _split_key_transposes(model)
-    return model.SerializeToString(), location, weights
+    if content:
+        write_whole(weights, content)
+    else:
+        weights.unlink(missing_ok=True)
+    write_whole(out, _folded(model).SerializeToString(deterministic=True))
 
 
 def _split_key_transposes(model: onnx.ModelProto) -> None:
@@ -76,26 +65,21 @@ def _split_key_transposes(model: onnx.ModelProto) -> None:
             model.graph.node.append(node)
 
 
-def _fix_shapes(model: onnx.ModelProto, bucket: Bucket, source: Path) -> None:
-    """Sets batch and length, the first two dimensions of every input, and forgets what followed from them."""
+def _require_symbolic(model: onnx.ModelProto, source: Path) -> None:
+    """Raises InputError unless of every input only the first two dimensions, batch and length, are symbolic."""
     if not model.graph.input:
         raise InputError(f"{source}: expected an ONNX graph with inputs, found none; the file is empty or cut off")
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
+        found = [dim.dim_param or dim.dim_value for dim in dims]
         if len(dims) < 2 or any(not dim.dim_value for dim in dims[2:]):
-            found = [dim.dim_param or dim.dim_value for dim in dims]
             raise InputError(f"{source}: input {value.name!r}: expected [batch, length, ...], found {found}")
-        for dim, size in zip(dims, (bucket.batch, bucket.length), strict=False):
-            if dim.dim_value not in (0, size):
-                raise InputError(f"{source}: input {value.name!r}: expected a symbolic shape, found {dim.dim_value}")
-            dim.dim_value = size
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if any(dim.dim_value for dim in dims[:2]):
+            raise InputError(f"{source}: input {value.name!r}: expected a symbolic shape, found {found}")
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Folds what is constant once the shapes are known, and drops what nothing reads."""
+    """Folds what is constant, and drops what nothing reads."""
     from onnxscript import optimizer
     from onnxscript.ir import serde
 
@@ -107,8 +91,8 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
     return serde.serialize_model(graph)
 
 
-def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]:
-    """Makes the large initializers external; returns the name and the content of the file that they refer to."""
+def _take_weights(model: onnx.ModelProto, location: str) -> bytes:
+    """Makes the large initializers external; returns the content of the file at `location` that they refer to."""
     from onnx import TensorProto, numpy_helper
 
     content, places = bytearray(), {}
@@ -118,9 +102,6 @@ def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]
             content.extend(bytes(-len(content) % _ALIGNMENT))
             places[tensor.name] = (len(content), len(block))
             content.extend(block)
-    if not places:
-        return None, b""
-    location = f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}.weights"
     for tensor in model.graph.initializer:
         if tensor.name in places:
             offset, length = places[tensor.name]
@@ -129,4 +110,4 @@ def _take_weights(model: onnx.ModelProto, stem: str) -> tuple[str | None, bytes]
             for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
                 external.external_data.add(key=key, value=value)
             tensor.CopyFrom(external)
-    return location, bytes(content)
+    return bytes(content)

@@ -1,0 +1,405 @@
+"""Parity proves the artifact: every edit of one whose digests were renewed is found, and the part is named."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from calib.data import read_examples
+from calib.int8.calibrate import FILE as CALIBRATION
+from calib.int8.calibrate import read_calibration, write_calibration
+from calib.int8.qdq import quantize_graphs
+from engines.artifact import Artifact, Gate
+from engines.backends import choose_backend
+from engines.errors import InputError, SkimError
+from engines.runner import Runner
+from pipeline import inspect, parity
+from pipeline.builder.graphs import ExportOnce
+from tests.gates.builds import (
+    Built,
+    classifier,
+    edit_manifest,
+    quantised,
+    reseal,
+    run_verb,
+    set_attribute,
+    tagger,
+)
+
+EXPORT = ExportOnce()
+"""Exports are the same from test to test."""
+STAGE_0, STAGE_1, ENGINE = "stages/stage_0.onnx", "stages/stage_1.onnx", "engines/cpu-fp32/stage_1.onnx"
+
+
+@pytest.fixture(autouse=True)
+def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parity exports the stages of one model once."""
+    monkeypatch.setattr(parity, "export_stage", EXPORT)
+
+
+@pytest.fixture
+def built(tiny_tokenizer: Path) -> Built:
+    """The classifier of the session."""
+    return classifier(tiny_tokenizer)
+
+
+@pytest.fixture
+def artifact(built: Built, tmp_path: Path) -> Path:
+    """A copy of its artifact to change."""
+    return built.copied(tmp_path)
+
+
+@pytest.fixture
+def int8(tiny_tokenizer: Path) -> Path:
+    """The classifier in INT8. Do not change it."""
+    return quantised(tiny_tokenizer)
+
+
+def found_by(capsys: pytest.CaptureFixture[str], artifact: Path, *more: object) -> tuple[int, dict[str, Gate]]:
+    """The exit code of parity, and its gates by name."""
+    capsys.readouterr()
+    code = run_verb(parity, artifact, "--samples", 4, "--threads", 1, "--json", *more)
+    said = capsys.readouterr().out
+    return code, {gate["name"]: Gate(**gate) for gate in json.loads(said or "[]")}
+
+
+def swapped_words(artifact: Path) -> None:
+    path = artifact / "tokenizer/tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    words = content["model"]["vocab"]
+    words["w40"], words["w41"] = words["w41"], words["w40"]
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def changed_tensor(file: str, place: Callable[[onnx.ModelProto], str]) -> Callable[[Path], None]:
+    """Moves the last number of a tensor of a graph by its smallest step."""
+
+    def change(artifact: Path) -> None:
+        model = onnx.load(artifact / file)
+        tensor = next(t for t in model.graph.initializer if t.name == place(model))
+        values = numpy_helper.to_array(tensor).copy()
+        values.flat[-1] = np.nextafter(values.flat[-1], np.float32(9))
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, artifact / file)
+
+    return change
+
+
+def another_activation(artifact: Path) -> None:
+    """GELU by its approximation, which no tolerance of a sample shows."""
+    model = onnx.load(artifact / STAGE_1)
+    node = next(node for node in model.graph.node if node.op_type == "Gelu")
+    del node.attribute[:]
+    node.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
+    onnx.save(model, artifact / STAGE_1)
+
+
+def changed_function(artifact: Path) -> None:
+    """Another body of the operator."""
+    model = onnx.load(artifact / STAGE_0)
+    model.functions[0].node[0].attribute.append(onnx.helper.make_attribute("other", 1))
+    onnx.save(model, artifact / STAGE_0)
+
+
+def scaled_weights(artifact: Path) -> None:
+    """The weights that the engines of a stage share, off by 1 %."""
+    (path,) = (artifact / "engines/cpu-fp32").glob("stage_1.*.weights")
+    path.write_bytes((np.frombuffer(path.read_bytes(), np.float32) * np.float32(1.01)).tobytes())
+
+
+def swapped_engines(artifact: Path) -> None:
+    """The engines of two stages under each other's name."""
+    one, other = artifact / ENGINE, artifact / ENGINE.replace("stage_1", "stage_0")
+    content = one.read_bytes(), other.read_bytes()
+    other.write_bytes(content[0]), one.write_bytes(content[1])
+
+
+def of_manifest(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """An edit of the manifest alone."""
+    return lambda artifact: edit_manifest(artifact, edit)
+
+
+def swap(items: list) -> None:
+    """The first two."""
+    items[0], items[1] = items[1], items[0]
+
+
+EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "labels swapped": (of_manifest(lambda m: swap(m["head"]["labels"])), "head.labels: "),
+    "a label renamed": (of_manifest(lambda m: m["head"]["labels"].__setitem__(2, "ja")), "head.labels: "),
+    "another kind of head": (
+        of_manifest(lambda m: m["head"].update(kind="regression", labels=["value"])),
+        "head.kind: ",
+    ),
+    "words swapped": (swapped_words, "tokenizer/tokenizer.json: not the checkpoint's"),
+    "another method": (of_manifest(lambda m: m.update(method="dense")), "method: "),
+    "the first token may die": (of_manifest(lambda m: m.update(protect_first=False)), "protect_first: "),
+    "cut sooner": (of_manifest(lambda m: m.update(max_length=30)), "max_length: "),
+    **{
+        f"encoder {name}": (of_manifest(lambda m, n=name, v=value: m["encoder"].__setitem__(n, v)), f"encoder.{name}: ")
+        for name, value in (
+            ("family", "roberta"),
+            ("hidden_size", 16),
+            ("layers", 1),
+            ("heads", 2),
+            ("vocab_size", 59),
+            ("type_vocab_size", 1),
+            ("pad_token_id", 1),
+        )
+    },
+    "wider tolerances": (of_manifest(lambda m: m["plan"].update(precision="bf16")), "plan.precision: "),
+    "engines said to be in INT8": (
+        of_manifest(lambda m: [engine.update(precision="int8") for engine in m["engines"]]),
+        "calibration.json: ",
+    ),
+    "engines of an unknown precision": (
+        of_manifest(lambda m: m["engines"][0].update(precision="fp8")),
+        "has no engines in fp8",
+    ),
+    "bound to a machine": (
+        of_manifest(
+            lambda m: [
+                engine.update(binding={"library": "tensorrt", "version": "1", "compute_capabilities": ["9.0"]})
+                for engine in m["engines"]
+            ]
+        ),
+        "is bound to",
+    ),
+    "a threshold": (lambda a: set_attribute(a / STAGE_0, "threshold", 0.0220), f"{STAGE_0}: operator "),
+    "a row of an unsampled word": (
+        changed_tensor(STAGE_0, lambda m: "model.embeddings.word.weight"),
+        f"{STAGE_0}: tensor model.embeddings.word.weight has other values",
+    ),
+    "a weight of the classifier": (
+        changed_tensor(STAGE_1, lambda m: "model.head.classifier.weight"),
+        f"{STAGE_1}: tensor model.head.classifier.weight",
+    ),
+    "another activation": (another_activation, f"{STAGE_1}: operator "),
+    "another operator": (changed_function, f"{STAGE_0}: functions differs"),
+    "no graph": (lambda a: (a / STAGE_1).write_bytes(b"none"), f"{STAGE_1}: expected an ONNX graph"),
+    "an empty graph": (lambda a: (a / STAGE_1).write_bytes(b""), f"{STAGE_1}: "),
+    "graphs swapped": (
+        of_manifest(
+            lambda m: [m["plan"]["stages"][i].update(graph=g) for i, g in enumerate((STAGE_1, STAGE_0))],
+        ),
+        f"{STAGE_1}: ",
+    ),
+    "weights of the engines": (scaled_weights, ".weights: not the weights of its graph"),
+    "engines swapped": (swapped_engines, f"{ENGINE}: not the engine that its graph gives for 1x32"),
+    "engines renamed": (
+        of_manifest(lambda m: [e.update(file=ENGINE) for e in m["engines"] if e["stage"] == 1]),
+        f"{ENGINE}: not the engine that its graph gives for ",
+    ),
+    "no engine": (lambda a: (a / ENGINE).write_bytes(b"none"), f"{ENGINE}: not the engine"),
+    "a failed gate": (of_manifest(lambda m: m["gates"][0].update(status="FAILED")), "its build say FAILED: reference"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_with_renewed_digests_is_found_and_named(
+    capsys: pytest.CaptureFixture[str], artifact: Path, name: str
+) -> None:
+    edit, said = EDITS[name]
+    edit(artifact)
+    reseal(artifact)
+    code, gates = found_by(capsys, artifact)
+    assert code == 3
+    (failed,) = (gate for gate in gates.values() if gate.status == "FAILED")
+    assert said in failed.reason and failed.name == ("integrity" if name == "a failed gate" else "provenance")
+    last = list(gates).index(failed.name)
+    assert {gate.status for gate in list(gates.values())[last + 1 :]} == {"SKIPPED"}, "nothing of it is loaded"
+
+
+def test_what_was_built_is_the_checkpoints(capsys: pytest.CaptureFixture[str], built: Built) -> None:
+    code, gates = found_by(capsys, built.artifact)
+    assert code == 0
+    assert gates["provenance"].figures == {"graphs": 2, "engines_made_again": 6, "engines_bound_to_a_machine": 0}
+    assert {gate.name for gate in Artifact.open(built.artifact).manifest.gates if gate.status == "PASSED"} >= {
+        "provenance"
+    }
+
+
+def test_a_token_level_head_is_compared_too(
+    capsys: pytest.CaptureFixture[str], tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    artifact = tagger(tiny_tokenizer).copied(tmp_path)
+    assert found_by(capsys, artifact)[0] == 0
+    changed_tensor("stages/head.onnx", lambda m: m.graph.initializer[0].name)(artifact)
+    reseal(artifact)
+    code, gates = found_by(capsys, artifact)
+    assert code == 3 and gates["provenance"].reason.startswith("stages/head.onnx: tensor ")
+
+
+def test_the_budget_is_the_callers(capsys: pytest.CaptureFixture[str], built: Built, artifact: Path) -> None:
+    """It was built with a budget of 100 points, and says now that it was 1e9."""
+    edit_manifest(artifact, lambda m: [g["figures"].update(budget_points=1e9) for g in m["gates"]])
+    code, gates = found_by(capsys, artifact, "--dense", built.dense)
+    assert code == 3 and gates["task metric"].status == "FAILED"
+    assert gates["task metric"].figures["budget_points"] == 1.0
+    assert found_by(capsys, artifact, "--dense", built.dense, "--max-drop", 100)[0] == 0
+
+
+def test_the_last_line_says_what_was_not_checked(capsys: pytest.CaptureFixture[str], built: Built) -> None:
+    capsys.readouterr()
+    assert run_verb(parity, built.artifact, "--samples", 4, "--threads", 1) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "parity holds; SKIPPED, so not checked: task metric"
+
+
+def test_an_artifact_whose_gates_failed_does_not_run_and_can_be_looked_at(
+    capsys: pytest.CaptureFixture[str], artifact: Path
+) -> None:
+    edit_manifest(artifact, lambda m: m["gates"][0].update(status="FAILED", reason="they disagree"))
+    with pytest.raises(InputError, match="expected one whose gates passed, found FAILED: reference; "):
+        Runner(artifact)
+    capsys.readouterr()
+    assert run_verb(inspect, artifact) == 0
+    assert "they disagree" in capsys.readouterr().out
+
+
+def requantised(artifact: Path, factor: float, layers: Callable[[str], bool] = lambda layer: True) -> None:
+    """Ranges too wide by a factor, with graphs and engines that are made of them: all of it fits together."""
+    found, manifest = read_calibration(artifact), Artifact.open(artifact).manifest
+    ranges = {n: r * (factor if layers(n) else 1) for n, r in found.scheme.ranges.items()}
+    scheme = found.kept.scheme.model_copy(update={"ranges": ranges})
+    write_calibration(artifact, found.model_copy(update={"kept": found.kept.model_copy(update={"scheme": scheme})}))
+    stages = manifest.plan.stages
+    quantize_graphs([artifact / s.graph for s in stages], scheme, [artifact / s.int8_graph for s in stages])
+    for record in manifest.engines:
+        (artifact / record.file).parent.mkdir(exist_ok=True)
+        graph = stages[record.stage].int8_graph
+        choose_backend("cpu").build(artifact / graph, record.profiles, artifact / record.file)
+    reseal(artifact)
+
+
+@pytest.mark.parametrize(("factor", "layers"), [(40.0, ""), (0.9, "attention.0.output")])
+def test_wrong_ranges_are_found_where_all_else_fits(
+    capsys: pytest.CaptureFixture[str], int8: Path, tmp_path: Path, factor: float, layers: str
+) -> None:
+    artifact = shutil.copytree(int8, tmp_path / "artifact")
+    requantised(artifact, factor, lambda layer: layer.startswith(layers))
+    code, gates = found_by(capsys, artifact, "--max-drop", 100)
+    assert code == 3 and f"{CALIBRATION}: range of {layers}" in gates["provenance"].reason
+    assert "found " in gates["provenance"].reason
+
+
+def test_int8_is_the_calibrations(capsys: pytest.CaptureFixture[str], int8: Path, tmp_path: Path) -> None:
+    code, gates = found_by(capsys, int8, "--max-drop", 100)
+    assert code == 0, [gate for gate in gates.values() if gate.status == "FAILED"]
+    against = gates["INT8 against the wider precision"]
+    assert against.status == "PASSED" and {"metric", "wide_metric", "drop_points"} <= set(against.figures)
+    artifact = shutil.copytree(int8, tmp_path / "artifact")
+    edits = {
+        "changed ranges": lambda: edit_calibration(artifact, 2.0),
+        "no JSON": lambda: (artifact / CALIBRATION).write_text("{}", "utf-8"),
+        "no calibration": lambda: (artifact / CALIBRATION).rename(tmp_path / "taken away"),
+    }
+    for name, edit in edits.items():
+        edit()
+        edit_manifest(artifact, lambda m, n=name: n == "no calibration" and m["files"].pop(CALIBRATION))
+        reseal(artifact)
+        code, gates = found_by(capsys, artifact, "--max-drop", 100)
+        assert code == 3, name
+        said = "stages/stage_0-int8.onnx: tensor" if name == "changed ranges" else CALIBRATION
+        assert said in gates["provenance"].reason, name
+
+
+def edit_calibration(artifact: Path, factor: float) -> None:
+    """Ranges that the graphs do not have."""
+    found = read_calibration(artifact)
+    ranges = {name: factor * value for name, value in found.scheme.ranges.items()}
+    scheme = found.kept.scheme.model_copy(update={"ranges": ranges})
+    write_calibration(artifact, found.model_copy(update={"kept": found.kept.model_copy(update={"scheme": scheme})}))
+
+
+def test_without_the_calibration_texts_nothing_is_said_of_the_ranges(
+    capsys: pytest.CaptureFixture[str], int8: Path, built: Built
+) -> None:
+    assert run_verb(parity, int8, "--calibration", built.data, "--samples", 4) == 2
+    error = capsys.readouterr().err
+    assert f"calibration {built.data}: expected texts with digest" in error and "--calibration" in error
+
+
+def leaves(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The places of all that is no list or object in a JSON value."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path
+
+
+def at(content: Any, path: tuple) -> Any:
+    """What is at a place."""
+    for key in path:
+        content = content[key]
+    return content
+
+
+def random_edit(content: dict, generator: random.Random) -> str:
+    """Changes one or two leaves of a manifest, each kind of field as likely as any other; says what."""
+    kinds: dict[tuple, list[tuple]] = {}
+    for path in leaves({k: v for k, v in content.items() if k != "files"}):
+        kinds.setdefault(tuple(key for key in path if isinstance(key, str)), []).append(path)
+    same = kinds[generator.choice(sorted(kinds))]
+    path = generator.choice(same)
+    old, holder = at(content, path), at(content, path[:-1])
+    others = [at(content, other) for other in same if at(content, other) != old]
+    if others and generator.random() < 0.5:  # as if it were another one's
+        new: Any = generator.choice(others)
+    elif isinstance(old, bool):
+        new = not old
+    elif isinstance(old, int | float):
+        new = generator.choice([old + 1, old * 2, 0, -1, 1, old * 0.5, 1e9])
+    elif isinstance(old, str):
+        other_text = re.sub(r"[0-9a-z]", lambda m: generator.choice("0123456789abcdef"), old, count=1)
+        new = generator.choice([other_text, "", old + "x", "int8", "fp32", "bf16", "cpu", "../x"])
+    else:
+        new = generator.choice([1, "x", [], {}])
+    if generator.random() < 0.1:
+        del holder[path[-1]]
+        return f"{'.'.join(map(str, path))} deleted"
+    holder[path[-1]] = new
+    return f"{'.'.join(map(str, path))}: {old!r} to {new!r}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, None])
+def test_two_hundred_random_edits_of_a_manifest(
+    capsys: pytest.CaptureFixture[str], built: Built, tmp_path: Path, seed: int | None
+) -> None:
+    """None ends in a traceback, and every one that changes an answer is found; `seed` None draws a fresh one."""
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    generator, counts = random.Random(seed), Counter[str]()
+    texts = [example.content for example in read_examples(str(built.data))]
+
+    def answers(path: Path) -> list | None:
+        try:
+            return [(a.label, np.round(a.logits, 4).tolist(), a.retention) for a in Runner(path, threads=1)(texts)]
+        except SkimError:
+            return None
+
+    expected = answers(built.artifact)
+    for number in range(200):
+        artifact = built.copied(tmp_path / str(number))
+        said: list[str] = []
+        edit_manifest(artifact, lambda m, s=said: s.append(random_edit(m, generator)))
+        code, gates = found_by(capsys, artifact, "--max-drop", 100)
+        assert code in (0, 2, 3, 4), said
+        found = answers(artifact)
+        counts[f"exit {code}"] += 1
+        counts["runs, other answers" if found not in (None, expected) else "runs" if found else "refused"] += 1
+        assert found in (None, expected) or code == 3, (said, gates)
+        shutil.rmtree(tmp_path / str(number))
+    with capsys.disabled():
+        print(f"\n200 edits of a manifest, seed {seed}: {dict(sorted(counts.items()))}")
