@@ -99,10 +99,9 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
         assert record.report is not None
         reports.append(EngineReport.model_validate_json((artifact.path / record.report).read_bytes()))
     each = [report.seconds for report in reports]
-    layers = [
-        sum(layer.kind == "custom_layer" for profile in report.profiles for layer in profile.layers)
-        for report in reports
-    ]
+    profiles = [(report, profile) for report in reports for profile in report.profiles]
+    plugins = [sum(layer.kind == "custom_layer" for layer in profile.layers) for _, profile in profiles]
+    ends = (len(record.profiles) for record in manifest.engines if record.stage != len(manifest.plan.stages) - 1)
     binding = manifest.engines[0].binding
     assert binding is not None
     return {
@@ -114,13 +113,11 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
         "stages": len(manifest.plan.stages),
         "buckets": len(manifest.plan.buckets),
         "engines": len(reports),
-        "profiles": sum(len(record.profiles) for record in manifest.engines),
-        "stage_ends": sum(
-            len(record.profiles) * (record.stage != len(manifest.plan.stages) - 1) for record in manifest.engines
-        ),
-        "plugin_layers": sum(layers),
-        "fusible_attention": sum(report.fusible * len(report.profiles) for report in reports),
-        "fused_attention": sum(profile.fused for report in reports for profile in report.profiles),
+        "profiles": len(profiles),
+        "stage_ends": sum(ends),
+        "plugin_layers": sum(plugins),
+        "fusible_attention": sum(report.fusible for report, _ in profiles),
+        "fused_attention": sum(profile.fused for _, profile in profiles),
         "megabytes": round(sum(report.size for report in reports) / 1e6, 1),
         "megabytes_of_the_largest": round(max(report.size for report in reports) / 1e6, 1),
         "seconds_per_engine_median": round(statistics.median(each), 3),
@@ -132,8 +129,8 @@ def describe(artifact: Artifact, method: str, plugin: bool, seconds: float) -> d
 
 
 def markdown_table(results: dict) -> str:
-    """Returns the table of docs/results.md. Counts are of layers, over all engines."""
-    head = ["model", "precision", "stage ends", "engines", "size, MB", "seconds each", "memory, MB"]
+    """Returns the table of docs/results.md. Counts are of layers, over all profiles."""
+    head = ["model", "precision", "stage ends", "engines", "profiles", "size, MB", "seconds each", "memory, MB"]
     head += ["fused attention", "plugin layers", "INT8 products", "error"]
     rows = []
     for run in sorted(results["runs"].values(), key=lambda run: (run["method"], run["precision"], run["plugin"])):
@@ -148,6 +145,7 @@ def markdown_table(results: dict) -> str:
                 run["precision"],
                 "plugin" if run["plugin"] else "function body",
                 str(run["engines"]),
+                str(run["profiles"]),
                 f"{run['megabytes']:.0f}",
                 f"{run['seconds_per_engine_median']:.1f} to {run['seconds_per_engine_longest']:.1f}",
                 f"{run['peak_megabytes_of_an_engine']:.0f}",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, validation_problems
-from engines.files import Digest, digest_tree, sha256
+from engines.files import Digest, checked_content, digest_tree, open_inside, sha256_of, wrong_digest
 from engines.head import Head
+from engines.limits import ENGINES, FILES, GATES, MANIFEST_BYTES, Layers, Length, Vocabulary, Width
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
 
 SCHEMA_VERSION = 2
@@ -32,10 +35,10 @@ class Encoder(_Strict):
     """The encoder's sizes, as far as a runner and a reader need them."""
 
     family: str
-    hidden_size: Positive
-    layers: Positive
-    heads: Positive
-    vocab_size: Positive
+    hidden_size: Width
+    layers: Layers
+    heads: Width
+    vocab_size: Vocabulary
     type_vocab_size: Positive
     pad_token_id: Annotated[int, Field(ge=0)]
 
@@ -113,18 +116,18 @@ class Manifest(_Strict):
     build_key: Digest
     method: str
     head: Head
-    max_length: Positive
+    max_length: Length
     encoder: Encoder
     protect_first: bool
     checkpoint: Checkpoint
     data: Data | None = None
     plan: Plan
-    engines: list[EngineRecord] = []
+    engines: list[EngineRecord] = Field([], max_length=ENGINES)
     build_arguments: list[str] = []
     tools: dict[str, str] = {}
     machine: dict[str, str] = {}
-    files: dict[RelativePath, Digest]
-    gates: list[Gate] = []
+    files: dict[RelativePath, Digest] = Field(max_length=FILES)
+    gates: list[Gate] = Field([], max_length=GATES)
 
     @property
     def built(self) -> dict[str, set[str]]:
@@ -166,8 +169,8 @@ class Manifest(_Strict):
 class Artifact:
     """An artifact whose manifest is valid and, when verified, whose files are those that were built."""
 
-    def __init__(self, path: Path, manifest: Manifest, stamp: tuple[int, ...]) -> None:
-        self.path, self.manifest, self._stamp = path, manifest, stamp
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Artifact:
@@ -183,8 +186,7 @@ class Artifact:
     def read(cls, path: str | Path) -> Artifact:
         """Reads the manifest alone; `check` is still to come."""
         directory = Path(path)
-        stamp = _stamp(directory)
-        return cls(directory, _read_manifest(directory), stamp)
+        return cls(directory, _read_manifest(directory))
 
     def check(self, used: Iterable[str]) -> None:
         """Raises InputError with all problems unless every file is there, and those that are used are as they were
@@ -196,17 +198,29 @@ class Artifact:
                 [*problems, "the artifact is damaged: copy it again, or build it again with --force"],
             )
 
-    def check_same(self) -> None:
-        """Raises InputError when another artifact has taken the place of this one: their files do not fit together."""
-        if _stamp(self.path) != self._stamp:
-            raise InputError(f"artifact {self.path}: it was replaced, or changed, since it was opened; open it again")
-
     def file(self, relative: str) -> Path:
-        """The path of a file that the manifest lists. Raises InputError, also when the artifact was replaced."""
-        self.check_same()
+        """The path of a file that the manifest lists, for who asks the file system about it. Raises InputError."""
         if relative not in self.manifest.files:
             raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
         return self.path / relative
+
+    def content(self, file: str | Path) -> np.ndarray:
+        """The bytes of a file that the manifest lists, by its relative name or its path: those that were built.
+
+        However the file changes, they stay what they are. Raises InputError where it is not that file any more.
+        """
+        relative = file if isinstance(file, str) else file.relative_to(self.path).as_posix()
+        self.file(relative)
+        try:
+            return checked_content(self.path, relative, self.manifest.files[relative])
+        except OSError as error:
+            problem = error.strerror or str(error)
+        except InputError as error:
+            problem = str(error)
+        raise InputError(
+            f"artifact {self.path}: {relative}: {problem}; "
+            "it was replaced, or changed, since it was opened; open it again"
+        )
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -219,15 +233,6 @@ def digest_files(directory: Path) -> dict[str, str]:
     return digest_tree(directory, leave_out=(MANIFEST_NAME,))
 
 
-def _stamp(directory: Path) -> tuple[int, ...]:
-    """What tells the manifest from another one that comes to lie in its place; () where there is none."""
-    try:
-        state = (directory / MANIFEST_NAME).stat()
-    except OSError:
-        return ()
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-
-
 def _read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_NAME
     try:
@@ -238,6 +243,8 @@ def _read_manifest(directory: Path) -> Manifest:
             raise InputError(
                 f"artifact {directory}: expected a file {MANIFEST_NAME}, found {found}; build the artifact again"
             )
+        if (size := path.stat().st_size) > MANIFEST_BYTES:
+            raise InputError(f"{path}: expected at most {MANIFEST_BYTES} bytes, found {size}; not a manifest of SkimRT")
         text = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
@@ -284,23 +291,18 @@ def _rebuilding(directory: Path, content: dict) -> str:
 
 def _file_problems(directory: Path, files: dict[str, str], used: Collection[str]) -> list[str]:
     problems = []
-    root = directory.resolve()
     for relative, expected in sorted(files.items()):
         try:
-            problem = _file_problem(directory / relative, root / relative, expected if relative in used else None)
+            handle = open_inside(directory, relative)
+            with os.fdopen(handle, "rb", buffering=0) as file:
+                found = sha256_of(file) if relative in used else expected
+        except FileNotFoundError:
+            problems.append(f"{relative}: missing")
         except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
-        if problem is not None:
-            problems.append(f"{relative}: {problem}")
+            problems.append(f"{relative}: cannot be read: {error.strerror}")
+        except InputError as error:
+            problems.append(f"{relative}: {error}")
+        else:
+            if found != expected:
+                problems.append(f"{relative}: {wrong_digest(expected, found)}")
     return problems
-
-
-def _file_problem(path: Path, real: Path, expected: str | None) -> str | None:
-    """What is wrong with a file that is to be at the path `real`, with the digest `expected` unless that is None."""
-    if not path.exists() and not path.is_symlink():
-        return "missing"
-    if path.is_symlink() or not path.is_file() or path.resolve() != real:
-        return "expected a regular file inside the artifact, found a link or a directory"
-    if expected is None or (found := sha256(path)) == expected:
-        return None
-    return f"expected SHA-256 {expected[:12]}…, found {found[:12]}…: not the built file"

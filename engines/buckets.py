@@ -7,9 +7,10 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from engines.errors import InputError
+from engines.errors import InputError, validation_problems
+from engines.limits import CALL_TOKENS
 
 SHORTEST = 16
 """Shortest length of the default buckets: below it what a call costs anyway outweighs its rows."""
@@ -22,6 +23,12 @@ class Bucket(BaseModel):
 
     batch: Annotated[int, Field(gt=0)]
     length: Annotated[int, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _a_call_has_an_end(self) -> Bucket:
+        if self.batch * self.length > CALL_TOKENS:
+            raise ValueError(f"expected a bucket of at most {CALL_TOKENS} tokens, found {self}")
+        return self
 
     def __str__(self) -> str:
         return f"{self.batch}x{self.length}"
@@ -67,7 +74,11 @@ def parse_buckets(text: str) -> list[Bucket]:
         if match is None:
             problems.append(f"expected batch x length such as 8x128, found {part.strip()!r}")
             continue
-        bucket = Bucket(batch=int(match[1]), length=int(match[2]))
+        try:
+            bucket = Bucket(batch=int(match[1]), length=int(match[2]))
+        except ValidationError as error:
+            problems += validation_problems(error)
+            continue
         if bucket in buckets:
             problems.append(f"{bucket} is given twice")
         buckets.append(bucket)

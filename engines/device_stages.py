@@ -92,7 +92,7 @@ class DeviceStageRunner(StageRunner):
             lane.call = call
         return call
 
-    def finish(self, call: Call) -> None:
+    def wait(self, call: Call) -> None:
         assert isinstance(call, _DeviceCall)
         if not call.done:
             call.context.engine.done.synchronize()  # without the lock, so that others can start meanwhile

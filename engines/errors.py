@@ -36,6 +36,7 @@ class InputError(SkimError, ValueError):
         lines: list[str] = []
         left = _LONGEST - 1000
         for problem in problems:
+            # A problem begins with its subject and ends with what is wrong.
             line = _shortened(problem, _LONGEST_PROBLEM)
             left -= len(line)
             if left < 0:

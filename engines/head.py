@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from engines.limits import LABELS
 from engines.plan import repeated
 from engines.tokenization import text_problem
 
@@ -16,7 +17,7 @@ class Head(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
-    labels: list[str] = Field(min_length=1)
+    labels: list[str] = Field(min_length=1, max_length=LABELS)
 
     @field_validator("labels")
     @classmethod

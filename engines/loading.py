@@ -16,9 +16,7 @@ Loaded = TypeVar("Loaded")
 
 def load_engine(artifact: Artifact, backend: Backend, record: EngineRecord, threads: int | None) -> Engine:
     """An engine of an artifact. Raises InputError for one that cannot be loaded, or is of another artifact by now."""
-    engine = backend.load(artifact.file(record.file), threads, record.binding)
-    artifact.check_same()  # an engine may name a weights file beside it, which was read meanwhile
-    return engine
+    return backend.load(artifact.file(record.file), threads, record.binding, artifact.content)
 
 
 def on_all_cores(load: Callable[[Key], Loaded], keys: Iterable[Key], threads: int | None) -> list[Loaded]:
@@ -26,5 +24,10 @@ def on_all_cores(load: Callable[[Key], Loaded], keys: Iterable[Key], threads: in
 
     Compiling an engine keeps one core busy, so as many are loaded at a time as there are cores, or `threads`.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or _cores()) as pool:
         return list(pool.map(load, keys))
+
+
+def _cores() -> int:
+    """Of this machine, those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

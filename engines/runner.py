@@ -9,7 +9,7 @@ for prediction in runner.stream(lines): ...
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeGuard, overload
@@ -17,7 +17,7 @@ from typing import TypeGuard, overload
 from engines.artifact import TOKENIZER_NAME, Artifact
 from engines.backends import Backend, choose_backend, records_for
 from engines.buckets import Bucket, format_buckets
-from engines.errors import InputError
+from engines.errors import InputError, SkimError
 from engines.prediction import Prediction, SampleResult, predict
 from engines.samples import Sample
 from engines.scheduler import Scheduler, cost_in
@@ -79,7 +79,12 @@ class Runner:
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
         self._stages = open_stages(self.artifact, self.backend, threads, streams, cuda_graphs)
         self._scheduler = Scheduler(self._buckets, cost_in(manifest.plan))
-        self._encode = TextEncoder(self.artifact.file(TOKENIZER_NAME), self._limit, manifest.encoder.type_vocab_size)
+        self._encode = TextEncoder(
+            self.artifact.file(TOKENIZER_NAME),
+            self._limit,
+            manifest.encoder.type_vocab_size,
+            self.artifact.content(TOKENIZER_NAME).tobytes(),
+        )
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
     @overload
@@ -97,11 +102,15 @@ class Runner:
             return next(self.stream([texts]))
         return list(self.stream(texts))
 
-    def stream(self, texts: Iterable[Text]) -> Iterator[Prediction]:
-        """Predictions in the order of the texts, in bounded memory: reads at most `window` texts ahead."""
+    def stream(self, texts: Iterable[Text], failed: Callable[[SkimError], None] | None = None) -> Iterator[Prediction]:
+        """Predictions in the order of the texts, in bounded memory: reads at most `window` texts ahead.
+
+        failed: takes the error of a text that came to no finite numbers, in whose place there is no prediction then.
+                Without it the error is raised there.
+        """
         if _is_one(texts) or isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
             raise InputError(f"texts: expected several texts or pairs, such as a list, found a {type(texts).__name__}")
-        return (predict(result, self.manifest.head) for result in self._run(self._tokens(texts)))
+        return (predict(result, self.manifest.head) for result in self._run(self._tokens(texts), failed))
 
     def run_tokens(self, samples: Iterable[Tokens]) -> list[SampleResult]:
         """What every sample gave, with the tokens alive after every stage. Raises InputError for bad ids."""
@@ -143,11 +152,19 @@ class Runner:
             return f"{size} bytes, a text may have {MAX_BYTES}; shorten or cut it (--truncate)"
         return None
 
-    def _run(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult]:
+    def _run(
+        self, inputs: Iterable[Tokens], failed: Callable[[SkimError], None] | None = None
+    ) -> Iterator[SampleResult]:
         for window in self._windows(inputs):
             for unit in range(self._stages.units):
-                self._run_unit(unit, window)
-            yield from (sample.result() for sample in window)
+                self._run_unit(unit, [sample for sample in window if sample.error is None])
+            for sample in window:
+                if sample.error is None:
+                    yield sample.result()
+                elif failed is None:
+                    raise sample.error
+                else:
+                    failed(sample.error)
 
     def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:
         """Checked samples, a window at a time; those in front of a bad one still run before its error is raised."""
@@ -169,10 +186,10 @@ class Runner:
         flight: deque[Call] = deque()
         for work in self._scheduler.calls(unit, [sample.rows for sample in window]):
             if len(flight) == self._stages.streams:
-                self._stages.finish(flight.popleft())
+                self._stages.wait(flight.popleft())
             flight.append(self._stages.start(unit, work.bucket, [window[place] for place in work.samples]))
         while flight:
-            self._stages.finish(flight.popleft())
+            self._stages.wait(flight.popleft())
 
     def _check(self, number: int, tokens: Tokens) -> None:
         encoder, limit = self.manifest.encoder, self._limit

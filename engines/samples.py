@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.errors import SkimError
 from engines.prediction import SampleResult
 from engines.tokenization import Tokens
 
@@ -23,6 +24,7 @@ class Sample:
     place:    where these three lie on a device between two calls.
     restored: [length, D], every token's last processed state at its original place; token-level heads only.
     logits:   [classes] or [length, classes] once it is done.
+    error:    why it goes no further, without an answer.
     """
 
     number: int
@@ -34,6 +36,7 @@ class Sample:
     place: Place | None = None
     restored: np.ndarray | None = None
     logits: np.ndarray | None = None
+    error: SkimError | None = None
     survivors: list[np.ndarray] = field(default_factory=list)
     carried: list[int] = field(default_factory=list)
 

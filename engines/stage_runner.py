@@ -79,16 +79,28 @@ class StageRunner:
 
     def finish(self, call: Call) -> None:
         """Waits for a call. Raises SkimError, also for what went wrong with any of its samples."""
+        self.wait(call)
+        for sample in call.samples:
+            if sample.error is not None:
+                raise sample.error
+
+    def wait(self, call: Call) -> None:
+        """Waits for a call, whose samples have moved on then or hold their errors. Raises SkimError for the call's."""
 
     def _move_on(self, call: Call, outputs: Arrays) -> None:
         for place, sample in enumerate(call.samples):
-            if call.unit == self._stages:
-                sample.logits = outputs["logits"][place, : len(sample.tokens)].copy()
-            elif call.unit == self._stages - 1:
-                self._end(call, place, outputs)
-            else:
-                self._carry_on(call, place, outputs)
-            self._check_finite(sample, call.unit)
+            try:
+                if call.unit == self._stages:
+                    sample.logits = outputs["logits"][place, : len(sample.tokens)].copy()
+                elif call.unit == self._stages - 1:
+                    self._end(call, place, outputs)
+                else:
+                    self._carry_on(call, place, outputs)
+                self._check_finite(sample, call.unit)
+            except SkimError as error:
+                # The sample's alone. Without its traceback, which refers to the call: what is in a cycle holds a
+                # device's memory until it is collected.
+                sample.error, sample.place = error.with_traceback(None), None
 
     def _prepare(self, wanted: Iterable[tuple[EngineRecord, list[Bucket]]]) -> None:
         def prepare(engine: tuple[EngineRecord, list[Bucket]]) -> None:
@@ -162,20 +174,31 @@ class StageRunner:
 
 
 def fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], head: bool) -> None:
-    """Writes the samples' rows to the front of the buffers; what is behind them, or unused, is dead."""
+    """Writes the samples' rows to the front of the buffers; what is behind them, or unused, is dead.
+
+    Behind a sample's rows nothing of another sample stays: what is multiplied by zero there must be finite, so a row is
+    the sample's own first token, or zeros.
+    """
     if unit == 0:
         inputs["alive"][...] = 0
         for place, sample in enumerate(samples):
             rows = len(sample.tokens)
-            inputs["input_ids"][place, :rows] = sample.tokens.input_ids
+            _put(inputs["input_ids"][place], sample.tokens.input_ids, sample.tokens.input_ids[0])
             if "token_type_ids" in inputs:  # OpenVINO drops an input that a model without segments does not read
-                inputs["token_type_ids"][place, :rows] = sample.tokens.token_type_ids
+                types = sample.tokens.token_type_ids
+                _put(inputs["token_type_ids"][place], types, types[0])
             inputs["alive"][place, :rows] = 1
         return
     if not head:
         inputs["alive"][...] = 0
     for place, sample in enumerate(samples):
-        inputs["hidden"][place, : sample.rows] = sample.hidden
+        assert sample.hidden is not None
+        _put(inputs["hidden"][place], sample.hidden, 0)
         if not head:
             inputs["alive"][place, : sample.rows] = sample.alive
             inputs["position"][place, : sample.rows] = sample.position
+
+
+def _put(buffer: np.ndarray, rows: Sequence[int] | np.ndarray, behind: int) -> None:
+    buffer[: len(rows)] = rows
+    buffer[len(rows) :] = behind

@@ -49,9 +49,10 @@ class TextEncoder:
     tokenizer's template alone: written in a text they are characters like any others.
     """
 
-    def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2) -> None:
+    def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2, content: bytes | None = None) -> None:
+        """`content` is that of the file, where it has been read already."""
         with _refusing(f"{tokenizer_json}: expected a tokenizer.json, found"):
-            self._tokenizer = Tokenizer.from_file(str(tokenizer_json))
+            self._tokenizer = Tokenizer.from_buffer(tokenizer_json.read_bytes() if content is None else content)
             padding = self._tokenizer.padding
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()

@@ -57,19 +57,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})")
     p.add_argument(
         "--calibration",
-        help="texts for the plan and for INT8 ranges, like those that will come: a named set or a file (default: the "
+        help="typical texts, for the plan and for INT8 ranges: a named set or a file (default: the "
         "dev split of --data; a file has no splits, so all of it)",
     )
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
     _add_gpu_flags(p.add_argument_group("GPU targets"))
     p.add_argument("--jobs", type=int, help="engines compiled at a time (default: as many as memory and cores allow)")
     p.add_argument("--out", help=f"directory to publish (default {default.out})")
-    p.add_argument("--force", action="store_const", const=True, help="replace an artifact that is there")
+    p.add_argument("--force", action="store_const", const=True, help="replace an existing artifact")
     p.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="go on with an interrupted build of the same inputs (default)",
+        help="continue an interrupted build of the same inputs (default)",
     )
     p.add_argument("--json", action="store_true", help="print the result as JSON")
     return p
@@ -96,7 +96,7 @@ def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) ->
         "--device", choices=list(DEVICES), help="plan for this device's data sheet instead of measuring this machine"
     )
     group.add_argument(
-        "--explain", action="store_const", const=True, help="show what the planner chose, and against what"
+        "--explain", action="store_const", const=True, help="show the chosen plan beside the alternatives"
     )
 
 
@@ -181,7 +181,7 @@ def _next_command(config: BuildConfig) -> str:
         command = shlex.join(["pipeline.build", *config.arguments])
         return f"on a machine with a GPU: {Path(sys.executable).name} -m {command} adds its engines to {config.out}"
     where = "" if BuildTarget.of(config).cannot_run is None else "on a machine with a GPU: "
-    return f"{where}{python}.run {config.out} --text 'A film to remember.'"
+    return f"{where}{python}.run {shlex.quote(str(config.out))} --text 'A film to remember.'"
 
 
 def _bench(artifact: Artifact) -> dict | None:

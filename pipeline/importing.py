@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 _NOT_TO_INSTALL = ("", "calib", "engines", "pipeline", "plugins", "skimrt")
 """Where one of these is not found it is a defect, which no installation mends."""
@@ -33,12 +36,34 @@ def importing(module: str, requirement: str) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process with a word and exit code 130."""
+    """Ctrl-C, SIGTERM and SIGHUP end the process with a word, after what it has begun is put away.
+
+    The exit codes are those of a shell: 130, 143 and 129. Signals that the caller ignores, as nohup does, stay ignored.
+    """
+    ours = [s for s in _ENDING if _in_main_thread() and signal.getsignal(s) == signal.SIG_DFL]
     try:
+        for number in ours:
+            signal.signal(number, _end)
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # what is put away now is put away once
+    print(f"ended by {signal.Signals(number).name}", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def program(verb: str) -> str:

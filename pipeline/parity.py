@@ -113,7 +113,7 @@ def check(args: argparse.Namespace) -> list[Gate]:
 
 
 def _ended(found: list[Gate]) -> list[Gate]:
-    """The gates, the last of which failed, and those that are not asked because of it."""
+    """Returns the gates, the last of which failed, and SKIPPED for those that it prevents."""
     reason = f"{found[-1].name} failed, so nothing of the artifact is loaded"
     return found + [Gate(name=name, status="SKIPPED", reason=reason) for name in _GATES[len(found) :]]
 

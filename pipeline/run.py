@@ -16,11 +16,14 @@ from pipeline.importing import importing, program
 with importing(__name__, "skimrt"):
     from calib.row import Row, text_of_row
     from calib.rows import FORMATS, parse_rows, read_rows
-    from engines.errors import InputError
+    from engines.errors import InputError, SkimError
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
     from engines.writing import output_file
-    from pipeline.cli import main_of, standard_output
+    from pipeline.cli import main_of, standard_output, takes_unicode
+
+_REPORTED = 20
+"""Texts without an answer that are named one by one."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +50,8 @@ input formats (by the file's ending, or --format):
 Empty lines at the end of a file are no texts, nor are those between lines of .jsonl and .csv. A line may have 16 MiB,
 a text 1 MiB; --truncate cuts longer texts.
 
-exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 130 interrupted""",
+exit codes: 0 all answered, 1 but for texts that came to no finite numbers, which standard error names and which have
+no line, 2 bad usage or input, 4 this machine cannot run it""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote")
@@ -77,7 +81,7 @@ exit codes: 0 all answered, 2 bad usage or input, 4 this machine cannot run it, 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answers and returns 0."""
+    """Answers; returns 1 where some text came to no finite numbers, else 0."""
     if args.text_b is not None and args.text is None:
         raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
@@ -91,10 +95,20 @@ def run(args: argparse.Namespace) -> int:
         window=args.window,
         truncate=args.truncate,
     )
+    failed: list[SkimError] = []
+
+    def report(error: SkimError) -> None:
+        failed.append(error)
+        if len(failed) <= _REPORTED:
+            print(f"error: {error}", file=sys.stderr)
+
+    escaped = args.output is None and not takes_unicode(sys.stdout)
     with _texts(args) as texts, _sink(args.output) as sink:
-        for prediction in runner.stream(texts):
-            sink(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
-    return 0
+        for prediction in runner.stream(texts, report):
+            sink(json.dumps(asdict(prediction), ensure_ascii=escaped) + "\n")
+    if len(failed) > _REPORTED:
+        print(f"error: {len(failed)} texts have no answer", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _same_file(one: str, other: Path) -> bool:

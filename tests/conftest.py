@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,14 @@ from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
+from engines.quiet import onnxruntime_package, openvino_package
 from pipeline.model import CheckpointConfig, PrunedTransformer, save_checkpoint
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
 from pipeline.model.weights import write_weights
 
+for library, imported in (("openvino", openvino_package), ("onnxruntime", onnxruntime_package)):
+    if find_spec(library) is not None:
+        imported()  # whoever imports it first decides whether it calls home
 # Kernels on tensors this small lose more to a second thread than they gain.
 torch.set_num_threads(1)
 # A busy machine must not fail a property by the clock.

@@ -179,7 +179,7 @@ mark, marked = Publisher.mark, []
 def mark_and_die(self, step):
     mark(self, step)
     marked.append(step)
-    if len(marked) == 6:
+    if len(marked) == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 Publisher.mark = mark_and_die
 main_of(build.parser, build.run)

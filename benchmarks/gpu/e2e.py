@@ -15,7 +15,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import engines.backends
-from benchmarks.gpu.internals import engine_times, stand_in_device, versions
+from benchmarks.gpu.internals import engine_times, registered, stand_in_device, versions
 from benchmarks.gpu.token_compact import use_the_kernel
 from benchmarks.gpu.torch_cuda import MODES, TorchBackend
 from calib.data import read_examples
@@ -116,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             model = attempt(f"build of {method}", build_one, args, method, Path(folder), host, console)
             if model is not None:
                 models[method], results["models"][method] = model, model.found
-        for batch in map(int, args.batches.split(",")):
+        for batch in map(int, args.batches.split(",")) if models else ():
             results["timings"] += attempt(f"timing at batch {batch}", time_all, models, texts, batch, args) or []
     args.out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     print("\n".join(table(results)))
@@ -158,17 +156,6 @@ def build_one(args: argparse.Namespace, method: str, folder: Path, host: Device 
         "flops_ratio": flops_ratio(model.config, carried_rows(model, subject.samples)),
     }
     return Model(artifact.path, backend, found)
-
-
-@contextmanager
-def registered(backend: Backend) -> Iterator[None]:
-    """Makes a backend one of the project's while it builds."""
-    known = engines.backends.BACKENDS
-    engines.backends.BACKENDS = (backend, *known)
-    try:
-        yield
-    finally:
-        engines.backends.BACKENDS = known
 
 
 def time_all(models: dict[str, Model], texts: Sequence[Text], batch: int, args: argparse.Namespace) -> list[dict]:

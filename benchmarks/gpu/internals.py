@@ -1,15 +1,19 @@
-"""What the kit asks of the runner's inside, all in one place: the stand-in device, and times of single engines."""
+"""What the kit asks of the runner's inside, all in one place: the stand-in device, the registry, times of engines."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+import engines.backends
+from engines.backends import Backend
 from engines.backends.device import Device
 from engines.backends.device_engine import DeviceProfile, Lane, ProfileContext
 from engines.device_stages import DeviceStageRunner
@@ -31,6 +35,20 @@ def queue_of(stand_in: Any) -> Callable[[int, Callable[[], None]], None]:
         next(stream for stream in stand_in.streams if stream.handle == handle).put(work)
 
     return put
+
+
+@contextmanager
+def registered(backend: Backend) -> Iterator[None]:
+    """Makes a backend one of the project's, in every module that has imported the registry."""
+    known = engines.backends.BACKENDS
+    holders = [module for module in list(sys.modules.values()) if getattr(module, "BACKENDS", None) is known]
+    try:
+        for module in holders:
+            vars(module)["BACKENDS"] = (backend, *known)
+        yield
+    finally:
+        for module in holders:
+            vars(module)["BACKENDS"] = known
 
 
 def seconds_of_call(profile: DeviceProfile, lane: Lane, repeats: int) -> float:

@@ -20,8 +20,10 @@ from benchmarks.gpu.internals import queue_of
 from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.device import Device, Tensor
 from engines.backends.device_engine import DeviceProfile
+from engines.backends.external_weights import Read
 from engines.binding import Binding
 from engines.buckets import Bucket
+from engines.files import content_of
 from pipeline.graph.export import example_inputs
 from pipeline.graph.precision import Precision, dtype_of, reference_in
 from pipeline.graph.stages import HeadStage, Stage
@@ -86,10 +88,12 @@ class TorchBackend(Backend):
                 torch._inductor.aoti_compile_and_package(program, package_path=str(_package(out, bucket)))
         return Built()
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> TorchEngine:
+    def load(
+        self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
+    ) -> TorchEngine:
         key = engine_file.resolve()
         if key not in self._loaded:
-            self._loaded[key] = TorchEngine(self, json.loads(engine_file.read_text("utf-8"))["stage"], engine_file)
+            self._loaded[key] = TorchEngine(self, json.loads(read(engine_file).tobytes())["stage"], engine_file)
         return self._loaded[key]
 
     def executable(self, name: str, bucket: Bucket, package: Path | None = None) -> TorchExecutable:

@@ -28,9 +28,9 @@ from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 
 _COMPARED = 32
-"""Texts on which the methods are compared and each layer's cost is taken."""
+"""Number of texts on which methods are compared and each layer's cost is measured."""
 RANGED = 256
-"""Texts whose activations give the ranges. The budget is counted on all: an accuracy needs more texts than a range."""
+"""Number of texts whose activations give the ranges. The budget is counted on all texts, since accuracy needs more."""
 
 
 class Calibration(BaseModel):
@@ -79,33 +79,33 @@ class _Answers:
     def divergence(self, scheme: QuantizationScheme) -> float:
         """On the first texts."""
         expected = self.reference.first(_COMPARED)
-        found = Reference.of(simulate(self.model, scheme), expected.samples)
-        return divergence(self.head, expected.logits, found.logits)
+        ours = Reference.of(simulate(self.model, scheme), expected.samples)
+        return divergence(self.head, expected.logits, ours.logits)
 
     def drop(self, scheme: QuantizationScheme) -> float:
         """Returns the points that the metric loses; without the model's labels, the percentage of texts with another
         answer.
         """
-        found = Reference.of(simulate(self.model, scheme), self.samples)
+        ours = Reference.of(simulate(self.model, scheme), self.samples)
         if not self.by_label:
-            return 100 * changed_share(self.head, self.reference.logits, found.logits)
-        metric = self.metric(found)
+            return 100 * changed_share(self.head, self.reference.logits, ours.logits)
+        metric = self.metric(ours)
         return drop_points(self._metric, metric if math.isfinite(metric) else 0.0)  # answers that are all the same
 
     @cached_property
     def _metric(self) -> float:
         return self.metric(self.reference)
 
-    def metric(self, found: Reference) -> float:
+    def metric(self, answers: Reference) -> float:
         """Accuracy (regression: correlation) on the calibration texts."""
-        return accuracy(self.head, [logits.numpy() for logits in found.logits], self.examples)
+        return accuracy(self.head, [logits.numpy() for logits in answers.logits], self.examples)
 
 
 @dataclass(frozen=True)
 class DropBudget:
-    """Points that the metric may lose in all against the dense model; without it, to INT8 alone.
+    """Points that the metric may lose against the dense model, or to INT8 alone if there is none.
 
-    dense: gives its metric on examples.
+    dense: returns the dense model's metric on examples.
     """
 
     points: float

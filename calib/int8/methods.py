@@ -25,11 +25,11 @@ def best_by_kind(
     divergence: of the answers under a scheme; each kind is judged with nothing else quantised.
     """
     best = QuantizationScheme(ranges={})
-    found: dict[str, dict[Choice, float]] = {}
+    divergences: dict[str, dict[Choice, float]] = {}
     for kind, layers in kinds(dict.fromkeys(layer for scheme in schemes.values() for layer in scheme.ranges)).items():
         parts = {choice: scheme.only(layers) for choice, scheme in schemes.items()}
         costs = {choice: divergence(part) for choice, part in parts.items() if part.ranges}
-        found[kind] = costs
+        divergences[kind] = costs
         part = parts[min(costs, key=lambda choice: costs[choice])]
         best = QuantizationScheme(ranges=best.ranges | part.ranges, shifts=best.shifts | part.shifts)
-    return best, found
+    return best, divergences

@@ -26,8 +26,8 @@ def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets
 
     A stage without such layers is written unchanged. Raises GateError for a layer that is in no graph.
     """
-    found = [quantize_graph(source, scheme, target) for source, target in zip(sources, targets, strict=True)]
-    present = {layer for layers in found for layer in layers}
+    quantised = [quantize_graph(source, scheme, target) for source, target in zip(sources, targets, strict=True)]
+    present = {layer for layers in quantised for layer in layers}
     # The exporter makes one product of layers that read one tensor and have equal weights; they share their range.
     present |= {layer for layers in groups(scheme.ranges).values() if present & set(layers) for layer in layers}
     if missing := set(scheme.ranges) - present:
@@ -35,7 +35,7 @@ def quantize_graphs(sources: Sequence[Path], scheme: QuantizationScheme, targets
             f"INT8: the stage graphs hold no linear layer {', '.join(sorted(missing))}; they are not those of the "
             "calibrated model: build again with --no-resume"
         )
-    return found
+    return quantised
 
 
 def quantize_graph(source: Path, scheme: QuantizationScheme, target: Path) -> list[str]:
@@ -152,9 +152,9 @@ def linear_layers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     The exporter notes the module that a node came from: the last but one of its scopes, as "model.attention.0.query".
     """
     weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-    found: dict[str, list[onnx.NodeProto]] = {}
+    products: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), None)
         if node.op_type == "MatMul" and node.input[1] in weights and scopes is not None:
-            found.setdefault(ast.literal_eval(scopes)[-2].removeprefix("model."), []).append(node)
-    return found
+            products.setdefault(ast.literal_eval(scopes)[-2].removeprefix("model."), []).append(node)
+    return products

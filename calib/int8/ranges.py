@@ -64,7 +64,7 @@ class Histogram:
 def collect_histograms(model: PrunedTransformer, samples: Sequence[Tokens]) -> dict[str, Histogram]:
     """Runs the model compacted, one sample at a time, so that neither padding nor a dropped token is counted."""
     layers = quantizable_layers(model)
-    found: dict[str, Histogram] = {}
+    histograms: dict[str, Histogram] = {}
     handles = []
 
     def hook(histogram: Histogram) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
@@ -72,7 +72,7 @@ def collect_histograms(model: PrunedTransformer, samples: Sequence[Tokens]) -> d
 
     for names in groups(layers).values():  # layers of a group read the same tensor
         histogram = Histogram()
-        found |= dict.fromkeys(names, histogram)
+        histograms |= dict.fromkeys(names, histogram)
         handles.append(layers[names[0]].register_forward_pre_hook(hook(histogram)))
     try:
         for sample in samples:
@@ -80,7 +80,7 @@ def collect_histograms(model: PrunedTransformer, samples: Sequence[Tokens]) -> d
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return histograms
 
 
 def choose_ranges(histograms: dict[str, Histogram], method: Method) -> QuantizationScheme:

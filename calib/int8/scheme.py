@@ -65,20 +65,20 @@ def quantizable_layers(model: nn.Module) -> dict[str, nn.Linear]:
 def groups(layers: Collection[str]) -> dict[str, list[str]]:
     """Layers that are quantised together or not at all, by name: query, key and value share one input tensor, and so
     do the two of a gated feed-forward."""
-    found: dict[str, list[str]] = {}
+    grouped: dict[str, list[str]] = {}
     for layer in layers:
         block, leaf = layer.rsplit(".", 1)
         shared = {"query": "qkv", "key": "qkv", "value": "qkv", "gate": "up"}.get(leaf, leaf)
-        found.setdefault(f"{block}.{shared}", []).append(layer)
-    return found
+        grouped.setdefault(f"{block}.{shared}", []).append(layer)
+    return grouped
 
 
 def kinds(layers: Collection[str]) -> dict[str, list[str]]:
     """Layers that read the same kind of tensor, of all blocks: qkv, output, up and down."""
-    found: dict[str, list[str]] = {}
+    grouped: dict[str, list[str]] = {}
     for group, names in groups(layers).items():
-        found.setdefault(group.rsplit(".", 1)[1], []).extend(names)
-    return found
+        grouped.setdefault(group.rsplit(".", 1)[1], []).extend(names)
+    return grouped
 
 
 def weight_scales(weight: torch.Tensor) -> torch.Tensor:

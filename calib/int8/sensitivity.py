@@ -46,27 +46,27 @@ class Kept(BaseModel):
         return bool(self.scheme.ranges) and self.drops[-1] <= self.budget
 
 
-def divergence(head: HeadConfig, expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+def divergence(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Mean Kullback-Leibler divergence in nats of the predicted distributions from the expected ones; for regression
     the mean squared difference over the variance of the expected values."""
     if head.kind == "regression":
-        ours, theirs = torch.stack(list(found)), torch.stack(list(expected))
+        ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
         return float((ours - theirs).square().mean() / theirs.var(unbiased=False).clamp_min(1e-12))
     over = 0 if head.kind == "question_answering" else -1  # start and end are distributions over the positions
     each = [
         F.kl_div(q.log_softmax(over), p.log_softmax(over), reduction="none", log_target=True).sum(over).mean()
-        for p, q in zip(expected, found, strict=True)
+        for p, q in zip(expected, actual, strict=True)
     ]
     return float(torch.stack(each).mean())
 
 
-def changed_share(head: HeadConfig, expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+def changed_share(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Share of samples with another label anywhere; for regression, those that move by 1 % of the values' range."""
     if head.kind == "regression":
-        ours, theirs = torch.stack(list(found)), torch.stack(list(expected))
+        ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
         return float(((ours - theirs).abs() > 0.01 * (theirs.max() - theirs.min())).float().mean())
     over = 0 if head.kind == "question_answering" else -1
-    same = [torch.equal(p.argmax(over), q.argmax(over)) for p, q in zip(expected, found, strict=True)]
+    same = [torch.equal(p.argmax(over), q.argmax(over)) for p, q in zip(expected, actual, strict=True)]
     return 1 - sum(same) / len(same)
 
 
@@ -74,9 +74,9 @@ def sensitivity_table(model: PrunedTransformer, scheme: QuantizationScheme, refe
     """One row for each group of layers, the costliest first. `reference` is the unquantised model's on some samples."""
     rows = []
     for group, layers in groups(scheme.ranges).items():
-        found = Reference.of(simulate(model, scheme.only(layers)), reference.samples).logits
+        answers = Reference.of(simulate(model, scheme.only(layers)), reference.samples).logits
         head = model.config.head
-        cost, changed = divergence(head, reference.logits, found), changed_share(head, reference.logits, found)
+        cost, changed = divergence(head, reference.logits, answers), changed_share(head, reference.logits, answers)
         rows.append(LayerCost(group=group, layers=layers, divergence=cost, changed=changed))
     return sorted(rows, key=lambda row: -row.divergence)
 

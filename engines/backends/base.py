@@ -12,10 +12,12 @@ import numpy as np
 
 from engines.binding import Binding, Compatibility
 from engines.buckets import Bucket
+from engines.files import content_of
 from engines.plan import Unit, profile_stem, unit_name
 
 if TYPE_CHECKING:
     from engines.backends.device import Device
+    from engines.backends.external_weights import Read
     from engines.backends.layers import Layer
 
 Arrays = Mapping[str, np.ndarray]
@@ -66,7 +68,7 @@ class Profile(ABC):
 
     @abstractmethod
     def run(self) -> Arrays:
-        """Runs on what `inputs` hold. The arrays returned are the profile's own, valid until the next run."""
+        """Runs on what `inputs` hold. The arrays returned are the engine's own, valid until its next run."""
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Copies arrays of exactly the static shapes in, runs, and returns copies of the outputs."""
@@ -148,9 +150,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
-        """Loads an engine; `threads` None leaves the number to the provider.
+    def load(
+        self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
+    ) -> Engine:
+        """Loads an engine from what `read` gives of its file and of those that it names; libraries read no file.
 
+        threads: None leaves the number to the provider. read: `Artifact.content` for files that were checked.
         Raises InputError for a file that is no such engine, and TargetError, before anything is deserialised, for an
         engine whose binding does not fit this machine.
         """

@@ -9,9 +9,12 @@ import numpy as np
 
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
+from engines.backends.external_weights import Read, external_weights
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.files import content_of
+from engines.quiet import onnxruntime_package
 
 
 class OnnxRuntimeBackend(CpuBackend):
@@ -19,15 +22,21 @@ class OnnxRuntimeBackend(CpuBackend):
 
     provider = "onnxruntime"
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
-        import onnxruntime
+    def load(
+        self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
+    ) -> Engine:
+        onnxruntime = onnxruntime_package()
 
         options = session_options()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph = read(engine_file)
+        weights = external_weights(engine_file, graph, read)
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(weight.values) for weight in weights]
+        options.add_external_initializers([weight.name for weight in weights], values)
         try:
-            session = onnxruntime.InferenceSession(str(engine_file), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(bytes(graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class of their own
             raise InputError(f"{engine_file}: ONNX Runtime cannot load it: {error}") from None
         return _OnnxRuntimeEngine(session)
@@ -35,7 +44,7 @@ class OnnxRuntimeBackend(CpuBackend):
 
 def session_options() -> Any:
     """The options of any session, whose values are right on every CPU."""
-    import onnxruntime
+    onnxruntime = onnxruntime_package()
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it warns where it cannot fold a constant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ import numpy as np
 
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
+from engines.backends.external_weights import Read, Weight, external_weights, with_inputs
 from engines.binding import Binding
 from engines.buckets import Bucket
-from engines.errors import InputError
+from engines.errors import InputError, TargetError
+from engines.files import content_of
+from engines.quiet import openvino_package
 from engines.stages import INPUT_NAMES, OUTPUT_NAMES
 
 _FIRST_USE = threading.Lock()
+_NO_MORE_THREADS = "Resource temporarily unavailable"
+"""What C++ says of a thread that the system refuses."""
 
 
 class OpenVinoBackend(CpuBackend):
@@ -32,73 +38,111 @@ class OpenVinoBackend(CpuBackend):
             )
         return None
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
-        config: dict[str, Any] = {
-            # One stream that uses every thread for one call.
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            # Also where the CPU would prefer bf16: the precision is the artifact's choice.
-            "INFERENCE_PRECISION_HINT": "f32",
-            # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
+    def load(
+        self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
+    ) -> Engine:
+        graph = read(engine_file)
+        weights = external_weights(engine_file, graph, read)
         try:
-            compiled = _core().compile_model(engine_file, "CPU", config)
+            model = core().read_model(with_inputs(graph, weights), b"")
+            _set_weights(model, weights)
+            return _OpenVinoEngine(compile_on_cpu(model, threads), weights)
         except RuntimeError as error:
+            if _NO_MORE_THREADS in str(error):
+                raise TargetError(
+                    f"{engine_file}: OpenVINO cannot start its threads, two for every engine: the process is at its "
+                    "limit of processes (ulimit -u, or a container's); raise that, use --threads 1, which needs none, "
+                    "or build with fewer buckets"
+                ) from None
             raise InputError(f"{engine_file}: OpenVINO cannot compile it: {error}") from None
-        return _OpenVinoEngine(compiled)
+
+
+def compile_on_cpu(model: Any, threads: int | None) -> Any:
+    """Compiles a model, or a file with one, as all of ours are. Raises RuntimeError."""
+    config: dict[str, Any] = {
+        # One stream that uses every thread for one call. Of one thread it is the caller's: a stream of its own
+        # costs every engine two threads, and every call the way to them and back.
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 0 if threads == 1 else 1,
+        # Also where the CPU would prefer bf16: the precision is the artifact's choice.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return core().compile_model(model, "CPU", config)
+
+
+def _set_weights(model: Any, weights: Sequence[Weight]) -> None:
+    """Puts constants in the place of the inputs that stand for the weights, which share the weights' memory."""
+    ops = openvino_package().opset13
+    values = {weight.name: weight.values for weight in weights}
+    for port in list(model.inputs):
+        (name,) = port.get_names() & values.keys() or {None}
+        if name is not None:
+            port.node.output(0).replace(ops.constant(values[name], shared_memory=True).output(0))
+            model.remove_parameter(port.node)
+    model.validate_nodes_and_infer_types()
 
 
 class _OpenVinoEngine(Engine):
-    """A compiled model with dynamic shapes: it repacks the weights once, and a request of it runs one shape."""
+    """A compiled model with dynamic shapes, which repacks the weights once, and one request that runs every shape.
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+    A request for each shape is no faster, and keeps outputs of its own.
+    weights: what the model's constants refer to, and must live as long.
+    """
+
+    def __init__(self, compiled: Any, weights: Sequence[Weight]) -> None:
+        self.compiled, self.request, self._weights = compiled, compiled.create_infer_request(), weights
+        self.names = [port_name(port) for port in compiled.outputs]
+        self.bound: Profile | None = None
         self._profiles: dict[Bucket, _OpenVinoProfile] = {}
 
     def profile(self, bucket: Bucket) -> Profile:
         if bucket not in self._profiles:
-            self._profiles[bucket] = _OpenVinoProfile(self._compiled, bucket)
+            self._profiles[bucket] = _OpenVinoProfile(self, bucket)
         return self._profiles[bucket]
 
 
 class _OpenVinoProfile(Profile):
-    """An infer request whose input tensors are our arrays."""
+    """Input arrays of one shape, which are the request's tensors when it runs them."""
 
-    def __init__(self, compiled: Any, bucket: Bucket) -> None:
-        self._request = compiled.create_infer_request()
-        self._names = [_name(port) for port in compiled.outputs]
+    def __init__(self, engine: _OpenVinoEngine, bucket: Bucket) -> None:
+        self._engine = engine
         self.inputs: dict[str, np.ndarray] = {}
-        for port in compiled.inputs:
+        for port in engine.compiled.inputs:
             widths = [dimension.get_length() for dimension in list(port.partial_shape)[2:]]
-            array = np.zeros((bucket.batch, bucket.length, *widths), dtype=port.element_type.to_dtype())
-            self._request.set_tensor(port, _tensor(array))
-            self.inputs[_name(port)] = array
+            shape = (bucket.batch, bucket.length, *widths)
+            self.inputs[port_name(port)] = np.zeros(shape, dtype=port.element_type.to_dtype())
+        self._tensors = [shared_tensor(array) for array in self.inputs.values()]
 
     def run(self) -> Arrays:
-        self._request.infer(share_outputs=True)
-        return {name: tensor.data for name, tensor in zip(self._names, self._request.output_tensors, strict=True)}
+        engine = self._engine
+        if engine.bound is not self:
+            for place, tensor in enumerate(self._tensors):
+                engine.request.set_input_tensor(place, tensor)
+            engine.bound = self
+        engine.request.infer(share_outputs=True)
+        return {name: tensor.data for name, tensor in zip(engine.names, engine.request.output_tensors, strict=True)}
 
 
-def _name(port: Any) -> str:
+def port_name(port: Any) -> str:
     """The ONNX name of a port; an output that is an input passed through carries both names."""
     wanted = INPUT_NAMES if port.node.get_type_name() == "Parameter" else OUTPUT_NAMES
     return next(name for name in port.get_names() if name in wanted)
 
 
-def _tensor(array: np.ndarray) -> Any:
-    import openvino
-
-    return openvino.Tensor(array, shared_memory=True)
+def shared_tensor(array: np.ndarray) -> Any:
+    """A tensor in the memory of an array, which has to live as long."""
+    return openvino_package().Tensor(array, shared_memory=True)
 
 
 @cache
 def _int8_overflows() -> bool:
     """Whether a product of the largest INT8 values comes out too small, as it does where 16 bits hold sums of two."""
-    import openvino
-    from openvino import opset13 as ops
+    openvino = openvino_package()
+    ops = openvino.opset13
 
     rows, width, largest = 8, 64, 127
     x = ops.parameter([rows, width], np.float32)
@@ -106,19 +150,19 @@ def _int8_overflows() -> bool:
     scales = ops.constant(np.ones((1, width), np.float32))
     weight = ops.multiply(ops.convert(ops.constant(np.full((width, width), largest, np.int8)), np.float32), scales)
     model = openvino.Model([ops.matmul(quantized, weight, False, False)], [x])
-    found = _core().compile_model(model, "CPU")(np.full((rows, width), largest, np.float32))[0]
+    found = core().compile_model(model, "CPU")(np.full((rows, width), largest, np.float32))[0]
     return not np.allclose(found, width * largest**2)
 
 
-def _core() -> Any:
+def core() -> Any:
+    """OpenVINO's core, one for the process."""
     with _FIRST_USE:
         return _first_core()
 
 
 @cache
 def _first_core() -> Any:
-    import openvino
-
+    openvino = openvino_package()
     # The first call fills a table of the library with the GIL released; a second thread that calls it meanwhile would
     # wait for that table with the GIL held, and both for ever.
     openvino.Type.f32.to_dtype()

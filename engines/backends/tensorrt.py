@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.cuda_device import cuda_device, missing_bindings, missing_cuda
 from engines.backends.device import Device
+from engines.backends.external_weights import Read
 from engines.backends.gpu import find_gpu
 from engines.backends.isolated import Request, compile_isolated
 from engines.backends.stage_graph import count_compactions
@@ -23,7 +24,7 @@ from engines.backends.tensorrt_engine import TensorRtEngine
 from engines.binding import Binding, Gpu
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
-from engines.files import sha256
+from engines.files import content_of, sha256
 
 TIMING_CACHE = "timing.cache"
 """File of kernel timings beside the engines of one machine: what was timed once is not timed again."""
@@ -98,7 +99,9 @@ class TensorRtBackend(Backend):
         )
         return compile_isolated(request, report)
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> Engine:
+    def load(
+        self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
+    ) -> Engine:
         if binding is None or binding.library != self.library:
             raise InputError(f"{engine_file}: expected an engine bound to {self.library}, found {binding}")
         problem = self.mismatch(binding)
@@ -113,7 +116,7 @@ class TensorRtBackend(Backend):
             except PluginError as error:
                 raise TargetError(str(error)) from None
         runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        engine = runtime.deserialize_cuda_engine(engine_file.read_bytes())
+        engine = runtime.deserialize_cuda_engine(read(engine_file))
         if engine is None:
             raise InputError(f"{engine_file}: {self.library} cannot deserialise it; its log says why")
         engine = self._prepared(engine, engine_file)

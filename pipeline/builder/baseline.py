@@ -44,9 +44,10 @@ def dense_artifact(start: Start, console: Console) -> Path:
 
 
 def dense_config(config: BuildConfig, max_length: int, dense_length: int) -> BuildConfig:
-    """The same build of the dense model, whose artifact lies beside `out`.
+    """Returns the same build for the dense model, with its artifact beside `out`.
 
-    max_length, dense_length: tokens that the pruned and the dense model take; buckets for longer texts are added.
+    max_length, dense_length: the limits of the pruned and the dense model in tokens; buckets for longer texts are
+                              added.
     """
     buckets = config.buckets
     if buckets is None and config.stages != "auto":  # then nothing is planned, and the lengths are the default ones

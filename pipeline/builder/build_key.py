@@ -61,4 +61,10 @@ def chosen_buckets(config: BuildConfig, model: PrunedTransformer) -> list[Bucket
         raise InputError(
             f"buckets {config.buckets}: the longest is {longest}, the model takes {model.config.max_length}"
         )
+    beyond = [bucket for bucket in buckets if bucket.length > model.config.encoder.longest_input]
+    if beyond:
+        raise InputError(
+            f"buckets {config.buckets}: expected lengths of at most {model.config.encoder.longest_input}, which the "
+            f"encoder has positions for, found {beyond[0]}"
+        )
     return buckets

@@ -33,7 +33,7 @@ def engine_gates(
     metrics: Callable[[Runner], Sequence[Gate]],
     advance: Callable[[], None] = lambda: None,
 ) -> list[Gate]:
-    """Gates 2 to 4 of an artifact. `metrics` is gate 4; `advance` is called behind each of the three."""
+    """Runs gates 2 to 4. `metrics` is gate 4; `advance` is called after each of the three."""
     engines = engines.loaded()
     found = gates.numeric_parity(expected, engines)
     found += int8_parity(expected, engines)
@@ -100,9 +100,9 @@ def _int8_decisions(expected: Expected, engines: EnginesUnderTest, results: Sequ
 
 @dataclass(frozen=True)
 class Budget:
-    """What gate 4 compares with, on the first `count` examples, and the points that may be lost against it.
+    """What gate 4 compares with, on the first `count` examples, and the points that may be lost.
 
-    wide: PyTorch's model in the precision that INT8 is to be as good as.
+    wide: PyTorch's model in the precision that INT8 should equal.
     """
 
     count: int
@@ -112,7 +112,7 @@ class Budget:
 
 
 def metric_gates(subject: Subject, budget: Budget, runner: Runner) -> list[Gate]:
-    """Gate 4: against the dense model in PyTorch and, of INT8 engines, against the model's own wider precision."""
+    """Runs gate 4 against the dense model in PyTorch and, for INT8 engines, against the model's own wider precision."""
     examples, results = subject.examples[: budget.count], runner.run_tokens(subject.samples[: budget.count])
     logits, nothing = [result.logits for result in results], _no_metric(subject)
     if nothing is None:

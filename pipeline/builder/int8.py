@@ -42,9 +42,9 @@ def calibrated(work: Work, reference: Reference) -> Calibration | None:
 
 
 def same_texts_warning(config: BuildConfig) -> str | None:
-    """What a build says where a file, which is one split, gives the texts of the plan and INT8 and of the gates.
+    """Returns the warning for a file without splits that gives both the gates' texts and those of the plan and INT8.
 
-    Without INT8 a plan alone is made from them, which moves nothing but the times against a dense model.
+    Without INT8 only a plan is made from them, which changes nothing but the times against a dense model.
     """
     calibration, compared = config.calibration or config.data, config.dense_checkpoint is not None
     if config.precision != "int8" and not compared:

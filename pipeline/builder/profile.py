@@ -110,13 +110,13 @@ def measure_costs(
 def profiled_stages(model: PrunedTransformer) -> dict[Kind, StageSpec]:
     """Returns the shortest first, middle and last stage of the model, if it has them, and the whole model."""
     points = decision_layers(model)
-    found: dict[Kind, StageSpec] = {"whole": cut_stages(model, [])[0]}
+    stages: dict[Kind, StageSpec] = {"whole": cut_stages(model, [])[0]}
     if points:
         pieces = cut_stages(model, points)
-        found |= {"first": pieces[0], "last": pieces[-1]}
+        stages |= {"first": pieces[0], "last": pieces[-1]}
     if len(points) > 1:
-        found["middle"] = pieces[len(pieces) // 2]
-    return found
+        stages["middle"] = pieces[len(pieces) // 2]
+    return stages
 
 
 def profiled_lengths(longest: int) -> list[int]:

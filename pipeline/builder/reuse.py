@@ -47,10 +47,10 @@ class Previous:
 
     def share_timings(self, folder: str) -> None:
         """Writes the timings of a folder of engines into the shared file. A failure is only logged."""
-        found = self._root / folder / TIMING_CACHE
-        if self._timings is not None and found.is_file():
+        timings = self._root / folder / TIMING_CACHE
+        if self._timings is not None and timings.is_file():
             try:
-                write_whole(self._timings, found.read_bytes())
+                write_whole(self._timings, timings.read_bytes())
             except OSError as error:
                 _log.warning("--timing-cache %s: cannot be written: %s", self._timings, error.strerror)
 

@@ -67,8 +67,8 @@ def build_from(start: Start, publisher: Publisher, console: Console, baseline: P
         planned = plan(work)
         exported = export(work, planned)
         engines = compile_engines(work, planned, exported)
-        found = check(work, planned, engines, baseline)
-        publish(work, found)
+        results = check(work, planned, engines, baseline)
+        publish(work, results)
     return Artifact.open(start.config.out, verify=False)
 
 
@@ -139,35 +139,37 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
     expected = planned.expected
     budget = Budget(config.metric_samples, config.max_drop, start.dense, expected.narrow or expected.model)
     origin = gates.Origin(expected, tokenizer_path(config.checkpoint), work.export)
-    found = [planned.gate, gates.provenance(origin, work.root, manifest), *engines.left_out]
+    results = [planned.gate, gates.provenance(origin, work.root, manifest), *engines.left_out]
     advance()
-    found += engine_gates(expected, asked, partial(metric_gates, start.subject, budget), advance)
+    results += engine_gates(expected, asked, partial(metric_gates, start.subject, budget), advance)
     if engines.calibration is not None:
-        found.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
-    found += planned_gates(engines.compilation, engines.compiled.records)
+        results.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
+    results += planned_gates(engines.compilation, engines.compiled.records)
     if baseline is not None:
         _time_against(baseline, work)
         advance()
     if engines.elsewhere and start.previous is not None:
-        named = {gate.name for gate in found}
-        found += [gate for gate in start.previous.manifest.gates if gate.name not in named]
-    return found
+        named = {gate.name for gate in results}
+        results += [gate for gate in start.previous.manifest.gates if gate.name not in named]
+    return results
 
 
-def publish(work: Work, found: Sequence[Gate]) -> None:
+def publish(work: Work, results: Sequence[Gate]) -> None:
     """Writes the results of the gates, and publishes the artifact if none failed. Raises GateError."""
     root = work.root
-    (root / layout.PARITY_NAME).write_text(json.dumps([gate.model_dump() for gate in found], indent=1) + "\n", "utf-8")
+    (root / layout.PARITY_NAME).write_text(
+        json.dumps([gate.model_dump() for gate in results], indent=1) + "\n", "utf-8"
+    )
     manifest = Artifact.open(root, verify=False).manifest
-    finished = manifest.model_copy(update={"gates": list(found), "files": layout.digest_files(root)})
+    finished = manifest.model_copy(update={"gates": list(results), "files": layout.digest_files(root)})
     layout.write_manifest(root, finished)
-    refuse_failed(found, f"{work.config.out} was not touched; what was built lies in {root}")
+    refuse_failed(results, f"{work.config.out} was not touched; what was built lies in {root}")
     work.publisher.publish()
 
 
-def refuse_failed(found: Sequence[Gate], consequence: str) -> None:
+def refuse_failed(results: Sequence[Gate], consequence: str) -> None:
     """Raises GateError that names every failed gate."""
-    failed = [f"{gate.name}: {gate.reason}" for gate in found if gate.status == "FAILED"]
+    failed = [f"{gate.name}: {gate.reason}" for gate in results if gate.status == "FAILED"]
     if failed:
         raise GateError("a gate failed\n" + "\n".join(f"  - {line}" for line in failed) + f"\n{consequence}")
 

@@ -38,9 +38,10 @@ class Inputs:
 class Subject:
     """A model and its texts.
 
-    examples, samples: of the gates, and what the model sees of them. typical: texts like those that will come.
-    assumed: what was assumed of the labels, to be told to the user; None: nothing.
-    typical_length:    tokens at which these are cut, where that is less than the model takes.
+    examples, samples: the gates' texts, and their tokens.
+    typical:           texts like those of later requests.
+    assumed:           what was assumed about the labels, to tell the user; None: nothing.
+    typical_length:    tokens at which typical texts are cut, if that is less than the model's limit.
     """
 
     checkpoint: Path
@@ -96,7 +97,7 @@ class Subject:
 def tokens_of(
     checkpoint: Path, model: PrunedTransformer, examples: Sequence[Example], max_length: int | None = None
 ) -> list[Tokens]:
-    """What the model sees of the examples: longer texts are cut at its max_length, as in training, or at a shorter."""
+    """Returns the tokens of the examples, cut at the model's max_length as in training, or at a shorter one."""
     tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
     return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
 

@@ -31,7 +31,7 @@ class TypicalTexts:
         return cls([example.content for example in examples], carried_rows(subject.model, samples).numpy())
 
     def tokenising_seconds(self, subject: Subject, batches: Iterable[int]) -> dict[int, float]:
-        """By batch size, of a text: at batch 1 each by itself, else as many at a time as the runner takes."""
+        """Returns the seconds per text by batch size: at batch 1 one by one, else in the runner's groups."""
         encode = encoder_of(subject.checkpoint, subject.model, subject.typical_length)
         texts = self.texts[:_TOKENISED]
         return {batch: _seconds(encode, texts, 1 if batch == 1 else TOKENISE_TOGETHER) for batch in batches}

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from engines.artifact import EngineRecord, Gate, Manifest
+from engines.artifact import Artifact, EngineRecord, Gate, Manifest
 from engines.backends import Backend, Engine, records_for
+from engines.binding import Binding
 from engines.errors import GateError, InputError
 from engines.loading import on_all_cores
 from engines.plan import Unit
@@ -32,6 +33,10 @@ class EnginesUnderTest:
     cannot_run: str | None = None
 
     @cached_property
+    def _artifact(self) -> Artifact:
+        return Artifact(self.folder, self.manifest)
+
+    @cached_property
     def records(self) -> list[EngineRecord]:
         """The target's engines that are for this machine, or all of them where it cannot run any."""
         if self.cannot_run is not None:
@@ -46,23 +51,28 @@ class EnginesUnderTest:
         """
         if self.cannot_run is not None:
             return self
-        keeping = copy.copy(self.backend)
         on_device = self.backend.device() is not None
-        keeping.load = functools.lru_cache(1 if on_device else None)(self.backend.load)  # type: ignore[method-assign]
-        if on_device:
-            return EnginesUnderTest(self.folder, self.manifest, keeping, self.threads)
+
+        @functools.lru_cache(1 if on_device else None)
+        def kept(file: Path, threads: int | None, binding: Binding | None) -> Engine:
+            return self.backend.load(file, threads, binding, self._artifact.content)
 
         def load(record: EngineRecord) -> None:
             with suppress(InputError):
-                keeping.load(self.folder / record.file, self.threads, record.binding)
+                kept(self.folder / record.file, self.threads, record.binding)
 
-        on_all_cores(load, self.records, self.threads)
+        if not on_device:
+            on_all_cores(load, self.records, self.threads)
+        keeping = copy.copy(self.backend)
+        # Whoever asks, with whatever artifact in hand: it is the same one.
+        keeping.load = lambda file, threads, binding=None, _=None: kept(file, threads, binding)  # type: ignore
         return EnginesUnderTest(self.folder, self.manifest, keeping, self.threads)
 
     def load(self, record: EngineRecord) -> Engine:
         """An engine; one that cannot be loaded is a GateError."""
         try:
-            return self.backend.load(self.folder / record.file, self.threads, record.binding)
+            content = self._artifact.content
+            return self.backend.load(self.folder / record.file, self.threads, record.binding, content)
         except InputError as error:
             raise GateError(str(error)) from None
 

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from engines.backends.onnxruntime import session_options
+from engines.quiet import onnxruntime_package
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage
 from pipeline.model.rounding import moved_near
@@ -42,7 +43,7 @@ class GraphSession:
     """
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
+        onnxruntime = onnxruntime_package()
 
         model = round_explicitly(onnx.load(path))
         content = model.SerializeToString()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -114,16 +115,24 @@ def check_symbolic(
             raise GateError(f"{path.name}: the graph does not run at batch {batch}, length {length}: {error}") from None
         for name, theirs in expected.items():
             if not np.isfinite(theirs).all():
-                raise InputError(
-                    f"{path.name}: output {name!r} of PyTorch itself: expected finite values, found NaN or infinity; "
-                    "build from a checkpoint whose weights are finite"
-                )
+                raise InputError(f"{path.name}: output {name!r} of PyTorch itself: {_not_finite(stage, inputs, name)}")
             problem = _difference(actual[name], theirs, decided, tolerance)
             if problem is not None:
                 raise GateError(
                     f"{path.name}: output {name!r} at batch {batch}, length {length}: {problem}; a constant of "
                     "the trace was baked in"
                 )
+
+
+def _not_finite(stage: Stage | HeadStage, inputs: Mapping[str, np.ndarray], name: str) -> str:
+    """Why an output is not finite in the graph's precision, and what to do: `stage` is the same in float32."""
+    wide = run_module(stage, inputs)[name]
+    if not np.isfinite(wide).all():
+        return "expected finite values, found NaN or infinity; build from a checkpoint whose weights are finite"
+    return (
+        f"expected finite values, found NaN or infinity where float32 has values up to {np.abs(wide).max():.3g}: the "
+        "states of this model exceed what fp16 holds (65504); build with --precision bf16 or fp32"
+    )
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray, decided: np.ndarray, tolerance: float) -> str | None:

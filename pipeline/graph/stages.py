@@ -102,8 +102,8 @@ class Stage(nn.Module):
 
     def scored(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[tuple[Tensor, ...], list[Decision]]:
         """Returns the outputs of `forward` and all decisions on the way, including that of the cut."""
-        found: list[Decision] = []
-        return self._run(first, second, third, found.append), found
+        decisions: list[Decision] = []
+        return self._run(first, second, third, decisions.append), decisions
 
     def _run(self, first: Tensor, second: Tensor, third: Tensor, see: Callable[[Decision], None]) -> tuple[Tensor, ...]:
         def decide(layer: int, score: Tensor, before: State) -> State:

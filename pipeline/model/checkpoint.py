@@ -26,7 +26,7 @@ from pipeline.model.huggingface import (
 from pipeline.model.huggingface.layout import described_modules, is_model
 from pipeline.model.huggingface.tokenizer import TOKENIZER_NAME, tokenizer_file
 from pipeline.model.transformer import PrunedTransformer
-from pipeline.model.weights import find_weights, read_weights, unusual_values, write_weights
+from pipeline.model.weights import find_weights, plain_tensors, read_weights, unusual_values, write_weights
 
 log = logging.getLogger(__name__)
 CONFIG_NAME, WEIGHTS_NAME = "checkpoint.json", "model.safetensors"
@@ -39,15 +39,17 @@ def load_checkpoint(path: str | Path) -> PrunedTransformer:
     directory = Path(path)
     config = read_config(directory)
     if (directory / CONFIG_NAME).is_file():
-        weights = read_weights(find_weights(directory))
+        weights = plain_tensors(directory, read_weights(find_weights(directory)))
         if config.backbone is not None:
             weights = _over_backbone(config, weights)
     else:
         weights = read_huggingface(directory)[1]
     for name, problem in unusual_values(weights).items():
         log.warning("%s: weight %s: %s", directory, name, problem)
+    with torch.device("meta"):  # sizes that do not fit the weights cost nothing
+        _refuse_others(PrunedTransformer(config), weights, directory)
     model = PrunedTransformer(config)
-    _fill(model, weights, directory)
+    model.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
     return model.eval()
 
 
@@ -122,14 +124,21 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
             target = name.replace(".lora_A.", ".")
             if target not in weights or name.replace("lora_A", "lora_B") not in trained:
                 raise InputError(f"adapter {name}: expected a weight {target} to adapt and its lora_B, found neither")
-            up = trained[name.replace("lora_A", "lora_B")].float()
+            up, rank = trained[name.replace("lora_A", "lora_B")].float(), config.adapter.rank
+            shapes = list(up.shape), list(value.shape)
+            if weights[target].dim() != 2 or shapes != ([len(weights[target]), rank], [rank, weights[target].shape[1]]):
+                raise InputError(
+                    f"adapter {name}: expected lora_B and lora_A of rank {rank} for {list(weights[target].shape)}, "
+                    f"found {shapes[0]} and {shapes[1]}"
+                )
             weights[target] = weights[target] + config.adapter.alpha / config.adapter.rank * (up @ value.float())
         elif ".lora_B." not in name:
             weights[name] = value
     return weights
 
 
-def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) -> None:
+def _refuse_others(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) -> None:
+    """Raises InputError for weights that are not exactly those of the model."""
     expected = model.state_dict()
     problems = [f"{name}: missing" for name in expected if name not in weights]
     problems += [
@@ -146,7 +155,6 @@ def _fill(model: PrunedTransformer, weights: dict[str, Tensor], source: Path) ->
         instead = f" but sentence-transformers' {modules}, for which there is no head here" if modules else ""
         remedy = f", which has no head{instead}; pipeline.train --backbone {source} trains one" if headless else ""
         raise InputError.listing(f"{source}{remedy}", problems)
-    model.load_state_dict({name: value.to(torch.float32) for name, value in weights.items()})
 
 
 def checkpoint_digest(path: str | Path) -> str:

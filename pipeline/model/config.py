@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from engines.errors import InputError, validation_problems
 from engines.head import Head
+from engines.limits import Layers, Length, Vocabulary, Width
 from pipeline.model.parts import Disentangled, LocalAttention, NonNegative, Positive, RelativeBias, Rope, Strict
 
 SCHEMA_VERSION = 1
@@ -46,17 +47,17 @@ class EncoderConfig(Strict):
     """
 
     family: Family
-    vocab_size: Positive
-    hidden_size: Positive
-    layers: Positive
-    heads: Positive
-    intermediate_size: Positive
-    max_positions: Positive
-    type_vocab_size: NonNegative = 2
-    layer_norm_eps: float = 1e-12
+    vocab_size: Vocabulary
+    hidden_size: Width
+    layers: Layers
+    heads: Width
+    intermediate_size: Width
+    max_positions: Length
+    type_vocab_size: Annotated[NonNegative, Field(le=1024)] = 2
+    layer_norm_eps: Annotated[Finite, Field(ge=0, lt=1)] = 1e-12
     pad_token_id: int = 0
     activation: Activation = "gelu"
-    embedding_size: Positive | None = None
+    embedding_size: Width | None = None
     learned_positions: bool = True
     position_offset: NonNegative = 0
     relative_bias: RelativeBias | None = None
@@ -143,7 +144,7 @@ class PrunerConfig(Strict):
     thresholds: list[Annotated[Finite, Field(ge=0)]] | None = None
     reference_length: Positive | None = None
     keep_rates: list[Annotated[Finite, Field(gt=0, le=1)]] | None = None
-    predictor_hidden: Positive | None = None
+    predictor_hidden: Width | None = None
     decides_at: list[Annotated[int, Field(ge=0)]] | None = None
     protect_first: bool = True
 
@@ -180,8 +181,8 @@ class BackboneReference(Strict):
 class AdapterConfig(Strict):
     """Low-rank adapters: weight += alpha / rank * B @ A (Hu et al., 2021, eq. 3)."""
 
-    rank: Positive
-    alpha: float = Field(gt=0)
+    rank: Width
+    alpha: Annotated[Finite, Field(gt=0)]
 
 
 class CheckpointConfig(Strict):
@@ -191,7 +192,7 @@ class CheckpointConfig(Strict):
     encoder: EncoderConfig
     head: HeadConfig
     pruner: PrunerConfig = PrunerConfig()
-    max_length: Positive
+    max_length: Length
     backbone: BackboneReference | None = None
     adapter: AdapterConfig | None = None
 

@@ -15,9 +15,17 @@ from torch.nn import functional as F
 from pipeline.model.config import EncoderConfig
 from pipeline.model.parts import Disentangled, RelativeBias
 
-MASK_FILL = -1e4
-"""Added to the logits of keys that are not seen. Finite, so that a row without a key is not NaN, and representable in
-fp16; after the softmax it is exactly zero, because exp underflows more than 9,000 below the row's maximum."""
+_FILL, _FILL_FP16 = -1e30, -3e4
+
+
+def mask_fill(dtype: torch.dtype) -> float:
+    """What is added to the logits of dead keys, which leaves them a probability of exactly zero.
+
+    Finite, so that a row without a living key is not NaN. No logit comes near it: in fp16, whose largest number is
+    65504, logits up to 2e4 are removed and none overflows.
+    """
+    return _FILL_FP16 if dtype == torch.float16 else _FILL
+
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of the angle by which each pair of a head turns, both [B, 1, S, D / H] fp32."""
@@ -84,7 +92,7 @@ class Geometry:
             seen = alive[:, None, None, :]
             if local:
                 seen = seen * self._near[:, None]
-            fill = ((1 - seen) * MASK_FILL).to(self.dtype)
+            fill = ((1 - seen) * mask_fill(self.dtype)).to(self.dtype)
             found[local] = fill if self.parts.bias is None else fill + self._bias
         return found[local]
 

@@ -16,6 +16,9 @@ from pipeline.model.config import EncoderConfig, PrunerConfig
 LTP_FLOOR = 1e-5
 """LTP's smallest threshold: below it a token received no attention at all."""
 
+_BELOW = 1e-30
+"""What a score that equals the threshold is moved by where a tie drops the token."""
+
 Where = Literal["before_attention", "after_attention"]
 
 
@@ -119,8 +122,9 @@ class TranskimmerPruner(Pruner):
 class TopkPruner(Pruner):
     """Keeps a fixed share of the alive tokens by attention received (cascade pruning as in SpAtten, Wang et al., 2021).
 
-    score = k - rank with k = ceil(rate * alive) and ranks from 1 (ties: the earlier token first), so that a token
-    stays iff it is among the k best. The threshold lies between two ranks, where rounding cannot reach it.
+    A token stays iff it is among the k = ceil(rate * alive) best (ties: the earlier token first). Its score says how
+    nearly it was otherwise: the distance to the border, negative for those that go. Where two tokens at the border
+    receive the same but for rounding, both are near the threshold.
     """
 
     def __init__(self, config: PrunerConfig) -> None:
@@ -140,10 +144,16 @@ class TopkPruner(Pruner):
         rank = 1 + ((other > mine) | ((other == mine) & earlier)).to(torch.float32).sum(-1)
         # The small term keeps ceil from adding a token when rate * alive is whole but not exactly representable.
         allowed = torch.ceil(alive.to(torch.float32).sum(-1, keepdim=True) * self.rates[layer] - 1e-4)
-        return allowed - rank
+        kept = rank <= allowed
+        # How far it lies from the middle between the last that stays and the first that goes, in shares of the most.
+        last = torch.where(kept & (alive > 0), mass, torch.full_like(mass, 1e30)).amin(-1, keepdim=True)
+        first = torch.where(kept | (alive == 0), torch.zeros_like(mass), mass).amax(-1, keepdim=True)
+        most = mass.amax(-1, keepdim=True).clamp_min(LTP_FLOOR)
+        gap = (mass - (last + first) / 2).abs() / most
+        return torch.where(kept, gap, -gap - _BELOW)
 
     def threshold(self, layer: int) -> float:
-        return -0.5
+        return 0.0
 
 
 class ThresholdPruner(Pruner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.writing import share_as_new
 
+PLAIN = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The types of weights that are read."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -21,7 +24,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; InputError for anything that is not one."""
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, MemoryError, RuntimeError) as error:
         raise _not_safetensors(path, error) from None
 
 
@@ -35,7 +38,11 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _not_safetensors(path: Path, error: Exception) -> InputError:
-    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("rb"):  # the library says of every file that it may not read that there is none
+            size = path.stat().st_size
+    except OSError as refused:
+        return InputError(f"{path}: cannot be read: {refused.strerror}; get permission, or name another model")
     return InputError(
         f"{path}: expected a safetensors file, found {size} bytes that are not one ({error}); copy or download it again"
     )
@@ -58,7 +65,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def find_weights(directory: Path) -> Path:
     """The one safetensors file of a directory; a directory with only pickles is refused with the way to convert it."""
     preferred = directory / "model.safetensors"
-    found = [preferred] if preferred.is_file() else sorted(directory.glob("*.safetensors"))
+    found = [preferred] if preferred.is_file() else sorted(filter(Path.is_file, directory.glob("*.safetensors")))
     if len(found) == 1:
         return found[0]
     if found:
@@ -71,6 +78,22 @@ def find_weights(directory: Path) -> Path:
             "'model.safetensors')"
         )
     raise InputError(f"{directory}: expected model.safetensors, found no weight file")
+
+
+def plain_tensors(source: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what torch.compile and data parallelism put in front of their names.
+
+    Raises InputError for a type that is not for computing, such as that of quantised weights.
+    """
+    found = {}
+    for name, value in tensors.items():
+        if value.dtype not in PLAIN:
+            raise InputError(
+                f"{source}: {name}: expected fp32, fp16 or bf16, found {str(value.dtype).removeprefix('torch.')}: "
+                "quantised weights are not read; save the model before it was quantised"
+            )
+        found[re.sub(r"^((_orig_mod|module)\.)+", "", name)] = value
+    return found
 
 
 def unusual_values(tensors: dict[str, Tensor]) -> dict[str, str]:

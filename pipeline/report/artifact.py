@@ -55,6 +55,7 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
         size=sum(opened.file(name).stat().st_size for name in manifest.files),
         statuses={status: sum(gate.status == status for gate in manifest.gates) for status in _STATUSES},
         engines=Counter((engine.target, engine.precision) for engine in manifest.engines),
+        profiles=Counter((e.target, e.precision) for e in manifest.engines for _ in e.profiles),
         graph_sizes=_graph_sizes(opened, manifest),
         buckets=_buckets(manifest.plan),
         retention=_retention(opened),
@@ -66,14 +67,14 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
 
 def _buckets(plan: Plan) -> list[tuple[str, int, list[int]]]:
     """Returns the bucket lengths by unit and batch size, ascending."""
-    found = []
+    rows = []
     for unit in plan.units:
         lengths: dict[int, list[int]] = defaultdict(list)
         for bucket in sorted(plan.buckets_of(unit)):
             lengths[bucket.batch].append(bucket.length)
         name = unit.capitalize() if isinstance(unit, str) else f"Stage {unit}"
-        found += [(name, batch, sizes) for batch, sizes in lengths.items()]
-    return found
+        rows += [(name, batch, sizes) for batch, sizes in lengths.items()]
+    return rows
 
 
 def _graph_sizes(artifact: Artifact, manifest: Manifest) -> dict[str, int]:

@@ -240,8 +240,8 @@ class HostDeviceBackend(Backend):
     def build(self, *arguments, **options) -> Built:
         return self.inner.build(*arguments, **options)
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> HostEngine:
-        return HostEngine(self.host_device, self.inner.load(engine_file, threads))
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None, *read) -> HostEngine:
+        return HostEngine(self.host_device, self.inner.load(engine_file, threads, None, *read))
 
     def device(self) -> Device:
         return self.host_device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,37 @@ def test_links_are_refused_even_when_the_content_is_right(copy: Path, tmp_path: 
     if linked == "dangling":
         elsewhere.unlink()
     assert "found a link" in refusal(copy)
+
+
+@pytest.mark.parametrize("kind", ["hard link", "pipe"])
+def test_only_regular_files_of_one_name_are_read(copy: Path, tmp_path: Path, kind: str) -> None:
+    """Fault 15."""
+    content = (copy / FIRST_ENGINE).read_bytes()
+    (copy / FIRST_ENGINE).unlink()
+    if kind == "pipe":
+        os.mkfifo(copy / FIRST_ENGINE)
+        assert "found a directory or a device" in refusal(copy)
+    else:
+        (tmp_path / "elsewhere").write_bytes(content)
+        os.link(tmp_path / "elsewhere", copy / FIRST_ENGINE)
+        assert "found one of 2 names of a file; copy the file itself" in refusal(copy)
+
+
+def test_content_is_what_was_checked(copy: Path) -> None:
+    """Fault 34."""
+    artifact, expected = Artifact.open(copy), (copy / FIRST_ENGINE).read_bytes()
+    content = artifact.content(FIRST_ENGINE)
+    (copy / FIRST_ENGINE).write_bytes(b"another")
+    assert content.tobytes() == expected and artifact.content(copy / FIRST_ENGINE) is content
+    del content
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"expected SHA-256 .*it was replaced, or changed, since it was opened"):
+            artifact.content(FIRST_ENGINE)
+    (copy / FIRST_ENGINE).unlink()
+    with pytest.raises(InputError, match="No such file"):
+        artifact.content(FIRST_ENGINE)
+    with pytest.raises(InputError, match="is not listed"):
+        artifact.content("report.html")
 
 
 def test_a_directory_in_place_of_a_file(copy: Path) -> None:

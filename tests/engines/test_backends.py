@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +136,6 @@ def test_a_profile_has_static_shapes_and_its_own_buffers(
         profile.inputs[name][...] = buffer
     other(feeds(SMALL if bucket == LARGE else LARGE))
     in_place = profile.run()
-    other.run()
     for name, value in first.items():
         np.testing.assert_array_equal(in_place[name], value)
     profile.inputs["alive"][...] = 0
@@ -270,14 +270,14 @@ def test_the_first_engines_of_a_process_may_be_loaded_at_once() -> None:
     """What a first engine asks OpenVINO for used to lock two threads for ever, in a fresh process only."""
     code = """
 import sys, threading, openvino
-from engines.backends.openvino import _core
+from engines.backends.openvino import core
 
 sys.setswitchinterval(1e-6)
 together = threading.Barrier(8)
 
 def first_use():
     together.wait()
-    _core()
+    core()
     openvino.Type.f32.to_dtype()
 
 threads = [threading.Thread(target=first_use) for _ in range(8)]
@@ -287,3 +287,29 @@ for thread in threads:
     thread.join()
 """
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_a_limit_of_processes_is_named(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backend_of("openvino")
+    if backend.available() is not None:
+        pytest.skip(backend.available())
+    backend.build(graph, SMALL, tmp_path / "one.onnx")
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:112: Resource temporarily unavailable")
+
+    monkeypatch.setattr("openvino.Core.compile_model", refuse)
+    with pytest.raises(TargetError, match=r"limit of processes .*--threads 1"):
+        backend.load(tmp_path / "one.onnx", None)
+
+
+def test_engines_of_one_thread_start_none(graph: Path, tmp_path: Path) -> None:
+    backend = backend_of("openvino")
+    if backend.available() is not None:
+        pytest.skip(backend.available())
+    backend.build(graph, SMALL, tmp_path / "one.onnx")
+    engines, before = [backend.load(tmp_path / "one.onnx", 1)], len(os.listdir("/proc/self/task"))
+    engines += [backend.load(tmp_path / "one.onnx", 1) for _ in range(8)]
+    for engine in engines:
+        engine(feeds(SMALL))
+    assert len(os.listdir("/proc/self/task")) <= before + 2

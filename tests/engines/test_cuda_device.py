@@ -43,8 +43,8 @@ class FakeCudaBackend(HostDeviceBackend):
         self.cuda = CudaDevice(self.runtime, plain_regroup)  # type: ignore[arg-type]
         self.refusing = refusing
 
-    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None) -> TensorRtEngine:  # type: ignore[override]
-        inner = self.inner.load(engine_file, threads)
+    def load(self, engine_file: Path, threads: int | None, binding: Binding | None = None, *read) -> TensorRtEngine:  # type: ignore[override]
+        inner = self.inner.load(engine_file, threads, None, *read)
         executables = {bucket: HostExecutable(self.host_device, inner.profile(bucket)) for bucket in BUCKETS}
         engine = FakeCudaEngine(executables, self.refusing)
         return TensorRtEngine(self.cuda, FakeTensorRt, engine, object())  # type: ignore[arg-type]

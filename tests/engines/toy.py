@@ -152,8 +152,9 @@ class Toy:
         for unit, graph in graphs.items():
             file = f"engines/cpu-fp32/{backend.engine_name(unit)}"
             backend.build(directory / graph, buckets, directory / file)
-            assert not (directory / weights_file(file)).exists()
-            engines.append(EngineRecord(stage=unit, profiles=tuple(buckets), target="cpu", precision="fp32", file=file))
+            weights = weights_file(file) if (directory / weights_file(file)).exists() else None
+            kind = {"target": "cpu", "precision": "fp32", "weights": weights}
+            engines.append(EngineRecord(stage=unit, profiles=tuple(buckets), file=file, **kind))
         write_manifest(
             directory,
             Manifest(

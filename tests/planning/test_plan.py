@@ -175,9 +175,9 @@ class Bound(OpenVinoBackend):
         assert types <= {onnx.TensorProto.FLOAT16}
         return super().build(graph, buckets, out, PLAIN, report)
 
-    def load(self, engine_file, threads, binding=None) -> Engine:
+    def load(self, engine_file, threads, binding=None, *read) -> Engine:
         assert binding is not None, "expected an engine bound to this machine"
-        return super().load(engine_file, threads)
+        return super().load(engine_file, threads, None, *read)
 
 
 def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: TinyModel, tmp_path, monkeypatch) -> None:

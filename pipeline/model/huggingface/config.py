@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from calib.row import shortened
 from engines.errors import InputError, validation_problems
+from engines.limits import LABELS
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
 from pipeline.model.families import FAMILIES
 from pipeline.model.families.base import REQUIRED, Family, Problems, Raw
@@ -126,9 +127,9 @@ def _labels(raw: Raw, outputs: int | None, problems: Problems) -> list:
     key = next((key for key in ("id2label", "label2id") if raw.get(key)), "num_labels")
     found = raw.get(key, 2)
     if key == "num_labels":
-        if isinstance(found, int):
+        if isinstance(found, int) and (outputs is not None or found <= LABELS):
             return [f"LABEL_{index}" for index in range(found if outputs is None else outputs)]
-        problems.append(f"num_labels must be a whole number, found {found!r}")
+        problems.append(f"num_labels must be a whole number of at most {LABELS}, found {found!r}")
         return []
     try:
         pairs = [pair if key == "id2label" else pair[::-1] for pair in found.items()]

@@ -16,14 +16,13 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.files import sha256
 from pipeline.model.families import Family
-from pipeline.model.weights import find_weights, read_metadata, read_weights
+from pipeline.model.weights import PLAIN, find_weights, read_metadata, read_weights
 
 log = logging.getLogger(__name__)
 _SAFE, _SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _WRAPPERS = ("_orig_mod.", "module.", "0.auto_model.", "auto_model.", "model.")
 """What torch.compile, data parallelism, sentence-transformers and trainers put in front of names."""
-_PLAIN = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _WORDS = "embeddings.word.weight"
 
 
@@ -80,7 +79,7 @@ def our_tensors(directory: Path, family: Family, token_level: bool) -> dict[str,
     found: dict[str, Tensor] = {}
     for name, ours in _our_names(tensors, family, token_level, directory).items():
         value = tensors[name]
-        if value.dtype not in _PLAIN:
+        if value.dtype not in PLAIN:
             raise InputError(
                 f"{directory}: {name}: expected fp32, fp16 or bf16, found {str(value.dtype).removeprefix('torch.')}: "
                 "quantised weights are not read; save the model before it was quantised"
