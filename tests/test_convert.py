@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from engines.tokenization import TextEncoder
 from pipeline import convert
 from pipeline.model import load_checkpoint
 from pipeline.model.checkpoint import CHECKPOINT_FILES
+from pipeline.model.originals.differences import differences
+from pipeline.model.originals.execution import run_ltp
+from pipeline.model.retention import padded
 from tests.gates.builds import run_verb
-from tests.goldens import CASES, GOLDEN, convert_case, write_tokenizer
+from tests.goldens import CASES, GOLDEN, convert_case, golden_model, write_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -155,3 +161,53 @@ def test_baselines_of_ltp_are_read(words: Path, tmp_path: Path) -> None:
         source = source_of(case, tmp_path / f"{mode}", prune_mode=mode, prune_kwargs=setting, **setting)
         assert convert_case(case, source, tmp_path / f"out-{mode}", words) == 0
         assert getattr(load_checkpoint(tmp_path / f"out-{mode}").config.pruner, field) == expected
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty texts of one to thirty words of the golden models."""
+    path, random = tmp_path_factory.mktemp("texts") / "data.tsv", Random(7)
+    lines = (f"LABEL_0\t{' '.join(f'w{random.randint(4, 199)}' for _ in range(1 + n % 30))}\n" for n in range(40))
+    path.write_text("".join(lines), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("case", ["ltp_b3_delta", "tk_bert_master_b3", "dense_roberta_b3"])
+def test_what_the_original_runs_otherwise_is_measured(
+    case: str, words: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert convert_case(case, GOLDEN / case, tmp_path / "out", words, "--data", texts) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("measured")]
+    shares = [[float(share) for share in re.findall(r"([\d.]+)%", line)] for line in told]
+    if case.startswith("dense"):
+        assert shares == [[0, 0]]
+    elif case.startswith("ltp"):
+        fixed, longest, protected, dies = shares
+        assert fixed == [0, 0] and longest[1] > 0  # by padding
+        assert dies[0] > 0 and protected[1] >= dies[0]
+    else:
+        quiet, noisy, draws = shares
+        assert quiet[1] > 0 and noisy[1] >= quiet[1] and draws[1] > 0
+
+
+def test_the_shares_are_those_of_the_texts(words: Path, texts: Path) -> None:
+    """Counted here by hand: every text alone, padded to 32, is LTP's run in its batch."""
+    model = golden_model("ltp_b3_delta")
+    encode = TextEncoder(words, model.config.max_length, 1)
+    samples = encode([line.split("\t")[1] for line in texts.read_text("utf-8").splitlines()])
+    fixed, longest, *_ = differences(model, samples)
+    other = 0
+    for start in range(0, len(samples), 8):
+        batch = padded(samples[start : start + 8], 1)
+        theirs = run_ltp(model, batch).alive
+        ours = model(*batch).alive
+        real = batch.mask.bool()
+        other += sum(not torch.equal(theirs[:, r, real[r]], ours[:, r, real[r]]) for r in range(len(real)))
+    assert (fixed.labels, fixed.kept) == (0, 0)
+    assert longest.kept == other / len(samples) > 0
+
+
+def test_bad_data_is_refused_before_anything_is_written(words: Path, tmp_path: Path) -> None:
+    for more in (("--data", tmp_path / "none.tsv"), ("--samples", 0), ("--padded-length", 0)):
+        assert convert_case("ltp_b3_delta", GOLDEN / "ltp_b3_delta", tmp_path / "out", words, *more) == 2
+    assert not (tmp_path / "out").exists()

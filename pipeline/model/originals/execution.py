@@ -42,7 +42,8 @@ def run_ltp(model: PrunedTransformer, batch: PaddedBatch) -> Run:
 
     A dense model is one in which no layer decides. Raises InputError.
     """
-    state, keep = _embedded(model, batch), batch.mask.bool()
+    # Padding may be longer than the position table: it stands where the first token does, and nobody reads it.
+    state, keep = _embedded(model, batch, batch.mask.cumsum(1).sub(1) * batch.mask), batch.mask.bool()
     rule = _rule(model, batch)
     alive, scores = [], []
     for layer in range(model.config.encoder.layers):
@@ -69,7 +70,7 @@ def run_transkimmer(model: PrunedTransformer, batch: PaddedBatch, noise: torch.G
     noise: draws the Gumbel noise that the published code has at inference; None: the likelier of keep and skim.
     Raises InputError.
     """
-    state = _embedded(model, batch)
+    state = _embedded(model, batch, torch.arange(batch.mask.shape[1]).expand_as(batch.mask))
     padding = _fill(batch.mask.bool())
     final, keep = state, torch.ones_like(batch.mask, dtype=torch.bool)
     alive, scores = [], []
@@ -112,10 +113,11 @@ def _rule(model: PrunedTransformer, batch: PaddedBatch) -> Decision:
     return threshold
 
 
-def _embedded(model: PrunedTransformer, batch: PaddedBatch) -> Tensor:
+def _embedded(model: PrunedTransformer, batch: PaddedBatch, place: Tensor) -> Tensor:
     if not is_run(model):
         raise InputError(f"the papers' code knows BERT and RoBERTa, found {model.config.encoder.family}")
-    return model.embed(batch.input_ids, batch.token_type_ids, batch.mask).hidden
+    embedded: Tensor = model.embeddings(batch.input_ids, batch.token_type_ids, place)
+    return embedded
 
 
 def _fill(keep: Tensor) -> Tensor:
