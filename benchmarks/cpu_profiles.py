@@ -19,12 +19,9 @@ import numpy as np
 
 from calib.data import read_examples
 from engines.backends.base import Arrays, Engine, Profile
-from engines.backends.external_weights import Read
 from engines.backends.openvino import OpenVinoBackend, compile_on_cpu, core, port_name, shared_tensor
-from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError
-from engines.files import content_of
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
