@@ -305,7 +305,7 @@ def test_a_limit_of_processes_is_named(graph: Path, tmp_path: Path, monkeypatch:
     backend = backend_of("openvino")
     if backend.available() is not None:
         pytest.skip(backend.available())
-    backend.build(graph, SMALL, tmp_path / "one.onnx")
+    backend.build(graph, [SMALL], tmp_path / "one.onnx")
 
     def refuse(*_: object) -> None:
         raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:112: Resource temporarily unavailable")
@@ -319,9 +319,9 @@ def test_engines_of_one_thread_start_none(graph: Path, tmp_path: Path) -> None:
     backend = backend_of("openvino")
     if backend.available() is not None:
         pytest.skip(backend.available())
-    backend.build(graph, SMALL, tmp_path / "one.onnx")
+    backend.build(graph, [SMALL], tmp_path / "one.onnx")
     engines, before = [backend.load(tmp_path / "one.onnx", 1)], len(os.listdir("/proc/self/task"))
     engines += [backend.load(tmp_path / "one.onnx", 1) for _ in range(8)]
     for engine in engines:
-        engine(feeds(SMALL))
+        engine.profile(SMALL)(feeds(SMALL))
     assert len(os.listdir("/proc/self/task")) <= before + 2
