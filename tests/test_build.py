@@ -189,6 +189,7 @@ main_of(build.parser, build.run)
 def test_a_killed_build_goes_on_where_it_stopped(
     capsys: pytest.CaptureFixture[str], built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    capsys.readouterr()  # of the build of the session
     out, graphs = tmp_path / "artifact", built.artifact / "stages"
     arguments = [*map(str, model_of(built)), "--out", str(out), "--json"]
     killed = subprocess.run([sys.executable, "-c", KILLED, str(graphs), *arguments], capture_output=True)

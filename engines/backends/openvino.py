@@ -136,9 +136,7 @@ class _OpenVinoProfile(Profile):
 
 def _bounded(model: Any) -> Any:
     """The model with the bounds of its buckets on batch and length, for which OpenVINO lays out its memory once."""
-    import openvino
-
-    metadata = ["framework", BOUNDS]
+    openvino, metadata = openvino_package(), ["framework", BOUNDS]
     if model.has_rt_info(metadata):
         sizes = [openvino.Dimension(*ends) for ends in parse_bounds(model.get_rt_info(metadata).astype(str))]
         model.reshape({port: openvino.PartialShape([*sizes, *list(port.partial_shape)[2:]]) for port in model.inputs})
