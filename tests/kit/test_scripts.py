@@ -178,7 +178,7 @@ def test_the_scripts_compile_and_check_every_engine(kits: Callable[..., Kit], tm
     assert names == sorted(f"stage_{i}_b{b.batch}_s{b.length}" for i in (0, 1) for b in BUCKETS)
     checked = kit.script(CHECK, tmp_path, str(tmp_path / "engines"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "8 passed, 0 failed, 0 skipped; golden data for 8 of 12 engines, the shortest and longest" in checked.stdout
+    assert "8 passed, 0 failed, 0 skipped; golden data for 8 of 12 profiles, the shortest and longest" in checked.stdout
 
 
 def test_a_wrong_engine_fails_and_a_missing_one_is_skipped(kits: Callable[..., Kit], tmp_path: Path) -> None:
