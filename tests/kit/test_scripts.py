@@ -292,4 +292,4 @@ def test_bf16_has_scripts_and_says_that_it_has_no_golden_data(tmp_path: Path) ->
     assert kit.golden == []
     checked = kit.script(CHECK, tmp_path)
     assert checked.returncode == 2
-    assert "golden data for 0 of 12 engines" in checked.stdout and "none in bf16" in checked.stdout
+    assert "golden data for 0 of 12 profiles" in checked.stdout and "none in bf16" in checked.stdout
