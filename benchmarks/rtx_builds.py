@@ -145,7 +145,7 @@ def markdown_table(results: dict) -> str:
                 run["precision"],
                 "plugin" if run["plugin"] else "function body",
                 str(run["engines"]),
-                str(run["profiles"]),
+                str(run.get("profiles", run["engines"])),  # an older run had an engine for each
                 f"{run['megabytes']:.0f}",
                 f"{run['seconds_per_engine_median']:.1f} to {run['seconds_per_engine_longest']:.1f}",
                 f"{run['peak_megabytes_of_an_engine']:.0f}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,9 +40,9 @@ class Previous:
         if (self._root / name).exists():
             return
         if self._timings is not None and self._timings.is_file():
-            _copy(self._timings, self._root / name, linked=False)
+            _copy(self._timings, self._root / name)
         else:
-            self._bring([name], linked=False)  # it is read and written while engines are compiled
+            self._bring([name])  # it is read and written while engines are compiled
 
     def share_timings(self, folder: str) -> None:
         """Writes the timings of a folder of engines into the shared file. A failure is only logged."""
@@ -65,27 +64,21 @@ class Previous:
 
     def bring(self, name: str) -> bool:
         """Copies a file. Returns False if it is missing or damaged."""
-        return self._bring([name], linked=False)
+        return self._bring([name])
 
-    def _bring(self, names: Sequence[str], linked: bool = True) -> bool:
+    def _bring(self, names: Sequence[str]) -> bool:
         if self._artifact is None:
             return False
         digests, folder = self._artifact.manifest.files, self._artifact.path
         if any(n not in digests or not (folder / n).is_file() or sha256(folder / n) != digests[n] for n in names):
             return False
         for name in names:
-            _copy(folder / name, self._root / name, linked)
+            _copy(folder / name, self._root / name)
         return True
 
 
-def _copy(source: Path, target: Path, linked: bool) -> None:
-    """Links a file if allowed and possible, which costs no space; otherwise copies it."""
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file. A second name for it would cost no space, but a file of two names is refused when it is read."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
-    try:
-        if linked:
-            os.link(source, target)
-            return
-    except OSError:
-        pass  # not every file system has links
     shutil.copyfile(source, target)

@@ -178,7 +178,7 @@ def test_the_scripts_compile_and_check_every_engine(kits: Callable[..., Kit], tm
     assert names == sorted(f"stage_{i}_b{b.batch}_s{b.length}" for i in (0, 1) for b in BUCKETS)
     checked = kit.script(CHECK, tmp_path, str(tmp_path / "engines"))
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "8 passed, 0 failed, 0 skipped; golden data for 8 of 12 engines, the shortest and longest" in checked.stdout
+    assert "8 passed, 0 failed, 0 skipped; golden data for 8 of 12 profiles, the shortest and longest" in checked.stdout
 
 
 def test_a_wrong_engine_fails_and_a_missing_one_is_skipped(kits: Callable[..., Kit], tmp_path: Path) -> None:
@@ -292,4 +292,4 @@ def test_bf16_has_scripts_and_says_that_it_has_no_golden_data(tmp_path: Path) ->
     assert kit.golden == []
     checked = kit.script(CHECK, tmp_path)
     assert checked.returncode == 2
-    assert "golden data for 0 of 12 engines" in checked.stdout and "none in bf16" in checked.stdout
+    assert "golden data for 0 of 12 profiles" in checked.stdout and "none in bf16" in checked.stdout
