@@ -22,7 +22,7 @@ TEXTS = (
     "It was late, and it turned out to be a wonderful surprise.",
 )
 LENGTHS = (16, 8)
-"""The bucket of each stage: the number of columns that is drawn."""
+"""The bucket of each stage: the number of columns in the drawing."""
 CELL, ROW, LEFT = 60, 30, 20
 """Width and height of a token's cell and the left margin, in pixels."""
 WIDTH = 2 * LEFT + LENGTHS[0] * CELL
@@ -57,11 +57,11 @@ def drawing() -> str:
             f'aria-label="{total} tokens enter the first stage; {left} survive and are packed to the front">',
             f"<style>{STYLE}</style>",
             f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#ffffff"/>',
-            _text("head", 30, f"Stage 0: the first attention, compiled for {LENGTHS[0]} tokens"),
+            _text("head", 30, f"Stage 0: the first attention, in a bucket of {LENGTHS[0]} tokens"),
             *_grid(48, words, alive, LENGTHS[0]),
             _text("note", 164, f"LTP decides: {total - left} of {total} tokens have received too little attention."),
             _text("note", 182, "skimrt::TokenCompact packs the survivors of each text to the front, in order."),
-            _text("head", 216, f"Stage 1: the rest of the model, compiled for {LENGTHS[1]} tokens"),
+            _text("head", 216, f"Stage 1: the rest of the model, in a bucket of {LENGTHS[1]} tokens"),
             *_grid(234, kept, [[True] * len(row) for row in kept], LENGTHS[1]),
             *(_answer(234 + row * ROW, positive) for row, positive in enumerate(answers)),
             "</svg>",

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-VERBS = ("train", "build", "run", "inspect", "parity", "report", "demo")
+VERBS = ("train", "convert", "build", "run", "inspect", "parity", "report", "demo")
 """In the order in which a newcomer meets them."""
 
 

@@ -52,22 +52,7 @@ def parser() -> argparse.ArgumentParser:
         shown = default[name.replace("-", "_")]
         p.add_argument(f"--{name}", help=text if shown is None else f"{text} (default {shown})", **more)
 
-    p.add_argument("--method", required=True, choices=get_args(Method))
-    p.add_argument(
-        "--data",
-        required=True,
-        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file",
-    )
-    p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
-    p.add_argument(
-        "--task",
-        choices=["classification", "regression"],
-        help="what the labels are: classes, or amounts (default: that of --init; else amounts if they are numbers of "
-        "which some have a fraction, and classes otherwise)",
-    )
-    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
-    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
-    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
+    _add_data_flags(p)
     p.add_argument("--out", required=True, type=Path, help="directory of the checkpoint and of run.json")
     p.add_argument("--backbone", help="pretrained encoder: a Hugging Face directory or an installed package")
     p.add_argument(
@@ -114,6 +99,25 @@ def parser() -> argparse.ArgumentParser:
     flag("threads", "CPU threads", type=int)
     flag("seed", "seed of everything random", type=int)
     return p
+
+
+def _add_data_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--method", required=True, choices=get_args(Method))
+    p.add_argument(
+        "--data",
+        required=True,
+        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file",
+    )
+    p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
+    p.add_argument(
+        "--task",
+        choices=["classification", "regression"],
+        help="what the labels are: classes, or amounts (default: that of --init; else amounts if they are numbers of "
+        "which some have a fraction, and classes otherwise)",
+    )
+    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
+    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
+    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
 
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:

@@ -48,6 +48,7 @@ def quantize_graph(source: Path, scheme: QuantizationScheme, target: Path) -> li
     model = onnx.load(source)
     layers = {name: nodes for name, nodes in linear_layers(model).items() if name in scheme.ranges}
     products = [node for nodes in layers.values() for node in nodes]
+    _unshare(model, layers)
     _equalise(model, layers, scheme)
     weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     ranges = {}
@@ -80,6 +81,17 @@ def quantize_graph(source: Path, scheme: QuantizationScheme, target: Path) -> li
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
     return list(layers)
+
+
+def _unshare(model: onnx.ModelProto, layers: Mapping[str, Sequence[onnx.NodeProto]]) -> None:
+    """Gives every use of a layer weights of its own: ONNX Runtime cannot load products in INT8 that share theirs."""
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, nodes in layers.items():
+        for use, node in enumerate(nodes[1:], 1):
+            copied = onnx.TensorProto()
+            copied.CopyFrom(initializers[node.input[1]])
+            copied.name = node.input[1] = f"{name}.weight.use_{use}"
+            model.graph.initializer.append(copied)
 
 
 def _equalise(model: onnx.ModelProto, layers: Mapping[str, list[onnx.NodeProto]], scheme: QuantizationScheme) -> None:

@@ -27,9 +27,15 @@ class QuantizedLinear(nn.Module):
         weight = linear.weight.detach() * divisors.to(linear.weight.dtype)  # powers of two, so nothing is rounded
         scales = weight_scales(weight).float()
         self.divisors = None if factors is None else divisors
+        self._wide = (linear,)  # in a tuple, so that it is no part of the simulated model
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         self.scale, self.bias = scale, None if linear.bias is None else linear.bias.detach().float()
         self.weight = torch.fake_quantize_per_channel_affine(weight.float(), scales, zeros, 0, -LEVELS, LEVELS)
+
+    @property
+    def wide(self) -> nn.Linear:
+        """The layer that is simulated, as it is."""
+        return self._wide[0]
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float() if self.divisors is None else x.float() / self.divisors

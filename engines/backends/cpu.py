@@ -29,6 +29,6 @@ class CpuBackend(Backend):
         options: EngineOptions = PLAIN,
         report: Report | None = None,
     ) -> Built:
-        """Buckets change nothing: the file is the stage's graph, and a provider runs it at any shape."""
-        write_cpu_graph(stage_graph, out)
+        """Of the buckets only the least and the greatest sizes matter: a provider runs any shape between."""
+        write_cpu_graph(stage_graph, buckets, out)
         return Built()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.plan import weights_file
 from engines.writing import write_whole
@@ -19,10 +21,15 @@ _ALIGNMENT = 4096
 """Offsets in the weights file are multiples of a page, so that providers map them instead of copying."""
 
 
-def write_cpu_graph(stage_graph: Path, out: Path) -> None:
+BOUNDS = "skimrt.bounds"
+"""Entry of a graph's metadata: the least and the greatest batch and length of its buckets, such as 1-8x16-256."""
+
+
+def write_cpu_graph(stage_graph: Path, buckets: Sequence[Bucket], out: Path) -> None:
     """Writes `stage_graph`, symbolic in batch and length, with its functions inlined and constants folded.
 
-    Large weights go to a file beside `out` (`weights_file`). Raises InputError for a file that is not such a graph.
+    Its metadata has the bounds of the buckets. Large weights go to a file beside `out` (`weights_file`). Raises
+    InputError for a file that is not such a graph.
     """
     import onnx.inliner
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -40,7 +47,20 @@ def write_cpu_graph(stage_graph: Path, out: Path) -> None:
         write_whole(weights, content)
     else:
         weights.unlink(missing_ok=True)
-    write_whole(out, _folded(model).SerializeToString(deterministic=True))
+    folded = _folded(model)
+    onnx.helper.set_model_props(folded, {BOUNDS: _bounds(buckets)})
+    write_whole(out, folded.SerializeToString(deterministic=True))
+
+
+def parse_bounds(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The least and the greatest batch, then length, of `BOUNDS`. Raises ValueError for another text."""
+    batch, length = ((int(least), int(most)) for least, most in (part.split("-") for part in text.split("x")))
+    return batch, length
+
+
+def _bounds(buckets: Sequence[Bucket]) -> str:
+    batches, lengths = ([getattr(bucket, name) for bucket in buckets] for name in ("batch", "length"))
+    return f"{min(batches)}-{max(batches)}x{min(lengths)}-{max(lengths)}"
 
 
 def _split_key_transposes(model: onnx.ModelProto) -> None:

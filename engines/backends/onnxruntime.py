@@ -92,9 +92,7 @@ class _OnnxRuntimeProfile(Profile):
 
 def _borrowed(array: np.ndarray) -> Any:
     """An OrtValue in the memory of an array, which has to live as long."""
-    import onnxruntime
-
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    return onnxruntime_package().OrtValue.ortvalue_from_numpy(array)
 
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}

@@ -12,6 +12,7 @@ import numpy as np
 
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
+from engines.backends.cpu_graph import BOUNDS, parse_bounds
 from engines.backends.external_weights import Read, Weight, external_weights, with_inputs
 from engines.binding import Binding
 from engines.buckets import Bucket
@@ -46,7 +47,7 @@ class OpenVinoBackend(CpuBackend):
         try:
             model = core().read_model(with_inputs(graph, weights), b"")
             _set_weights(model, weights)
-            return _OpenVinoEngine(compile_on_cpu(model, threads), weights)
+            return _OpenVinoEngine(compile_on_cpu(_bounded(model), threads), weights)
         except RuntimeError as error:
             if _NO_MORE_THREADS in str(error):
                 raise TargetError(
@@ -86,45 +87,67 @@ def _set_weights(model: Any, weights: Sequence[Weight]) -> None:
     model.validate_nodes_and_infer_types()
 
 
-class _OpenVinoEngine(Engine):
+class _Request:
     """A compiled model with dynamic shapes, which repacks the weights once, and one request that runs every shape.
 
     A request for each shape is no faster, and keeps outputs of its own.
-    weights: what the model's constants refer to, and must live as long.
+    weights: what the model's constants refer to, and must live as long. bound: the bucket whose tensors it has.
     """
 
     def __init__(self, compiled: Any, weights: Sequence[Weight]) -> None:
         self.compiled, self.request, self._weights = compiled, compiled.create_infer_request(), weights
         self.names = [port_name(port) for port in compiled.outputs]
-        self.bound: Profile | None = None
+        self.bound: Bucket | None = None
+
+
+class _OpenVinoEngine(Engine):
+    """The profiles of a request."""
+
+    def __init__(self, compiled: Any, weights: Sequence[Weight]) -> None:
+        self._request = _Request(compiled, weights)
         self._profiles: dict[Bucket, _OpenVinoProfile] = {}
 
     def profile(self, bucket: Bucket) -> Profile:
         if bucket not in self._profiles:
-            self._profiles[bucket] = _OpenVinoProfile(self, bucket)
+            sizes = list(self._request.compiled.inputs[0].partial_shape)[:2]
+            if any(
+                n < d.min_length or n > d.max_length >= 0
+                for n, d in zip((bucket.batch, bucket.length), sizes, strict=True)
+            ):
+                raise InputError(f"engine of batch and length {sizes}: it has no profile {bucket}; build it again")
+            self._profiles[bucket] = _OpenVinoProfile(self._request, bucket)
         return self._profiles[bucket]
 
 
 class _OpenVinoProfile(Profile):
     """Input arrays of one shape, which are the request's tensors when it runs them."""
 
-    def __init__(self, engine: _OpenVinoEngine, bucket: Bucket) -> None:
-        self._engine = engine
+    def __init__(self, request: _Request, bucket: Bucket) -> None:
+        self._request, self._bucket = request, bucket
         self.inputs: dict[str, np.ndarray] = {}
-        for port in engine.compiled.inputs:
+        for port in request.compiled.inputs:
             widths = [dimension.get_length() for dimension in list(port.partial_shape)[2:]]
             shape = (bucket.batch, bucket.length, *widths)
             self.inputs[port_name(port)] = np.zeros(shape, dtype=port.element_type.to_dtype())
         self._tensors = [shared_tensor(array) for array in self.inputs.values()]
 
     def run(self) -> Arrays:
-        engine = self._engine
-        if engine.bound is not self:
+        ours = self._request
+        if ours.bound != self._bucket:
             for place, tensor in enumerate(self._tensors):
-                engine.request.set_input_tensor(place, tensor)
-            engine.bound = self
-        engine.request.infer(share_outputs=True)
-        return {name: tensor.data for name, tensor in zip(engine.names, engine.request.output_tensors, strict=True)}
+                ours.request.set_input_tensor(place, tensor)
+            ours.bound = self._bucket
+        ours.request.infer(share_outputs=True)
+        return {name: tensor.data for name, tensor in zip(ours.names, ours.request.output_tensors, strict=True)}
+
+
+def _bounded(model: Any) -> Any:
+    """The model with the bounds of its buckets on batch and length, for which OpenVINO lays out its memory once."""
+    openvino, metadata = openvino_package(), ["framework", BOUNDS]
+    if model.has_rt_info(metadata):
+        sizes = [openvino.Dimension(*ends) for ends in parse_bounds(model.get_rt_info(metadata).astype(str))]
+        model.reshape({port: openvino.PartialShape([*sizes, *list(port.partial_shape)[2:]]) for port in model.inputs})
+    return model
 
 
 def port_name(port: Any) -> str:

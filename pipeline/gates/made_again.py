@@ -30,7 +30,9 @@ def engine_differences(folder: Path, manifest: Manifest, records: Sequence[Engin
         made = again / record.file
         made.parent.mkdir(parents=True, exist_ok=True)
         try:
-            backends[record.target].build(folder / source_of(record, manifest), record.profiles, made)
+            # For all buckets of the stage: where another precision is faster for some, an engine is not used for them.
+            buckets = manifest.plan.buckets_of(record.stage)
+            backends[record.target].build(folder / source_of(record, manifest), buckets, made)
         except SkimError as error:
             problems.append(f"{record.file}: cannot be made from its graph: {error}")
             continue

@@ -5,6 +5,8 @@ Linear layers and embeddings run in the type of their weights, layer norm and so
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -147,7 +149,11 @@ class DisentangledLogits(nn.Module):
 
     def _projected(self, projection: nn.Module, table: Tensor) -> Tensor:
         """[2 * span, D] to [H, D / H, 2 * span]."""
-        return projection(table).view(table.shape[0], self.heads, -1).permute(1, 2, 0)
+        # The product is a constant of an engine: a layer that INT8 simulates gives its own, wide weights, and it is not
+        # called, because the inputs of its calls are counted for its range.
+        layer: Any = getattr(projection, "wide", projection)
+        projected = F.linear(table, layer.weight, layer.bias)
+        return projected.view(table.shape[0], self.heads, -1).permute(1, 2, 0)
 
 
 class FeedForward(nn.Module):

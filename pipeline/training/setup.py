@@ -77,52 +77,17 @@ class Trainee:
 
 
 def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
-    """The model at the start of a run. `labels` None means regression. Raises InputError."""
+    """Returns the model at the start of a run. `labels` None means regression. Raises InputError."""
     torch.manual_seed(config.seed)
-    initial: dict[str, Tensor] = {}
-    learned: PrunerConfig | None = None
-    if config.init is not None:
-        source = Path(config.init)
-        if not (source / CONFIG_NAME).is_file() and not is_model(source):
-            raise InputError(f"--init {source}: expected a {CONFIG_NAME} or a Hugging Face config.json, found neither")
-        started = read_config(source)
-        wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
-        if (started.head.kind, started.head.labels) != wanted:
-            raise InputError(
-                f"--init {source}: its head is a {started.head.kind} of {_shown(started.head.labels)}, the data is a "
-                f"{wanted[0]}{'' if labels is None else f' of {_shown(labels)}'}; start from a checkpoint of this task"
-            )
-        encoder, head, tokenizer = started.encoder, started.head, tokenizer_path(source)
-        backbone, adapter = started.backbone, started.adapter
-        rank = adapter.rank if adapter else 0
-        if rank != config.adapter_rank:
-            raise InputError(f"--init {source}: it has adapters of rank {rank}; pass --adapter-rank {rank}")
-        whole = adapter is None
-        initial = dict(load_checkpoint(source).state_dict()) if whole else read_weights(find_weights(source))
-        if started.pruner.method == config.method:
-            learned = started.pruner  # goes on with what it has learned
-            width = learned.predictor_hidden
-            if width is not None and "predictor_hidden" in config.model_fields_set and config.predictor_hidden != width:
-                raise InputError(
-                    f"--init {source}: its predictors are {width} wide; pass --predictor-hidden {width} or leave it out"
-                )
-    else:
-        assert config.backbone is not None
-        home = locate_backbone(config.backbone)
-        encoder, tokenizer = read_huggingface(home, backbone=True)[0].encoder, tokenizer_path(home)
-        head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
-        adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank) if config.adapter_rank else None
-        backbone = (
-            BackboneReference(name=config.backbone, sha256=weights_digest(encoder_directory(home))) if adapter else None
-        )
+    origin = _from_backbone(config, labels) if config.init is None else _from_checkpoint(config, labels)
     try:
         described = CheckpointConfig(
-            encoder=encoder,
-            head=head,
-            pruner=_as_asked(learned or _first_pruner(config, encoder), config, encoder.layers),
+            encoder=origin.encoder,
+            head=origin.head,
+            pruner=_as_asked(origin.learned or _first_pruner(config, origin.encoder), config, origin.encoder.layers),
             max_length=config.max_length,
-            backbone=backbone,
-            adapter=adapter,
+            backbone=origin.backbone,
+            adapter=origin.adapter,
         )
     except ValidationError as error:
         raise InputError.listing("arguments", validation_problems(error)) from None
@@ -130,19 +95,75 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
     _initialise_new_parts(model)
     if isinstance(model.pruner, LtpPruner):
         model.pruner.learn()
-    pretrained = backbone.name if backbone is not None else config.backbone
+    pretrained = origin.backbone.name if origin.backbone is not None else config.backbone
     if pretrained is not None:
         _load_encoder(model, read_huggingface(locate_backbone(pretrained), backbone=True)[1], pretrained)
-    trainee = Trainee(model, tokenizer)
-    if adapter is not None:
-        _inject_adapters(model, adapter)
-        _load_matching(model, {name: value for name, value in initial.items() if ".lora_" not in name})
-        if initial:
-            adapters = {name: value for name, value in initial.items() if ".lora_" in name}
-            trainee.load_tensors(adapters)
-    elif initial:
-        _load_matching(model, initial)
+    trainee = Trainee(model, origin.tokenizer)
+    if origin.adapter is None:
+        _load_matching(model, origin.weights)
+        return trainee
+    _inject_adapters(model, origin.adapter)
+    _load_matching(model, {name: value for name, value in origin.weights.items() if ".lora_" not in name})
+    if origin.weights:
+        trainee.load_tensors({name: value for name, value in origin.weights.items() if ".lora_" in name})
     return trainee
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a run starts from.
+
+    weights: of a trained checkpoint; empty for a pretrained encoder. learned: its pruner, where the method is the same.
+    """
+
+    encoder: EncoderConfig
+    head: HeadConfig
+    tokenizer: Path
+    backbone: BackboneReference | None
+    adapter: AdapterConfig | None
+    weights: dict[str, Tensor]
+    learned: PrunerConfig | None
+
+
+def _from_checkpoint(config: TrainConfig, labels: list[str] | None) -> _Origin:
+    """Reads --init. Raises InputError for one of another task, or with other adapters or predictors."""
+    assert config.init is not None
+    source = Path(config.init)
+    if not (source / CONFIG_NAME).is_file() and not is_model(source):
+        raise InputError(f"--init {source}: expected a {CONFIG_NAME} or a Hugging Face config.json, found neither")
+    started = read_config(source)
+    wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
+    if (started.head.kind, started.head.labels) != wanted:
+        raise InputError(
+            f"--init {source}: its head is a {started.head.kind} of {_shown(started.head.labels)}, the data is a "
+            f"{wanted[0]}{'' if labels is None else f' of {_shown(labels)}'}; start from a checkpoint of this task"
+        )
+    rank = started.adapter.rank if started.adapter else 0
+    if rank != config.adapter_rank:
+        raise InputError(f"--init {source}: it has adapters of rank {rank}; pass --adapter-rank {rank}")
+    whole = started.adapter is None
+    weights = dict(load_checkpoint(source).state_dict()) if whole else read_weights(find_weights(source))
+    learned = started.pruner if started.pruner.method == config.method else None
+    width = None if learned is None else learned.predictor_hidden
+    if width is not None and "predictor_hidden" in config.model_fields_set and config.predictor_hidden != width:
+        raise InputError(
+            f"--init {source}: its predictors are {width} wide; pass --predictor-hidden {width} or leave it out"
+        )
+    tokenizer = tokenizer_path(source)
+    return _Origin(started.encoder, started.head, tokenizer, started.backbone, started.adapter, weights, learned)
+
+
+def _from_backbone(config: TrainConfig, labels: list[str] | None) -> _Origin:
+    """Reads the configuration of --backbone; its weights are loaded into the model later."""
+    assert config.backbone is not None
+    home = locate_backbone(config.backbone)
+    encoder = read_huggingface(home, backbone=True)[0].encoder
+    head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
+    adapter = backbone = None
+    if config.adapter_rank:
+        adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank)
+        backbone = BackboneReference(name=config.backbone, sha256=weights_digest(encoder_directory(home)))
+    return _Origin(encoder, head, tokenizer_path(home), backbone, adapter, {}, None)
 
 
 def _shown(labels: Sequence[str]) -> str:

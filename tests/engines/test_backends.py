@@ -145,6 +145,16 @@ def test_a_profile_has_static_shapes_and_its_own_buffers(
         profile(feeds(SMALL if bucket == LARGE else LARGE))
 
 
+@pytest.mark.skipif(backend_of("openvino").available() is not None, reason="the package openvino is not installed")
+def test_a_bucket_beyond_those_of_the_build_is_refused(graph: Path, tmp_path: Path) -> None:
+    """OpenVINO's memory is laid out for the largest one."""
+    backend_of("openvino").build(graph, [SMALL, LARGE], tmp_path / "one.onnx")
+    engine = backend_of("openvino").load(tmp_path / "one.onnx", 1)
+    for batch, length in ((4, 12), (1, 13), (1, 3)):
+        with pytest.raises(InputError, match=f"it has no profile {batch}x{length}"):
+            engine.profile(Bucket(batch=batch, length=length))
+
+
 def test_both_providers_agree(graph: Path, tmp_path: Path) -> None:
     results = []
     for backend in BACKENDS:
@@ -172,7 +182,7 @@ def test_an_input_that_is_passed_through(tmp_path: Path, provider: str) -> None:
 def test_large_weights_are_in_a_file_of_their_own(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_graph, "_SHARED_FROM", 64)
     out, weights = tmp_path / "engines", tmp_path / "engines" / "stage_0.weights"
-    cpu_graph.write_cpu_graph(graph, out / "stage_0.onnx")
+    cpu_graph.write_cpu_graph(graph, [SMALL, LARGE], out / "stage_0.onnx")
     assert sorted(out.iterdir()) == [out / "stage_0.onnx", weights]
     assert weights.stat().st_size >= Toy().table.nbytes
     model = onnx.load(out / "stage_0.onnx", load_external_data=False)
@@ -183,15 +193,17 @@ def test_large_weights_are_in_a_file_of_their_own(graph: Path, tmp_path: Path, m
         if backend.target == "cpu" and backend.available() is None:
             assert backend.load(out / "stage_0.onnx", None)
     monkeypatch.undo()
-    cpu_graph.write_cpu_graph(graph, out / "stage_0.onnx")
+    cpu_graph.write_cpu_graph(graph, [SMALL, LARGE], out / "stage_0.onnx")
     assert [path.name for path in out.iterdir()] == ["stage_0.onnx"], "what nothing refers to is not left"
 
 
 def test_functions_are_inlined_and_shapes_stay_symbolic(graph: Path, tmp_path: Path) -> None:
-    cpu_graph.write_cpu_graph(graph, tmp_path / "one.onnx")
+    cpu_graph.write_cpu_graph(graph, [SMALL, LARGE], tmp_path / "one.onnx")
     model = onnx.load(tmp_path / "one.onnx")
     assert "TokenCompact" not in {node.op_type for node in model.graph.node} and not model.functions
     assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["B", "S"]
+    (bounds,) = (entry.value for entry in model.metadata_props if entry.key == cpu_graph.BOUNDS)
+    assert bounds == "1-3x4-12" and cpu_graph.parse_bounds(bounds) == ((1, 3), (4, 12))
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -211,7 +223,7 @@ def test_keys_are_transposed_in_two_steps_that_give_the_same(tmp_path: Path, pro
     graph = helper.make_graph(nodes, "scores", inputs, outputs, [onnx.numpy_helper.from_array(heads, "heads")])
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "scores.onnx")
-    cpu_graph.write_cpu_graph(tmp_path / "scores.onnx", tmp_path / "one.onnx")
+    cpu_graph.write_cpu_graph(tmp_path / "scores.onnx", [LARGE], tmp_path / "one.onnx")
     steps = [node for node in onnx.load(tmp_path / "one.onnx").graph.node if node.op_type == "Transpose"]
     assert [list(step.attribute[0].ints) for step in steps] == [[0, 2, 1, 3], [0, 2, 1, 3], [0, 1, 3, 2]]
 
@@ -225,7 +237,7 @@ def test_keys_are_transposed_in_two_steps_that_give_the_same(tmp_path: Path, pro
 def test_what_is_no_graph_is_an_input_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "stage_0.onnx").write_bytes(content)
     with pytest.raises(InputError, match=r"stage_0\.onnx"):
-        cpu_graph.write_cpu_graph(tmp_path / "stage_0.onnx", tmp_path / "one.onnx")
+        cpu_graph.write_cpu_graph(tmp_path / "stage_0.onnx", [SMALL], tmp_path / "one.onnx")
     assert not (tmp_path / "one.onnx").exists()
 
 
@@ -235,7 +247,7 @@ def test_a_graph_of_one_static_shape_is_an_input_error(graph: Path, tmp_path: Pa
         value.type.tensor_type.shape.dim[1].dim_value = 16
     onnx.save(model, graph)
     with pytest.raises(InputError, match=r"expected a symbolic shape, found \['B', 16\]"):
-        cpu_graph.write_cpu_graph(graph, tmp_path / "one.onnx")
+        cpu_graph.write_cpu_graph(graph, [SMALL, LARGE], tmp_path / "one.onnx")
 
 
 def test_an_engine_file_that_cannot_be_loaded(tmp_path: Path, provider: str) -> None:
@@ -256,7 +268,7 @@ def test_weights_outside_the_folder_are_refused(graph: Path, tmp_path: Path, pro
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "stage_0.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match=r"stage_0\.onnx"):
-        cpu_graph.write_cpu_graph(tmp_path / "inner" / "stage_0.onnx", tmp_path / "one.onnx")
+        cpu_graph.write_cpu_graph(tmp_path / "inner" / "stage_0.onnx", [SMALL], tmp_path / "one.onnx")
 
 
 def test_importing_the_backends_loads_no_provider() -> None:
@@ -293,7 +305,7 @@ def test_a_limit_of_processes_is_named(graph: Path, tmp_path: Path, monkeypatch:
     backend = backend_of("openvino")
     if backend.available() is not None:
         pytest.skip(backend.available())
-    backend.build(graph, SMALL, tmp_path / "one.onnx")
+    backend.build(graph, [SMALL], tmp_path / "one.onnx")
 
     def refuse(*_: object) -> None:
         raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:112: Resource temporarily unavailable")
@@ -307,9 +319,9 @@ def test_engines_of_one_thread_start_none(graph: Path, tmp_path: Path) -> None:
     backend = backend_of("openvino")
     if backend.available() is not None:
         pytest.skip(backend.available())
-    backend.build(graph, SMALL, tmp_path / "one.onnx")
+    backend.build(graph, [SMALL], tmp_path / "one.onnx")
     engines, before = [backend.load(tmp_path / "one.onnx", 1)], len(os.listdir("/proc/self/task"))
     engines += [backend.load(tmp_path / "one.onnx", 1) for _ in range(8)]
     for engine in engines:
-        engine(feeds(SMALL))
+        engine.profile(SMALL)(feeds(SMALL))
     assert len(os.listdir("/proc/self/task")) <= before + 2

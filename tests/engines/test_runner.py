@@ -451,12 +451,3 @@ def test_engines_that_the_manifest_confuses_are_refused(toy_artifact, tmp_path: 
     (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(InputError, match=r"expected an engine that (takes|returns)"):
         Runner(path, provider=provider)([words(2)])
-
-
-def test_labels_that_the_logits_do_not_have_are_refused(toy_artifact, tmp_path: Path, provider: str) -> None:
-    path = Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
-    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
-    manifest["head"]["labels"] = ["no", "yes", "maybe"]
-    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(InputError, match="expected logits of the 3 labels in the manifest, found 2"):
-        Runner(path, provider=provider)([words(2)])

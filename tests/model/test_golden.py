@@ -1,39 +1,20 @@
-"""The reference against what the papers' own code and stock transformers computed."""
+"""Converted checkpoints against what the papers' own code and stock transformers computed."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model import Output, PrunedTransformer, load_checkpoint
-from tests.model.originals import load_ltp, load_transkimmer
+from pipeline.model import Output
+from pipeline.model.originals.execution import run_ltp, run_transkimmer
+from pipeline.model.retention import PaddedBatch
+from tests.goldens import CASES, arrays
+from tests.goldens import golden_model as model
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = {
-    "dense_bert_b3": load_checkpoint,
-    "dense_roberta_b3": load_checkpoint,
-    "ltp_b3_delta": lambda directory: load_ltp(directory, reference_length=32),
-    "tk_bert_feat_b1": load_transkimmer,
-    "tk_bert_master_b3": load_transkimmer,
-}
 # `master` masks after the softmax: whole runs of it are not what SkimRT computes.
 every_case = pytest.mark.parametrize("case", [case for case in CASES if case != "tk_bert_master_b3"])
 both_executions = pytest.mark.parametrize("execution", ["masked", "compacted"])
-
-
-@lru_cache
-def model(case: str) -> PrunedTransformer:
-    return CASES[case](GOLDEN / case)
-
-
-def arrays(case: str, name: str) -> dict[str, Tensor]:
-    with np.load(GOLDEN / case / f"{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
 def expected(case: str) -> dict[str, Tensor]:
@@ -106,3 +87,27 @@ def test_the_predictor_of_the_first_layer_matches_master() -> None:
     assert torch.equal(out.alive[0][real], want["keep_masks"][0].bool()[real])
     scored = real & ~want["scores"][0].isnan()
     torch.testing.assert_close(out.score[0][scored], want["scores"][0][scored], atol=1e-4, rtol=0)
+
+
+def original(case: str) -> tuple[PaddedBatch, dict[str, Tensor]]:
+    """A case's batch, and what was recorded of it; two segments only where they were given."""
+    inputs = arrays(case, "inputs")
+    types = inputs.get("token_type_ids", torch.zeros_like(inputs["input_ids"]))
+    return PaddedBatch(inputs["input_ids"], inputs["attention_mask"], types), arrays(case, "expected")
+
+
+# `feat_skim_eval` removes rows in batches of one: its runs are SkimRT's, above.
+@pytest.mark.parametrize("case", [case for case in CASES if case != "tk_bert_feat_b1"])
+def test_the_execution_of_the_originals_is_theirs(case: str) -> None:
+    """At every real token, dead ones too; of `master` with its padding that lives and its mask behind the softmax."""
+    batch, want = original(case)
+    run = run_transkimmer if case.startswith("tk") else run_ltp
+    out, real = run(model(case), batch), batch.mask.bool()
+    torch.testing.assert_close(out.logits, want["logits"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.states[real], want["last_hidden_state"][real], atol=1e-4, rtol=0)
+    considered = torch.ones_like(real) if case.startswith("tk") else real
+    assert torch.equal(out.alive & considered, want["keep_masks"].bool() & considered)
+    if "scores" in want:
+        scored = real & ~want["scores"].isnan()
+        assert scored.any(dim=(1, 2)).sum() >= 3
+        torch.testing.assert_close(out.score[scored], want["scores"][scored], atol=1e-4, rtol=0)

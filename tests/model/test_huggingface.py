@@ -154,7 +154,7 @@ def test_every_wrong_field_of_a_config_is_listed(tmp_path: Path) -> None:
         "add_cross_attention must be false",
         "'regression': a text gets one label, found 'multi_label_classification'",
         "architectures must be a list of class names, found 'BertModel'",
-        "num_labels must be a whole number, found None",
+        "num_labels must be a whole number of at most 65536, found None",
         "13 problem(s)",
     ]:
         assert part in str(error.value)

@@ -104,13 +104,13 @@ def test_the_artifact_report_shows_the_manifest(make_artifact: Callable[..., Pat
     assert layout.digest_files(root) == before
     page = Page(path)
     assert_self_contained(page)
-    expected = ["LTP, 1 layers × 8, in 2 stages and 4 engines", "classification: bad, good", "checkpoints/ltp"]
+    expected = ["LTP, 1 layers × 8, in 2 stages and 2 engines", "classification: bad, good", "checkpoints/ltp"]
     expected += [
         "attend 0 decide 0",
         "0.2 MB",
         "Stage 0, batch 8, length 32",
-        "cpu, fp32 4 engines",
-        "7, 1.4 MB",
+        "cpu, fp32 2 engines, 4 profiles",
+        "5, 1.0 MB",
         "cccccccccccc…",
     ]
     expected += ["samples 1,280 · largest difference 1.43e-06", "openvino 2026.4.1", "2026-01-02T03:04:05"]

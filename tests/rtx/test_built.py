@@ -15,7 +15,7 @@ from engines.binding import Gpu
 from engines.errors import InputError, TargetError
 from engines.files import sha256
 from pipeline import build, inspect
-from pipeline.builder import steps
+from pipeline.builder import contents
 from pipeline.builder.compilation import ProfileReport
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.target import BuildTarget
@@ -91,7 +91,7 @@ def test_a_plugin_library_that_is_changed_while_engines_are_built(
             file.write(b"changed")
         copy(folder)
 
-    monkeypatch.setattr(steps, "copy_plugins", change_and_copy)
+    monkeypatch.setattr(contents, "copy_plugins", change_and_copy)
     arguments = ("--plugin", "--compute-capability", "8.9", "--buckets", "1x32", "--out", tmp_path / "artifact")
     assert run_verb(build, *model, *arguments) == 3
     assert f"expected SHA-256 {sha256(LIBRARY)}, found another one" in capsys.readouterr().err

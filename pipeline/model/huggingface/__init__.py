@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from engines.errors import InputError
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.families import FAMILIES
-from pipeline.model.huggingface.config import translate
+from pipeline.model.huggingface.config import reads_every_token, translate
 from pipeline.model.huggingface.layout import encoder_directory, locate_backbone, read_json_object
 from pipeline.model.huggingface.weights import our_tensors, tensor_shapes, weights_digest
 
@@ -22,14 +25,17 @@ def read_huggingface_config(directory: Path, backbone: bool = False) -> Checkpoi
     """Configuration (method dense) of a Hugging Face directory; of a `backbone` with any labels. Raises InputError."""
     home = encoder_directory(directory)
     raw = read_json_object(home / "config.json")
-    config = translate(raw, home, backbone)
-    if backbone:
-        return config
-    head = config.head
-    shapes = tensor_shapes(home, FAMILIES[raw["model_type"]], head.token_level)
-    outputs = shapes.get("head.classifier.weight", [len(head.labels)])[0]
-    # Labels that config.json does not name are there: as many as the classifier has rows.
-    return config if outputs == len(head.labels) else translate(raw, home, outputs=outputs)
+    return translate(raw, home, backbone, None if backbone else _classifier_rows(raw, home))
+
+
+def _classifier_rows(raw: Mapping[str, Any], home: Path) -> int | None:
+    """How many outputs the classifier has; None without one, or where whoever reads the weights says what is wrong."""
+    family = FAMILIES.get(str(raw.get("model_type")))
+    try:
+        shapes = {} if family is None else tensor_shapes(home, family, reads_every_token(raw))
+    except InputError:
+        return None
+    return shapes.get("head.classifier.weight", [None])[0]
 
 
 def read_huggingface(directory: Path, backbone: bool = False) -> tuple[CheckpointConfig, dict[str, Tensor]]:

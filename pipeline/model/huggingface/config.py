@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,18 @@ _HEADS = {
 _OUTPUTS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 
 
-def translate(raw: Raw, home: Path, backbone: bool = False, outputs: int | None = None) -> CheckpointConfig:
+def translate(
+    raw: Raw, home: Path, backbone: bool = False, outputs: int | None = None, known: Sequence[str] = ()
+) -> CheckpointConfig:
     """The configuration of the model in `home`, whose config.json is `raw`. Raises InputError with all its problems.
 
     backbone: its head is replaced: no matter what it predicts.
     outputs:  rows of the classifier, where config.json names fewer labels or none.
+    known:    problems that the caller has found in the same file, which are told with the others.
     """
     if backbone:
         raw = {key: value for key, value in raw.items() if key not in _OF_THE_TASK}
-    source, problems = home / "config.json", []  # type: ignore[var-annotated]
+    source, problems = home / "config.json", [*known]
     model_type = raw.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
@@ -101,6 +104,11 @@ def _kind(raw: Raw, problems: Problems) -> str:
     return next((ours for theirs, ours in _HEADS.items() if theirs in saved[0]), "classification")
 
 
+def reads_every_token(raw: Raw) -> bool:
+    """Whether the class that was saved has a head for tokens."""
+    return _kind(raw, []) in ("question_answering", "tagging")
+
+
 def _output(raw: Raw, kind: str, problems: Problems) -> str:
     """What a sentence-transformers cross-encoder does with its logits."""
     settings = raw.get("sentence_transformers")
@@ -121,8 +129,8 @@ def _output(raw: Raw, kind: str, problems: Problems) -> str:
 def _labels(raw: Raw, outputs: int | None, problems: Problems) -> list:
     """The labels by index: id2label's, else label2id's, else as many as num_labels says, which have no names.
 
-    Where the classifier has another number of outputs, those that are not named are LABEL_ and their index. What
-    cannot be used is added to `problems`.
+    Outputs of the classifier that have no name are LABEL_ and their index; where it is not known how many there are,
+    none may be left out. What cannot be used is added to `problems`.
     """
     key = next((key for key in ("id2label", "label2id") if raw.get(key)), "num_labels")
     found = raw.get(key, 2)
@@ -140,7 +148,7 @@ def _labels(raw: Raw, outputs: int | None, problems: Problems) -> list:
         form = {"id2label": '{"0": "bad", "1": "good"}', "label2id": '{"bad": 0, "good": 1}'}[key]
         problems.append(f"{key} must be like {form}, with an index for every label, found {shortened(found)}")
         return []
-    if sorted(names) != list(range(len(names))):
+    if outputs is None and sorted(names) != list(range(len(names))):
         problems.append(f"{key} must name every index from 0 to {len(names) - 1}, found {shortened(sorted(names))}")
         return []
     if outputs is None:

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 TOKENIZER_NAME = "tokenizer.json"
 _WORD_PIECE = ("bert", "distilbert", "electra", "nomic_bert")
 """Families whose vocab.txt is BERT's, with [CLS] and [SEP]."""
+_BYTE_LEVEL = ("roberta", "ltp")
+"""Types whose vocab.json and merges.txt are RoBERTa's; "ltp" is what the original LTP calls its RoBERTa."""
 _OTHERS = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "vocab.txt", "vocab.json", "bpe.codes")
 
 
@@ -43,7 +45,7 @@ def tokenizer_file(directory: Path) -> Path | None:
     if not (home / "added_tokens.json").is_file():
         if "vocab.txt" in found and model_type in _WORD_PIECE:
             converted = _word_piece(home / "vocab.txt", settings)
-        elif model_type == "roberta" and (home / "vocab.json").is_file() and (home / "merges.txt").is_file():
+        elif model_type in _BYTE_LEVEL and (home / "vocab.json").is_file() and (home / "merges.txt").is_file():
             converted = _byte_level(home, settings)
     if converted is None:
         raise _unconverted(home, f"found {', '.join(found)} of a {model_type} model")

@@ -61,6 +61,11 @@ def tensor_shapes(directory: Path, family: Family, token_level: bool) -> dict[st
 
 def our_tensors(directory: Path, family: Family, token_level: bool) -> dict[str, Tensor]:
     """The tensors that inference needs, by our names, as they are stored. Raises InputError."""
+    return named_tensors(stored_tensors(directory), family, token_level, directory)
+
+
+def stored_tensors(directory: Path) -> dict[str, Tensor]:
+    """Every tensor of a directory by the name that it is stored under. Raises InputError."""
     tensors: dict[str, Tensor] = {}
     kept_as: dict[str, str] = {}
     for file in weight_files(directory):
@@ -75,7 +80,13 @@ def our_tensors(directory: Path, family: Family, token_level: bool) -> dict[str,
             tensors |= read_weights(file)
             kept_as |= {ours: theirs for ours, theirs in read_metadata(file).items() if theirs in tensors}
     # Of tensors that were one in memory, some writers keep one name and note the others in the header.
-    tensors |= {name: tensors[other] for name, other in kept_as.items() if name not in tensors}
+    return tensors | {name: tensors[other] for name, other in kept_as.items() if name not in tensors}
+
+
+def named_tensors(
+    tensors: Mapping[str, Tensor], family: Family, token_level: bool, directory: Path
+) -> dict[str, Tensor]:
+    """Of stored tensors those that inference needs, by our names; errors name `directory`. Raises InputError."""
     found: dict[str, Tensor] = {}
     for name, ours in _our_names(tensors, family, token_level, directory).items():
         value = tensors[name]

@@ -32,6 +32,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) 
     return folder
 
 
+def written(folder: Path) -> Path:
+    """A file of labelled texts."""
+    data, labels = folder / "data.tsv", LABELS["classification"]
+    data.write_text("".join(f"{labels[n % 2]}\tw{4 + n} w9 w{20 + n} w7\n" for n in range(6)), "utf-8")
+    return data
+
+
 def run_e2e(out: Path, *arguments: object) -> tuple[int, dict]:
     """The exit code and the record of a rehearsal."""
     given = ["--host", "--precision", "fp32", "--rounds", "1", "--out", out, *arguments]
@@ -52,10 +59,7 @@ def assert_whole(record: dict, batches: list[int], methods: list[str]) -> None:
 
 def test_end_to_end(checkpoints: Path, tmp_path: Path, capsys) -> None:
     """Three models are asked for; one is not there: that is told and written, and the rest is measured."""
-    data = tmp_path / "data.tsv"
-    data.write_text(
-        "".join(f"{LABELS['classification'][n % 2]}\tw{4 + n} w9 w{20 + n} w7\n" for n in range(6)), "utf-8"
-    )
+    data = written(tmp_path)
     sizes = ("--batches", "1,2", "--lengths", LONGEST, "--texts", 6, "--samples", 4)
     where = ("--checkpoints", checkpoints, "--data", data, "--methods", "dense,topk,ltp")
     code, record = run_e2e(tmp_path / "e2e.json", *where, *sizes)
@@ -71,12 +75,21 @@ def test_end_to_end(checkpoints: Path, tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["eager", "aoti"])
-def test_end_to_end_with_the_shipped_models(tmp_path: Path, mode: str) -> None:
+def test_end_to_end_with_the_shipped_models(tmp_path: Path) -> None:
     sizes = ("--batches", "2", "--lengths", "128,256", "--texts", 6, "--samples", 2)
-    code, record = run_e2e(tmp_path / "e2e.json", "--mode", mode, *sizes)
+    code, record = run_e2e(tmp_path / "e2e.json", *sizes)
     assert code == 0
     assert_whole(record, [2], ["dense", "ltp", "transkimmer"])
+
+
+@pytest.mark.slow
+def test_end_to_end_with_packages_of_aotinductor(checkpoints: Path, tmp_path: Path) -> None:
+    sizes = ("--batches", "2", "--lengths", LONGEST, "--texts", 6, "--samples", 4, "--data", written(tmp_path))
+    code, record = run_e2e(
+        tmp_path / "e2e.json", "--mode", "aoti", "--checkpoints", checkpoints, "--methods", "dense,ltp", *sizes
+    )
+    assert code == 0
+    assert_whole(record, [2], ["dense", "ltp"])
 
 
 def test_stage_times(tmp_path: Path, capsys) -> None:
