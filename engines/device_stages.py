@@ -51,6 +51,8 @@ class DeviceStageRunner(StageRunner):
     every stage.
     """
 
+    _stays = frozenset({"packed"})
+
     def __init__(
         self,
         artifact: Artifact,

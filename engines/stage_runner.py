@@ -12,9 +12,10 @@ from engines.artifact import Artifact, EngineRecord
 from engines.backends import Backend, Engine, Profile, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
-from engines.errors import SkimError
+from engines.errors import InputError, SkimError
 from engines.loading import load_engine, on_all_cores
 from engines.samples import Sample
+from engines.stages import tensor_names
 
 
 @dataclass
@@ -34,6 +35,8 @@ class StageRunner:
     """
 
     streams = 1
+    _stays: frozenset[str] = frozenset()
+    """Outputs that the host does not get."""
 
     def __init__(self, artifact: Artifact, backend: Backend, threads: int | None) -> None:
         self._artifact, self._backend, self._threads = artifact, backend, threads
@@ -88,6 +91,7 @@ class StageRunner:
         """Waits for a call, whose samples have moved on then or hold their errors. Raises SkimError for the call's."""
 
     def _move_on(self, call: Call, outputs: Arrays) -> None:
+        self._refuse_outputs_of_another(call.unit, outputs)
         for place, sample in enumerate(call.samples):
             try:
                 if call.unit == self._stages:
@@ -112,9 +116,28 @@ class StageRunner:
     def _profile(self, unit: int, bucket: Bucket) -> Profile:
         profile = self._profiles.get((unit, bucket))
         if profile is None:
-            profile = self._engine(self._records[unit, bucket]).profile(bucket)
+            record = self._records[unit, bucket]
+            profile = self._engine(record).profile(bucket)
+            self._refuse_inputs_of_another(record, unit, bucket, profile)
             self._profiles[unit, bucket] = profile
         return profile
+
+    def _refuse_inputs_of_another(self, record: EngineRecord, unit: int, bucket: Bucket, profile: Profile) -> None:
+        """Raises InputError for an engine that takes other tensors than its stage: the manifest has confused them."""
+        width = self._artifact.manifest.encoder.hidden_size
+        names, _ = tensor_names(unit, self._stages, self._token_level)
+        shape = (bucket.batch, bucket.length)
+        expected = {name: (*shape, width) if name == "hidden" else shape for name in names}
+        found = profile.input_shapes
+        # A library drops an input that a model without segments does not read.
+        if found != expected and found != {n: s for n, s in expected.items() if n != "token_type_ids"}:
+            raise InputError(f"{record.file}: expected an engine that takes {expected}, found one that takes {found}")
+
+    def _refuse_outputs_of_another(self, unit: int, outputs: Arrays) -> None:
+        _, names = tensor_names(unit, self._stages, self._token_level)
+        missing = [name for name in names if name not in outputs and name not in self._stays]
+        if missing:
+            raise InputError(f"stage {unit}: expected an engine that returns {', '.join(names)}, found no {missing[0]}")
 
     def _engine(self, record: EngineRecord) -> Engine:
         engine = self._engines.get(record.file)

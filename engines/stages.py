@@ -46,6 +46,15 @@ LAST_OUTPUTS_TOKEN_LEVEL = ("final_hidden", "final_alive", "final_position")
 HEAD_INPUTS, HEAD_OUTPUTS = ("hidden",), ("logits",)
 """Of the token-level head: [B, S, D] in the original order, [B, S, classes]."""
 
+
+def tensor_names(unit: int, stages: int, token_level: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a stage, or the head behind the last one, takes and returns."""
+    if unit == stages:
+        return HEAD_INPUTS, HEAD_OUTPUTS
+    last = LAST_OUTPUTS_TOKEN_LEVEL if token_level else LAST_OUTPUTS
+    return FIRST_INPUTS if unit == 0 else LATER_INPUTS, last if unit == stages - 1 else CUT_OUTPUTS
+
+
 INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS})
 OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS})
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from engines.binding import Binding, Compatibility
 from engines.buckets import Bucket
+from engines.errors import InputError
 from engines.files import content_of
 from engines.plan import Unit, profile_stem, unit_name
 
@@ -66,6 +67,11 @@ class Profile(ABC):
 
     inputs: dict[str, np.ndarray]
 
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every input by name."""
+        return {name: array.shape for name, array in self.inputs.items()}
+
     @abstractmethod
     def run(self) -> Arrays:
         """Runs on what `inputs` hold. The arrays returned are the engine's own, valid until its next run."""
@@ -73,8 +79,9 @@ class Profile(ABC):
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Copies arrays of exactly the static shapes in, runs, and returns copies of the outputs."""
         for name, buffer in self.inputs.items():
-            if inputs[name].shape != buffer.shape:
-                raise ValueError(f"input {name!r}: expected {list(buffer.shape)}, found {list(inputs[name].shape)}")
+            found = list(inputs[name].shape) if name in inputs else "none"
+            if found != list(buffer.shape):
+                raise InputError(f"input {name!r}: expected {list(buffer.shape)}, found {found}")
             buffer[...] = inputs[name]
         return {name: value.copy() for name, value in self.run().items()}
 

@@ -36,6 +36,10 @@ class DeviceProfile(Profile):
         """The input buffers, in pinned memory."""
         return self._whole.inputs
 
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.executable.inputs.items()}
+
     def run(self) -> Arrays:
         self._whole.launch()
         self._whole.done.synchronize()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from engines.artifact import EngineRecord, Figures, Gate
@@ -23,10 +22,9 @@ from pipeline.gates.states import edge_buckets, fill_bucket, holding, random_hid
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.gates.verdict import verdict
-from pipeline.graph.evaluate import Arrays, GraphSession, near_tokens, run_module, run_scored
+from pipeline.graph.evaluate import Arrays, GraphSession, near_in_fp32, near_tokens, run_module, run_scored
 from pipeline.graph.precision import dtype_of
-from pipeline.graph.stages import Decision, HeadStage, Stage, same_stage
-from pipeline.model.rounding import STAGE, scale
+from pipeline.graph.stages import HeadStage, Stage, same_stage
 
 
 @dataclass
@@ -166,17 +164,9 @@ def _expected(
     shape = inputs["alive"].shape
     expected, decisions = run_scored(stage, inputs)
     if not isinstance(narrow, Stage):
-        return expected, expected, _near_in_fp32(decisions, shape[0])
+        return expected, expected, near_in_fp32(decisions, shape[0])
     rounded, others = run_scored(narrow, inputs)
     return expected, rounded, np.any(near_tokens(decisions, others, shape), axis=1)
-
-
-def _near_in_fp32(decisions: Sequence[Decision], samples: int) -> np.ndarray:
-    near = torch.zeros(samples, dtype=torch.bool)
-    for score, alive, threshold in decisions:
-        living = torch.where(alive > 0, score, torch.nan)
-        near |= ((living - threshold).abs() <= STAGE * scale(living)).any(-1)
-    return near.numpy()
 
 
 def _decided(expected: Arrays, actual: Arrays, undecided: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

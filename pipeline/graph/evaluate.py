@@ -16,7 +16,7 @@ from engines.backends.onnxruntime import session_options
 from engines.quiet import onnxruntime_package
 from pipeline.graph.precision import dtype_of
 from pipeline.graph.stages import Decision, HeadStage, Stage
-from pipeline.model.rounding import moved_near
+from pipeline.model.rounding import STAGE, moved_near, scale
 
 Arrays = dict[str, np.ndarray]
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -98,9 +98,20 @@ def round_explicitly(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def near_threshold(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """[B] bool: samples with a token near a threshold, see `near_tokens`."""
+    """[B] bool: samples with a token near a threshold, see `near_tokens`; `near_in_fp32` where both are the same."""
+    if rounded is stage:
+        return near_in_fp32(run_scored(stage, inputs)[1], len(inputs["alive"]))
     decisions, others = (run_scored(module, inputs)[1] for module in (stage, rounded))
     return np.any(near_tokens(decisions, others, inputs["alive"].shape), axis=1)
+
+
+def near_in_fp32(decisions: Sequence[Decision], samples: int) -> np.ndarray:
+    """[B] bool: samples with a score so near a threshold that another library may decide otherwise."""
+    near = torch.zeros(samples, dtype=torch.bool)
+    for score, alive, threshold in decisions:
+        living = torch.where(alive > 0, score, torch.nan)
+        near |= ((living - threshold).abs() <= STAGE * scale(living)).any(-1)
+    return near.numpy()
 
 
 def near_tokens(decisions: Sequence[Decision], rounded: Sequence[Decision], shape: tuple[int, ...]) -> np.ndarray:

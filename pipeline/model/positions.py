@@ -21,8 +21,8 @@ _FILL, _FILL_FP16 = -1e30, -3e4
 def mask_fill(dtype: torch.dtype) -> float:
     """What is added to the logits of dead keys, which leaves them a probability of exactly zero.
 
-    Finite, so that a row without a living key is not NaN. No logit comes near it: in fp16, whose largest number is
-    65504, logits up to 2e4 are removed and none overflows.
+    Finite, so that a row without a living key is not NaN. No logit comes near it; in fp16, whose largest number is
+    65504, logits of up to 14,000 either way are removed and none overflows.
     """
     return _FILL_FP16 if dtype == torch.float16 else _FILL
 

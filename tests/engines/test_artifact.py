@@ -282,3 +282,26 @@ def test_what_the_system_refuses_is_named_and_not_called_damage(copy: Path, monk
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert refusal(copy).endswith("manifest.json: cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda m: m["encoder"].update(layers=10**5), "encoder.layers: "),
+        (lambda m: m["encoder"].update(vocab_size=10**12), "encoder.vocab_size: "),
+        (lambda m: m.update(gates=[{"name": "g", "status": "PASSED"}] * 10**5), "gates: "),
+        (lambda m: m["head"].update(labels=["a"] * 10**6), "head.labels: "),
+        (lambda m: m["plan"]["buckets"].append({"batch": 10**9, "length": 32}), "expected a bucket of at most"),
+        (lambda m: m["plan"]["stages"][0].update(graph="\ud800"), "plan.stages.0.graph: "),
+        (lambda m: m["head"].update(labels=["\ud800", "a"]), "head.labels: label"),
+    ],
+)
+def test_sizes_and_texts_that_no_build_writes_are_refused(copy: Path, change, problem: str) -> None:
+    """Fault 31."""
+    edit(copy, change)
+    assert problem in refusal(copy)
+
+
+def test_a_manifest_without_end_is_not_read(copy: Path) -> None:
+    os.truncate(copy / "manifest.json", 2**40)
+    assert "expected at most 67108864 bytes, found 1099511627776" in refusal(copy)

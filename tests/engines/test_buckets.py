@@ -81,3 +81,13 @@ def test_a_token_budget_adds_what_fits_it_and_takes_nothing_away(held: set[Bucke
         largest = max(other.batch for other in held if other.length == bucket.length)
         assert bucket.batch % largest == 0 and bucket.batch > largest
         assert bucket.batch * bucket.length <= tokens < (bucket.batch + largest) * bucket.length
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 10**7), (10**9, 32), (2049, 2048), (10**30, 1)])
+def test_a_call_without_end_is_refused(batch: int, length: int) -> None:
+    """Fault 31."""
+    with pytest.raises(ValidationError, match="expected a bucket of at most 4194304 tokens"):
+        Bucket(batch=batch, length=length)
+    with pytest.raises(InputError, match=r"expected (batch x length|a bucket of at most 4194304 tokens)"):
+        parse_buckets(f"1x32,{batch}x{length}")
+    assert Bucket(batch=2048, length=2048)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import Runner
+from engines import Runner, files
 from engines.backends import cpu_graph
 from engines.buckets import parse_buckets
 from engines.errors import InputError, SkimError
 from engines.tokenization import Tokens
 from tests.engines.driving import check as check_results
-from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WORDS, Toy, random_tokens, tokens_of
+from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WIDTH, WORDS, Toy, random_tokens, tokens_of
 
 MODELS = {
     "classification": Toy(),
@@ -352,7 +354,7 @@ def test_files_that_change_under_a_runner_change_no_answer(
     monkeypatch.setattr(cpu_graph, "_SHARED_FROM", 64)
     path = Toy().write(tmp_path / "artifact", tiny_tokenizer, parse_buckets("1x24"))
     right = [prediction.logits for prediction in Runner(path, provider=provider, threads=1)([words(9)])]
-    gc.collect()  # what that runner has read is read again
+    monkeypatch.setattr(files, "_CONTENTS", WeakValueDictionary())  # the first runner may not have been collected yet
     runner = Runner(path, provider=provider, threads=1)
     if loaded:
         runner.warm_up()
@@ -371,3 +373,81 @@ def test_files_that_change_under_a_runner_change_no_answer(
     else:
         with pytest.raises(InputError, match="it was replaced, or changed, since it was opened"):
             runner([words(9)])
+
+
+def test_a_text_without_finite_numbers_takes_no_others_answer(toy_artifact, provider: str) -> None:
+    """In the middle of a window, and before texts that go into the same places of the same buffers after it."""
+    runner, alone = Runner(toy_artifact(Toy()), provider=provider), Runner(toy_artifact(Toy()), provider=provider)
+    bad = f"w7 w{NAN_WORD} w8 w9 w10 w11"
+    texts = [words(6, n) for n in range(9)] + [bad] + [words(3, n) for n in range(9)]
+    failed: list[SkimError] = []
+    found = list(runner.stream(texts, failed.append))
+    good = [text for text in texts if text != bad]
+    assert [p.logits for p in found] == [pytest.approx(alone([text])[0].logits, abs=1e-5) for text in good]
+    assert [str(error).partition(";")[0] for error in failed] == [
+        "stage 0: expected finite values, found NaN or infinity for text 10"
+    ]
+    stream = runner.stream([*texts[:9], bad, *texts[10:]])
+    assert len([next(stream) for _ in range(9)]) == 9, "those in front of it"
+    with pytest.raises(SkimError, match="for text 10"):
+        next(stream)
+
+
+@dataclass(frozen=True)
+class Extreme(Toy):
+    """Embeddings of any size, some words NaN or infinite."""
+
+    @property
+    def table(self) -> np.ndarray:
+        rng = np.random.default_rng(2)
+        table = rng.normal(size=(WORDS, WIDTH)).astype(np.float32)
+        table[4::3] *= np.float32(1e-30)
+        table[5::3] *= np.float32(1e30)
+        table[[NAN_WORD, 0]] = np.nan  # 0 is what a buffer holds before its first text
+        table[8] = np.inf
+        return table
+
+
+samples_of_any_kind = st.lists(
+    st.tuples(st.lists(st.integers(1, WORDS - 1), min_size=1, max_size=MAX_LENGTH), st.integers(0, 1)), max_size=9
+)
+
+
+@settings(max_examples=30)
+@given(st.lists(samples_of_any_kind, min_size=1, max_size=3))
+def test_results_never_depend_on_padding_bucket_batch_or_neighbours(toy_artifact, rounds: list) -> None:
+    """Also of what was in the buffers before: every sample gives what it gives alone, or fails as it fails alone."""
+    together, alone = extreme_runners(toy_artifact)
+    for samples in rounds:
+        tokens = [Tokens(ids, [segment] * len(ids), len(ids)) for ids, segment in samples]
+        errors: list[str] = []
+        results = list(together._run(tokens, lambda error, errors=errors: errors.append(str(error))))
+        expected, wrong = [], []
+        for number, sample in enumerate(tokens, 1):
+            lone: list[str] = []
+            expected += alone._run([sample], lambda error, lone=lone: lone.append(str(error)))
+            wrong += [text.replace("text 1;", f"text {number};") for text in lone]
+        assert errors == wrong
+        assert [r.carried for r in results] == [r.carried for r in expected]
+        for ours, theirs in zip(results, expected, strict=True):
+            np.testing.assert_allclose(ours.logits, theirs.logits, rtol=1e-5)
+            assert [list(s) for s in ours.survivors] == [list(s) for s in theirs.survivors]
+
+
+@lru_cache
+def extreme_runners(toy_artifact) -> tuple[Runner, Runner]:
+    """One for whatever comes; one whose every call has one sample, in a batch of one."""
+    path = toy_artifact(Extreme())
+    return Runner(path, threads=1), Runner(path, threads=1, max_batch=1)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (1, 2)])
+def test_engines_that_the_manifest_confuses_are_refused(toy_artifact, tmp_path: Path, provider, one, other) -> None:
+    path = Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    files = {record["stage"]: record["file"] for record in manifest["engines"]}
+    for record in manifest["engines"]:
+        record["file"] = files[{one: other, other: one}.get(record["stage"], record["stage"])]
+    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(InputError, match=r"expected an engine that (takes|returns)"):
+        Runner(path, provider=provider)([words(2)])

@@ -260,3 +260,72 @@ def test_a_checkpoint_over_a_backbone_holds_only_what_was_trained(
     save_checkpoint(config, {**trained, "attention.0.query.lora_A.weight": torch.ones(1, 32)}, tmp_path, tiny_tokenizer)
     with pytest.raises(InputError, match="has no 'adapter'"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_what_wrappers_put_in_front_of_names_is_dropped(
+    tiny_model: TinyModel, tiny_tokenizer, tmp_path, prefix
+) -> None:
+    model = tiny_model("ltp")
+    wrapped = {prefix + name: value for name, value in model.state_dict().items()}
+    save_checkpoint(model.config, wrapped, tmp_path, tiny_tokenizer)
+    found = load_checkpoint(tmp_path).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.int8, torch.bool])
+def test_weights_that_are_not_for_computing_are_refused(tiny_model, tiny_tokenizer, tmp_path: Path, dtype) -> None:
+    model = tiny_model("ltp")
+    weights = dict(model.state_dict())
+    weights["head.classifier.weight"] = weights["head.classifier.weight"].to(dtype)
+    save_checkpoint(model.config, weights, tmp_path, tiny_tokenizer)
+    with pytest.raises(InputError, match=f"expected fp32, fp16 or bf16, found {str(dtype).removeprefix('torch.')}"):
+        load_checkpoint(tmp_path)
+
+
+SIZES = {
+    "layers": 10**5,
+    "vocab_size": 10**12,
+    "hidden_size": 2**40,
+    "intermediate_size": 10**9,
+    "max_positions": 10**9,
+    "heads": 10**9,
+    "layer_norm_eps": -1e-12,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_that_no_model_has_are_refused_before_they_cost_anything(tiny_checkpoint, tmp_path: Path, name) -> None:
+    """Fault 31."""
+    directory = shutil.copytree(tiny_checkpoint("dense"), tmp_path / "checkpoint")
+    config = json.loads((directory / "checkpoint.json").read_text("utf-8"))
+    config["encoder"][name] = SIZES[name]
+    (directory / "checkpoint.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(InputError, match=f"encoder.{name}: "):
+        load_checkpoint(directory)
+
+
+def test_sizes_that_the_weights_do_not_have_are_never_allocated(tiny_checkpoint, tmp_path: Path) -> None:
+    """A terabyte of embeddings, within the bounds of each size."""
+    directory = shutil.copytree(tiny_checkpoint("dense"), tmp_path / "checkpoint")
+    config = json.loads((directory / "checkpoint.json").read_text("utf-8"))
+    config["encoder"] |= {"vocab_size": 2**24, "hidden_size": 2**15, "heads": 1}
+    (directory / "checkpoint.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(
+        InputError, match=r"embeddings\.word\.weight: expected shape \[16777216, 32768\], found \[60, 32\]"
+    ):
+        load_checkpoint(directory)
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tiny_checkpoint, tmp_path: Path) -> None:
+    directory = shutil.copytree(tiny_checkpoint("dense"), tmp_path / "checkpoint")
+    (directory / "model.safetensors").unlink()
+    os.mkfifo(directory / "model.safetensors")
+    with pytest.raises(InputError, match="found no weight file"):
+        load_checkpoint(directory)
+
+
+def test_nested_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="expected a JSON object"):
+        read_config(tmp_path)

@@ -162,6 +162,20 @@ def test_topk_keeps_the_share_rounded_up_and_the_earlier_of_equals() -> None:
     assert kept(1) == [[True, False, True, False, True], [True, True, True, False, False]]
 
 
+def test_topk_tells_how_nearly_a_token_was_dropped() -> None:
+    """So that equals but for rounding count as near the threshold, as with every pruner."""
+    pruner = TopkPruner(PrunerConfig(method="topk", keep_rates=[0.5]))
+    mass = torch.tensor([[8.0, 2.0, 2.0 + 1e-6, 1.0], [8.0, 6.0, 2.0, 1.0], [5.0, 5.0, 5.0, 5.0]])
+    score = pruner.score(0, torch.empty(0), mass, torch.ones(3, 4, dtype=torch.int32))
+    assert (score >= pruner.threshold(0)).tolist() == [
+        [True, False, True, False],
+        [True, True, False, False],
+        [True, True, False, False],
+    ]
+    near = (score - pruner.threshold(0)).abs() < 1e-5
+    assert near.tolist() == [[False, True, True, False], [False] * 4, [True] * 4]
+
+
 def test_threshold_is_relative_to_the_samples_largest_mass() -> None:
     pruner = ThresholdPruner(PrunerConfig(method="threshold", thresholds=[0.25, 0.0]))
     score = pruner.score(0, torch.empty(0), torch.tensor([[8.0, 2.0, 1.0], [0.0, 0.0, 0.0]]), torch.ones(2, 3))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from engines.errors import InputError
 from pipeline.model import PrunedTransformer
-from tests.conftest import LABELS, LONGEST, METHODS, WORDS, TinyModel
+from pipeline.model.positions import mask_fill
+from tests.conftest import LABELS, LONGEST, METHODS, WORDS, TinyModel, build_tiny_model
 from tests.model.samples import MARGIN, assert_same, decision_margin, lay_out, make_samples, run
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -162,3 +163,29 @@ def test_every_problem_of_an_input_is_listed_at_once(tiny_model: TinyModel) -> N
     assert "found [-1, -1]" in text
     with pytest.raises(InputError, match="'masked' or 'compacted', found 'fast'"):
         tiny_model("dense")(torch.tensor([[1, 2]]), execution="fast")
+
+
+@pytest.mark.parametrize("gain", [1e-15, 1.0, 60.0, 1e4])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_dead_keys_do_not_matter_however_large_the_logits(family: str, gain: float) -> None:
+    """Queries and keys that have grown in training give logits of millions, and a finite mask must remove them all."""
+    model = build_tiny_model("dense", family=family)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("query.weight", "key.weight")):
+            parameter.data *= gain
+    with torch.no_grad():
+        for sample in make_samples(model, [3, 7, 12], seed=1):
+            ids = torch.tensor([sample.input_ids])
+            padded = torch.randint(4, WORDS, (1, LONGEST), generator=torch.Generator().manual_seed(0))
+            padded[:, : ids.shape[1]] = ids
+            mask = (torch.arange(LONGEST) < ids.shape[1]).long()[None]
+            torch.testing.assert_close(model(padded, mask).logits, model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_mask_is_finite_and_removes_what_the_type_can_hold(dtype: torch.dtype) -> None:
+    fill = torch.tensor(mask_fill(dtype), dtype=dtype)
+    largest = torch.tensor(1.4e4 if dtype == torch.float16 else 1e20, dtype=dtype)
+    dead, alive = largest + fill, -largest
+    assert torch.isfinite(fill) and torch.isfinite(-largest + fill) and float(alive - dead) > 500
+    assert torch.softmax(torch.stack([dead, alive]).float(), 0)[0] == 0
