@@ -1,6 +1,6 @@
 """Ways to run a stage at all its buckets through OpenVINO: a model for each, `If` branches of one, one dynamic model.
 
-python benchmarks/cpu_profiles.py demo/output/ltp [--reviews 128] [--threads 2] [--json FILE]
+python -m benchmarks.cpu_profiles demo/output/ltp [--reviews 128] [--threads 2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
 from pipeline.builder.measure import alternate
+from pipeline.cli import main_of
 
 
 class StaticModels(Engine):
@@ -157,20 +158,24 @@ WAYS: dict[str, OpenVinoBackend] = {
 }
 
 
-def main() -> None:
-    """Prints, and writes, times, memory, and the seconds of loading and of a first answer, of every way."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("artifact", type=Path)
-    p.add_argument("--reviews", type=int, default=128)
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--threads", type=int)
-    p.add_argument("--json", type=Path)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.cpu_profiles", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote for the target cpu")
+    p.add_argument("--reviews", type=int, default=128, help="texts that are timed (default 128)")
+    p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
+    p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     p.add_argument("--alone", choices=list(WAYS), help="load one way in this process, and print what it took")
-    args = p.parse_args()
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints, and writes, times, memory, and the seconds of loading and of a first answer, of every way."""
     texts = [example.content for example in read_examples("movie-reviews", "test")[: args.reviews]]
     if args.alone is not None:
         print(json.dumps(alone(args.artifact, args.alone, texts[0], args.threads)))
-        return
+        return 0
     rows = [compare(args.artifact, texts, batch, args.rounds, args.threads) for batch in (1, 8)]
     words = [sys.executable, "-m", "benchmarks.cpu_profiles", str(args.artifact)]
     words += [] if args.threads is None else ["--threads", str(args.threads)]
@@ -182,6 +187,7 @@ def main() -> None:
     if args.json is not None:
         record = {**machine_record(), "artifact": args.artifact.name, "threads": args.threads}
         args.json.write_text(json.dumps({**record, "rows": rows, "alone": taken}, indent=1) + "\n", "utf-8")
+    return 0
 
 
 def compare(path: Path, texts: Sequence[Text], batch: int, rounds: int, threads: int | None) -> dict:
@@ -223,4 +229,4 @@ def _anonymous() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    main_of(parser, run)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import functools
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.gpu_results import Case, Machine, Timing
 from engines.artifact import Artifact
-from engines.backends import Backend
+from engines.backends import Backend, Engine
 from engines.backends.gpu import find_gpu
 from engines.errors import TargetError
 from engines.machine import processor, tool_versions
@@ -109,7 +109,14 @@ def time_cases(
     """
     streams = 1 if batch == 1 else 2
     sharing = copy.copy(backend)
-    sharing.load = functools.cache(backend.load)  # type: ignore[method-assign]
+    loaded: dict[Path, Engine] = {}
+
+    def load(file: Path, *arguments: Any) -> Engine:
+        if file not in loaded:
+            loaded[file] = backend.load(file, *arguments)
+        return loaded[file]
+
+    sharing.load = load  # type: ignore
     ways: dict[str, Callable[[Sequence[Text]], object]] = {}
     keys: dict[str, tuple[str, bool]] = {}
     for name, path in paths.items():

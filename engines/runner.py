@@ -162,9 +162,9 @@ class Runner:
                 if sample.error is None:
                     yield sample.result()
                 elif failed is None:
-                    raise sample.error
+                    raise sample.take_error()
                 else:
-                    failed(sample.error)
+                    failed(sample.take_error())
 
     def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:
         """Checked samples, a window at a time; those in front of a bad one still run before its error is raised."""

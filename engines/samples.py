@@ -53,3 +53,9 @@ class Sample:
         """What the sample gave; it must be done."""
         assert self.logits is not None
         return SampleResult(len(self.tokens), self.logits, self.survivors, self.carried)
+
+    def take_error(self) -> SkimError:
+        """The error, which it no longer holds: once raised it refers to the frames, and these to the sample."""
+        error, self.error = self.error, None
+        assert error is not None
+        return error

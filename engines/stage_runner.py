@@ -85,7 +85,7 @@ class StageRunner:
         self.wait(call)
         for sample in call.samples:
             if sample.error is not None:
-                raise sample.error
+                raise sample.take_error()
 
     def wait(self, call: Call) -> None:
         """Waits for a call, whose samples have moved on then or hold their errors. Raises SkimError for the call's."""

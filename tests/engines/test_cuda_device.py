@@ -98,6 +98,8 @@ def test_a_runner_gives_everything_back_after_an_error_at_once(toy_artifact, no_
     assert isinstance(stages, DeviceStageRunner)
     with pytest.raises(SkimError, match="found NaN or infinity for text 1"):
         runner.run_tokens([Tokens([NAN_WORD] * 4, [0] * 4, 4), *(tokens_of(rng, 4) for _ in range(6))])
+    for number in range(2):
+        stages.start(0, runner._buckets[0][0], [Sample(number, tokens_of(rng, 4))])
     assert sum(lane.call is not None for lane in stages._lanes) == 2
     assert all(backend.runtime.alive.values())
     del stages, runner

@@ -26,6 +26,7 @@ from pipeline.graph.precision import DTYPES, dtype_of, reference_in
 from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
 from pipeline.model import PrunedTransformer, load_checkpoint
 from pipeline.model.checkpoint import tokenizer_path
+from pipeline.model.positions import mask_fill
 from tests.graph.small import small_model
 
 CHECKPOINTS = Path(__file__).parents[2] / "demo" / "checkpoints"
@@ -188,7 +189,11 @@ def test_the_mask_is_made_once_however_many_layers_use_it(tmp_path: Path) -> Non
     (spec,) = cut_stages(model, [])
     export_stage(Stage(model, spec), model.config, tmp_path / "stage_0.onnx", "fp16")
     graph = onnx.load(tmp_path / "stage_0.onnx").graph
-    fills = [t.name for t in graph.initializer if not t.dims and onnx.numpy_helper.to_array(t) == np.float16(-1e4)]
+    fills = [
+        t.name
+        for t in graph.initializer
+        if not t.dims and onnx.numpy_helper.to_array(t) == np.float16(mask_fill(torch.float16))
+    ]
     masks = [node for node in graph.node if set(node.input) & set(fills)]
     assert len(masks) == 1 and sum(node.op_type == "Softmax" for node in graph.node) == 3
 
