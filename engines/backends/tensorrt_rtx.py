@@ -9,7 +9,7 @@ from typing import Any
 
 from engines.backends.base import PLAIN, Built, EngineOptions, Report
 from engines.backends.rtx_cache import KeptEngine
-from engines.backends.tensorrt import TensorRtBackend, plugin_digest
+from engines.backends.tensorrt import TensorRtBackend, companion_digest, plugin_digest
 from engines.binding import Binding
 from engines.buckets import Bucket
 
@@ -37,6 +37,7 @@ class TensorRtRtxBackend(TensorRtBackend):
             version=self._module().__version__,
             compute_capabilities=_capabilities(options),
             plugin=plugin_digest() if options.plugin else None,
+            companion=companion_digest() if options.plugin else None,
         )
 
     def options_here(self) -> EngineOptions:

@@ -54,7 +54,7 @@ def engine_gates(
     return found
 
 
-def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> list[Gate]:
+def planned_gates(compilation: Compilation, records: Sequence[EngineRecord], head_size: int) -> list[Gate]:
     """Checks what the library planned for the engines that have a report, all of one target, precision and machine."""
     reports = {record: compilation.report_of(record) for record in records if record.report is not None}
     if not reports:
@@ -67,7 +67,7 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord]) -> 
         if profile.bucket in record.profiles
     }
     fusion = {name: (fusible, profile.fused) for name, (_, profile, fusible) in profiles.items()}
-    found = [gates.attention_gate(f"fused attention {where}", precision, fusion)]
+    found = [gates.attention_gate(f"fused attention {where}", precision, fusion, head_size)]
     if precision == "int8":
         graphs = set(map(compilation.graph_of, reports))
         products = {path: quantized_products(onnx.load(path)) for path in graphs}

@@ -18,7 +18,7 @@ from pipeline.builder.work import Engines, Exported, Planned, Work
 from pipeline.graph.stages import decision_layers
 from pipeline.kit.scripts import write_gpu_kit
 from pipeline.model.checkpoint import tokenizer_path
-from plugins.library import copy_plugins, library_path
+from plugins.library import RTX_ALIAS_NAME, copy_plugins, library_path
 
 
 def write_contents(work: Work, planned: Planned, exported: Exported, engines: Engines) -> None:
@@ -60,8 +60,15 @@ def _drop_leftovers(root: Path, records: list[EngineRecord]) -> None:
 def _copy_plugins(folder: Path, target: BuildTarget) -> None:
     """Copies the plugin libraries. Raises BuildError if they changed since the engines were bound to them."""
     copy_plugins(folder)
-    if target.binding is not None and sha256(folder / library_path().name) != target.binding.plugin:
-        raise BuildError(
-            f"plugin library {library_path()}: expected SHA-256 {target.binding.plugin}, found another one: it was "
-            "changed while the engines were built; build again"
-        )
+    if target.binding is None:
+        return
+    bound = {library_path(): target.binding.plugin}
+    if target.binding.companion is not None:
+        bound[library_path().with_name(RTX_ALIAS_NAME)] = target.binding.companion
+    for path, digest in bound.items():
+        copied = folder / path.name
+        if not copied.is_file() or sha256(copied) != digest:
+            raise BuildError(
+                f"plugin library {path}: expected SHA-256 {digest}, found another one: it was changed while the "
+                "engines were built; build again"
+            )

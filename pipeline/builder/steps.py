@@ -144,7 +144,8 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
     results += engine_gates(expected, asked, partial(metric_gates, start.subject, budget), advance)
     if engines.calibration is not None:
         results.append(int8_gate(engines.calibration, compared=target.chooses_int8_by_time))
-    results += planned_gates(engines.compilation, engines.compiled.records)
+    encoder = expected.model.config.encoder
+    results += planned_gates(engines.compilation, engines.compiled.records, encoder.hidden_size // encoder.heads)
     if baseline is not None:
         _time_against(baseline, work)
         advance()

@@ -7,15 +7,22 @@ from collections.abc import Mapping
 from engines.artifact import Figures, Gate
 from pipeline.gates.verdict import verdict
 
+_NARROWEST = 12
+"""Columns of a head from which TensorRT-RTX 1.7.1 has a fused kernel; it was tried from 4 to 128."""
 
-def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int]]) -> Gate:
+
+def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int]], head_size: int) -> Gate:
     """name: of the gate. found: fusible and fused attentions of every profile, by its name.
 
     An LTP score reads the probabilities, which a fused kernel never writes; there the products stay kernels of their
-    own. In fp32 the libraries have no fused kernel.
+    own. In fp32, and for heads of a few columns, the libraries have no fused kernel.
     """
-    nothing = "every attention feeds a score" if precision != "fp32" else "no library fuses attention in fp32"
-    return _gate(name, ("fusible", "fused"), found, nothing, skipped=precision == "fp32")
+    nothing = "every attention feeds a score"
+    if precision == "fp32":
+        nothing = "no library fuses attention in fp32"
+    elif head_size < _NARROWEST:
+        nothing = f"no library fuses attention with heads of {head_size} columns"
+    return _gate(name, ("fusible", "fused"), found, nothing, precision == "fp32" or head_size < _NARROWEST)
 
 
 def int8_products_gate(name: str, found: Mapping[str, tuple[int, int]]) -> Gate:

@@ -61,6 +61,15 @@ def test_what_does_not_fit_is_said(binding: Binding, gpu: Gpu, problem: str | No
     assert found is None if problem is None else problem in str(found)
 
 
+def test_a_library_beside_the_plugin_is_bound_as_it_is() -> None:
+    """Fault 18: it is loaded into the same process."""
+    both = bound(plugin=DIGEST, companion="c" * 64)
+    assert both.mismatch("11.4.0.106", HERE, DIGEST, "c" * 64) is None
+    for found, named in ((None, "none"), ("b" * 64, "one of digest bbbbbbbbbbbb…")):
+        problem = f"built with the library beside the plugin of digest cccccccccccc…, here is {named}"
+        assert both.mismatch("11.4.0.106", HERE, DIGEST, found) == problem
+
+
 def test_another_plugin_library_does_not_fit() -> None:
     assert "here is one of digest bbbbbbbbbbbb…" in str(bound(plugin=DIGEST).mismatch("11.4.0.106", HERE, "b" * 64))
 

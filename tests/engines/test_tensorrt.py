@@ -14,13 +14,13 @@ from onnx import helper, numpy_helper
 
 from engines.backends import BACKENDS, choose_backend, choose_builder, tensorrt
 from engines.backends.base import Built, EngineOptions
-from engines.backends.tensorrt import TensorRtBackend
+from engines.backends.tensorrt import TensorRtBackend, companion_digest, plugin_digest
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.binding import Gpu
 from engines.buckets import Bucket
 from engines.errors import BuildError, InputError, TargetError
 from engines.files import sha256
-from plugins.library import ENVIRONMENT_VARIABLE, FILE_NAME
+from plugins.library import ENVIRONMENT_VARIABLE, FILE_NAME, RTX_ALIAS_NAME
 from tests.plugins.models import token_compact_model, token_compact_node
 
 BUCKET = Bucket(batch=2, length=16)
@@ -225,3 +225,13 @@ def test_options_that_a_target_does_not_have() -> None:
     assert by_target["tensorrt"] == ["compute capabilities: the target tensorrt has no such option"]
     assert by_target["tensorrt-rtx"] == ["workspace: the target tensorrt-rtx has no such option"]
     assert len(by_target["cpu"]) == 3
+
+
+def test_what_lies_beside_the_plugin_is_digested_when_it_is_there(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / FILE_NAME))
+    (tmp_path / FILE_NAME).write_bytes(b"plugin")
+    assert companion_digest() is None
+    (tmp_path / RTX_ALIAS_NAME).write_bytes(b"one")
+    assert companion_digest() == sha256(tmp_path / RTX_ALIAS_NAME)
+    (tmp_path / RTX_ALIAS_NAME).write_bytes(b"another")
+    assert companion_digest() == sha256(tmp_path / RTX_ALIAS_NAME) != plugin_digest()
