@@ -28,6 +28,7 @@ BINDING = Binding(
 TARGET = BuildTarget(TENSORRT, EngineOptions(), "fp16", BINDING, None)
 OPTIONS = {
     "plugin": True,
+    "companion": True,
     "compute_capabilities": ("8.9",),
     "optimization_level": 3,
     "workspace": 64,

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Barrier, current_thread
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -21,6 +22,7 @@ from engines import Runner, files
 from engines.backends import cpu_graph
 from engines.buckets import parse_buckets
 from engines.errors import InputError, SkimError
+from engines.loading import on_all_cores
 from engines.tokenization import Tokens
 from tests.engines.driving import check as check_results
 from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WIDTH, WORDS, Toy, random_tokens, tokens_of
@@ -451,3 +453,30 @@ def test_engines_that_the_manifest_confuses_are_refused(toy_artifact, tmp_path: 
     (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(InputError, match=r"expected an engine that (takes|returns)"):
         Runner(path, provider=provider)([words(2)])
+
+
+def test_weights_that_the_manifest_does_not_list_are_not_read(
+    tiny_tokenizer: Path, tmp_path: Path, monkeypatch, provider: str
+) -> None:
+    """Fault 34: they lie beside the engine, are what was built, and nothing vouches for them."""
+    monkeypatch.setattr(cpu_graph, "_SHARED_FROM", 64)
+    path = Toy().write(tmp_path / "artifact", tiny_tokenizer, parse_buckets("1x24"))
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    for name in [name for name in manifest["files"] if name.endswith(".weights")]:
+        del manifest["files"][name]
+    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(InputError, match=r"\.weights is used but has no digest"):
+        Runner(path, provider=provider)([words(9)])
+
+
+def test_engines_are_loaded_on_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that is bound to two cores of 96 must not start 96 compilers."""
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system does not bind processes to cores")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 7})
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    meet = Barrier(2, timeout=30)
+    assert on_all_cores(lambda key: meet.wait() in (0, 1), range(4), None) == [True] * 4, "two at a time"
+    seen: set[str] = set()
+    on_all_cores(lambda key: seen.add(current_thread().name), range(200), None)
+    assert len(seen) <= 2
