@@ -28,7 +28,6 @@ BINDING = Binding(
 TARGET = BuildTarget(TENSORRT, EngineOptions(), "fp16", BINDING, None)
 OPTIONS = {
     "plugin": True,
-    "companion": True,
     "compute_capabilities": ("8.9",),
     "optimization_level": 3,
     "workspace": 64,
@@ -43,6 +42,7 @@ BINDINGS = {
     "cuda": "13.1",
     "driver": "580.65.07",
     "plugin": "c" * 64,
+    "companion": "d" * 64,
 }
 
 

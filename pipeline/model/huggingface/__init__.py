@@ -15,8 +15,16 @@ from pipeline.model.families import FAMILIES
 from pipeline.model.huggingface.config import reads_every_token, translate
 from pipeline.model.huggingface.layout import encoder_directory, locate_backbone, read_json_object
 from pipeline.model.huggingface.weights import our_tensors, tensor_shapes, weights_digest
+from pipeline.model.huggingface.weights import rename as names_of
 
-__all__ = ["encoder_directory", "locate_backbone", "read_huggingface", "read_huggingface_config", "weights_digest"]
+__all__ = [
+    "encoder_directory",
+    "locate_backbone",
+    "read_huggingface",
+    "read_huggingface_config",
+    "rename",
+    "weights_digest",
+]
 
 _SEGMENTS = "embeddings.token_type.weight"
 
@@ -48,3 +56,9 @@ def read_huggingface(directory: Path, backbone: bool = False) -> tuple[Checkpoin
         # The tokenizer gives no segments: the first row is added to every token, and no other ever is.
         weights[_SEGMENTS] = weights[_SEGMENTS][:1]
     return config, {name: value.to(torch.float32) for name, value in weights.items()}
+
+
+def rename(name: str, model_type: str = "bert") -> str | None:
+    """Returns our name of a tensor that has one name here; None for one that inference does not need."""
+    names = names_of(name, FAMILIES[model_type])
+    return names[0] if names else None
