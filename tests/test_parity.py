@@ -131,7 +131,7 @@ def test_a_changed_engine_is_named(
     reseal(artifact)
     code, gates = check(capsys, artifact)
     assert code == 3 and gates["numeric: graphs"].status == "PASSED"
-    assert gates["numeric: engines (cpu)"].reason.startswith(f"{ENGINE_1}: ")
+    assert gates["numeric: engines (cpu)"].reason.startswith(f"{ENGINE_1} 1x16: ")
 
 
 def test_an_engine_that_cannot_be_loaded_is_named(

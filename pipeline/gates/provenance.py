@@ -18,7 +18,7 @@ from engines.artifact import TOKENIZER_NAME, EngineRecord, Figures, Gate, Manife
 from engines.backends import BACKENDS
 from engines.errors import SkimError
 from engines.machine import tool_versions
-from engines.plan import Unit
+from engines.plan import Unit, unit_name
 from engines.tokenization import Tokens
 from pipeline.gates.expected import Expected
 from pipeline.gates.made_again import engine_differences, range_differences
@@ -110,7 +110,7 @@ def _exported(origin: Origin, scratch: Path) -> dict[Unit, Path]:
     stages: dict[Unit, Stage | HeadStage] = {spec.index: Stage(expected.model, spec) for spec in expected.specs}
     if expected.model.config.head.token_level:
         stages["head"] = HeadStage(expected.model)
-    graphs = {unit: scratch / f"{unit}.onnx" for unit in stages}
+    graphs = {unit: scratch / f"{unit_name(unit)}.onnx" for unit in stages}
     for unit, stage in stages.items():
         origin.export(stage, expected.model.config, graphs[unit], expected.precision)
     return graphs

@@ -99,6 +99,8 @@ def round_explicitly(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def near_threshold(stage: Stage, rounded: Stage, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """[B] bool: samples with a token near a threshold, see `near_tokens`; `near_in_fp32` where both are the same."""
+    if not any(step.kind == "decide" for step in stage.spec.steps):
+        return np.zeros(len(inputs["alive"]), bool)
     if rounded is stage:
         return near_in_fp32(run_scored(stage, inputs)[1], len(inputs["alive"]))
     decisions, others = (run_scored(module, inputs)[1] for module in (stage, rounded))

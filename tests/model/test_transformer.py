@@ -175,7 +175,7 @@ def test_dead_keys_do_not_matter_however_large_the_logits(family: str, gain: flo
             parameter.data *= gain
     with torch.no_grad():
         for sample in make_samples(model, [3, 7, 12], seed=1):
-            ids = torch.tensor([sample.input_ids])
+            ids = sample[:1]
             padded = torch.randint(4, WORDS, (1, LONGEST), generator=torch.Generator().manual_seed(0))
             padded[:, : ids.shape[1]] = ids
             mask = (torch.arange(LONGEST) < ids.shape[1]).long()[None]
