@@ -92,9 +92,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--no-protect-first", dest="protect_first", action="store_const", const=False, help="let the first token die"
     )
-    flag("distil", "weight of the teacher in the loss", type=float)
-    flag("evaluations", "dev evaluations per phase", type=int)
-    flag("patience", "stop after N evaluations without gain", type=int)
     p.add_argument("--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)")
     flag("threads", "CPU threads", type=int)
     flag("seed", "seed of everything random", type=int)
@@ -121,6 +118,9 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
 
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:
+    flag("distil", "weight of the teacher in the loss", type=float)
+    flag("evaluations", "dev evaluations per phase", type=int)
+    flag("patience", "stop after N evaluations without gain", type=int)
     flag("batch-tokens", "padded tokens per batch", type=int)
     flag("lr", "learning rate of the encoder or its adapters", type=float)
     flag("head-lr", "learning rate of the head", type=float)
