@@ -212,3 +212,7 @@ def tokens_of(rng: np.random.Generator, length: int) -> Tokens:
     """A random sample of a length."""
     ids, types = rng.integers(0, NAN_WORD, length), rng.integers(0, 2, length)
     return Tokens(ids.tolist(), types.tolist(), length)
+
+
+def words(count: int, first: int = 4) -> str:
+    return " ".join(f"w{4 + (first + i) % (NAN_WORD - 4)}" for i in range(count))
