@@ -154,14 +154,14 @@ def test_the_dense_artifact_is_known_by_any_name_of_its_model(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert built.dense is not None
-    dense_built = built.artifact.with_name("artifact-dense")
+    artifact = built.copied(tmp_path)
     link, copy = tmp_path / "link", shutil.copytree(built.dense, tmp_path / "copy")
     link.symlink_to(built.dense)
     monkeypatch.setattr(baseline, "build_from", lambda *_: None)
     monkeypatch.setattr(baseline, "_is_current", lambda _: False)  # as with other settings
     for other in (link, copy):
-        config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), out=built.artifact)
-        assert baseline.dense_artifact(Start.of(config), Console()) == dense_built
+        config = BuildConfig(checkpoint=built.checkpoint, dense=other, data=str(built.data), out=artifact)
+        assert baseline.dense_artifact(Start.of(config), Console()) == artifact.with_name("artifact-dense")
 
 
 def test_the_planner_needs_an_engine_for_every_batch_size(
