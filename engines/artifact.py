@@ -289,7 +289,8 @@ def _read_manifest(directory: Path, verify: bool) -> Manifest:
         )
     seal, expected = content.pop("seal", None), _seal_of(text)
     if verify and seal != expected:
-        raise InputError(f"{path}: its seal is not that of its content, {expected}: not the written file; {_DAMAGED}")
+        found = "a file that was written as another one" if expected else "no seal in front"
+        raise InputError(f"{path}: expected the seal that was written with it, found {found}; {_DAMAGED}")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
