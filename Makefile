@@ -10,8 +10,9 @@ export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_BUILD_CONSTRAINT := $(abspath constraints.txt)
 
 LOCKED := --no-deps --require-hashes -r
-# Another build of PyTorch than requirements-torch.lock has the digest of: make setup TORCH=torch==2.13.0
+# PyTorch: its build for CPUs where pip is told of one, else PyPI's. For another one: make setup TORCH=torch==2.13.0
 TORCH ?= $(LOCKED) requirements-torch.lock
+TORCH_CPU = $(if $(filter file,$(origin TORCH)),$(PIP) $(LOCKED) requirements-torch-cpu.lock 2> $(BUILD).log ||)
 COMPILE = { cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) && cmake --build $(BUILD) --parallel $$(nproc); } \
   > $(BUILD).log 2>&1 || { echo failed; tail -n 40 $(BUILD).log; exit 1; }
 
@@ -23,11 +24,11 @@ setup: $(READY) native
 timed = printf 'setup: %s ... ' '$(1)'; started=$$(date +%s); { $(2); } && echo "$$(($$(date +%s) - started)) s"
 
 # Files are those whose digests the locks have. A build of PyTorch for GPUs names what else it needs, by version.
-$(READY): pyproject.toml constraints.txt requirements.lock requirements-torch.lock
+$(READY): pyproject.toml constraints.txt requirements.lock requirements-torch.lock requirements-torch-cpu.lock
 	@$(call timed,making $(VENV),$(PYTHON) -m venv $(VENV))
 	@$(call timed,installing what SkimRT and its tests need,$(PIP) $(LOCKED) requirements.lock)
-	@$(call timed,installing PyTorch,$(PIP) $(TORCH) && $(PIP) 'torch>=2.8')
-	@$(call timed,installing SkimRT,$(PIP) --no-deps --no-build-isolation -e .)
+	@$(call timed,installing PyTorch,{ $(TORCH_CPU) $(PIP) $(TORCH); } && $(PIP) torch)
+	@$(call timed,installing SkimRT,PIP_BUILD_CONSTRAINT= $(PIP) --no-deps --no-build-isolation -e .)
 	@touch $@
 
 # The TensorRT plugin. Without nvcc the CUDA parts are left out, and the tests say so.
