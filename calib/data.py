@@ -19,6 +19,7 @@ from typing import Literal
 from calib.labels import are_amounts, fitted, is_number, read_label, refuse_alike, whole_numbers
 from calib.row import Columns, Row, text_of_row
 from calib.rows import read_rows
+from calib.targets import Labels, Target, as_others, is_target, read_target, read_words, target_names
 from engines.errors import InputError
 from engines.plan import repeated
 from engines.tokenization import Text, text_of
@@ -43,12 +44,16 @@ _SPLIT_PERMILLE: dict[Split, range] = {"test": range(0, 60), "dev": range(60, 10
 
 @dataclass(frozen=True)
 class Example:
-    """A text or a pair of texts with its label: a class name, or a number as text for regression."""
+    """A text or a pair of texts with its label: a class name, or a number as text for regression.
+
+    Where the label is more than one name it is in `target`, and `label` is empty.
+    """
 
     text: str
     label: str
     text_b: str | None = None
     source: str = ""
+    target: Target | None = None
 
     @property
     def content(self) -> Text:
@@ -107,17 +112,24 @@ def examples_digest(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps([example.label, example.text, example.text_b]).encode())
+        if example.target is not None:
+            digest.update(repr(example.target).encode())
     return digest.hexdigest()
 
 
 def label_names(examples: Iterable[Example]) -> list[str]:
     """The distinct labels in order, whole numbers by their value: the index of each is the class of a new model."""
+    examples = list(examples)
+    if targets := [example.target for example in examples if example.target is not None]:
+        return target_names(targets)
     labels = sorted({example.label for example in examples})
     return sorted(labels, key=int) if all(re.fullmatch(r"[+-]?\d+", label) for label in labels) else labels
 
 
 def relabelled(examples: Sequence[Example], names: Sequence[str]) -> tuple[list[Example], str | None]:
     """The examples with a model's names as labels, and what was assumed for that; see `fitted`."""
+    if any(example.target is not None for example in examples):
+        return list(examples), None
     labels, assumed = fitted([example.label for example in examples], names)
     if assumed is None:
         return list(examples), None
@@ -187,6 +199,8 @@ def _read_file(path: Path, columns: Columns | None) -> Data:
         raise InputError.listing(f"{path}: {count} malformed rows, of which the first {_SHOWN}", problems)
     if problems or not examples:
         raise InputError.listing(str(path), problems or ["expected at least one row, found none"])
+    if any(example.target is not None for example in examples):
+        return Data(str(path), _of_one_kind(path, examples, places), classes)
     labels = [example.label for example in examples]
     if not are_amounts(labels):
         where: dict[str, list[str]] = {}
@@ -203,12 +217,40 @@ def _example(row: Row, classes: Sequence[str]) -> Example:
     """Raises ValueError, which says what is wrong with the row."""
     if row.problem is not None:
         raise ValueError(row.problem)
+    if isinstance(row.text, list | tuple):
+        words, spans = read_words(row.text, row.label)
+        return Example(words, "", target=spans)
     if row.label in (None, "") or not isinstance(row.text, str):
         raise ValueError(f"expected a label and a text, named label and text, found {row.shown}")
+    if is_target(row.label):
+        text = text_of_row(row)
+        first, second = (text, None) if isinstance(text, str) else text
+        return Example(first, "", second, target=read_target(row.label, first, second or first))
     label, text = read_label(row.label), text_of_row(row)
     if classes and label.isdecimal() and int(label) < len(classes):
         label = classes[int(label)]
     return Example(text, label) if isinstance(text, str) else Example(text[0], label, text[1])
+
+
+def _of_one_kind(path: Path, examples: Sequence[Example], places: Sequence[str]) -> list[Example]:
+    """The examples, all of which must have targets of one kind. Raises InputError."""
+    single = [place for example, place in zip(examples, places, strict=True) if example.target is None]
+    if single:
+        raise InputError(
+            f"{path}: expected a list of labels in every row, as in others, found one label in {single[0]}; write "
+            '["a"] for a single one'
+        )
+    targets = [example.target for example in examples if example.target is not None]
+    try:
+        targets = as_others(targets)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    where: dict[str, list[str]] = {}
+    for target, place in zip(targets, places, strict=True):
+        for name in target.names if isinstance(target, Labels) else ():
+            where.setdefault(name, []).append(place)
+    refuse_alike(where, str(path))
+    return [replace(example, target=target) for example, target in zip(examples, targets, strict=True)]
 
 
 def _labels_beside(path: Path) -> list[str]:

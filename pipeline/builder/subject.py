@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -99,10 +99,11 @@ def tokens_of(
 ) -> list[Tokens]:
     """Returns the tokens of the examples, cut at the model's max_length as in training, or at a shorter one."""
     tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
-    return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
+    return [replace(t, full_length=len(t)) for t in tokens]
 
 
 def encoder_of(checkpoint: Path, model: PrunedTransformer, max_length: int | None = None) -> TextEncoder:
     """The tokenizer of a checkpoint, as the runner uses it."""
     longest = min(model.config.max_length, max_length or model.config.max_length)
-    return TextEncoder(tokenizer_path(checkpoint), longest, model.config.encoder.type_vocab_size)
+    segments, origins = model.config.encoder.type_vocab_size, model.config.head.token_level
+    return TextEncoder(tokenizer_path(checkpoint), longest, segments, origins=origins)

@@ -56,7 +56,7 @@ class Trainer:
         self.content = content
         self.config, self.trainee, self.model = config, trainee, trainee.model
         self.teacher, self.train_set, self.dev, self.out = teacher, train, dev, out
-        self.teacher_logits = torch.full((len(train), len(self.model.config.head.labels)), torch.nan)
+        self.teacher_logits = torch.full((len(train), self.model.config.head.outputs), torch.nan)
         self.result = Result()
         self.best: tuple[int, float] = (-1, 0.0)
 
