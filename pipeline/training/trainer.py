@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engines.errors import InputError
-from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.flops import count_flops, dense_flops, flops_ratio
+from pipeline.model.retention import carried_rows
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import Batch, Sets
 from pipeline.training.budget import FlopsBudget
-from pipeline.training.config import Phase, TrainConfig
+from pipeline.training.config import Phase, RunConfig
 from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
 from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
@@ -44,7 +45,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         trainee: Trainee,
         sets: Sets,
         out: Path,
@@ -157,12 +158,15 @@ class Trainer:
         return _CANDIDATE, evaluation.metric
 
     def _calibrate(self) -> None:
-        sample, limit = self.train_set.first(_CALIBRATION_EXAMPLES), self.config.batch_tokens * 2
+        samples = self.train_set.tokens[:_CALIBRATION_EXAMPLES]
+        training = self.model.training
+        self.model.eval()
         reach_ratio(
             self.model.pruner,
             self.config.flops_ratio,
-            lambda: evaluate(self.model, sample, limit, self.config.bf16).flops_ratio,
+            lambda: flops_ratio(self.model.config, carried_rows(self.model, samples)),
         )
+        self.model.train(training)
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
         """Returns the indices of every batch of the phase; equal for equal seeds, so a resumed run continues alike."""
