@@ -11,12 +11,18 @@ from engines.plan import repeated
 from engines.tokenization import text_problem
 
 
+HeadKind = Literal["classification", "regression", "ranking", "question_answering", "tagging"]
+
+
 class Head(BaseModel):
-    """What the model predicts. `labels` are the names by index, all different; regression has exactly one."""
+    """What the model predicts. `labels` are the names by index, all different; regression and ranking have one.
+
+    A ranking head scores pairs (query, passage).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["classification", "regression", "question_answering", "tagging"] = "classification"
+    kind: HeadKind = "classification"
     labels: list[str] = Field(min_length=1, max_length=LABELS)
 
     @field_validator("labels")
@@ -32,6 +38,11 @@ class Head(BaseModel):
             if (problem := text_problem(label)) is not None:
                 raise ValueError(f"label {label!r}: {problem}")
         return labels
+
+    @property
+    def one_value(self) -> bool:
+        """Whether the only output is a number by itself, a score or an amount, and no class."""
+        return self.kind in ("regression", "ranking")
 
     @property
     def token_level(self) -> bool:

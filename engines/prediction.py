@@ -30,10 +30,10 @@ class SampleResult:
 class Prediction:
     """The answer for one text.
 
-    label:       name of the most probable class; None for regression; one name per token for tagging; for
+    label:       name of the most probable class; None for regression and ranking; one name per token for tagging; for
                  question answering the most probable answer as (first token, last token).
-    probability: of the label; None for regression; one per token for tagging.
-    logits:      [classes] (regression: the value), or [tokens][classes] for a token-level head.
+    probability: of the label; None for regression and ranking; one per token for tagging.
+    logits:      [classes] (regression, ranking: the value), or [tokens][classes] for a token-level head.
     tokens:      real tokens of the text.
     retention:   tokens alive at the end of every stage.
     """
@@ -59,7 +59,7 @@ def predict(result: SampleResult, head: Head) -> Prediction:
         )
     retention = [len(positions) for positions in result.survivors]
     logits, rest = result.logits, (result.logits.tolist(), result.length, retention)
-    if head.kind == "regression":
+    if head.one_value:
         return Prediction(None, None, *rest)
     if head.kind == "question_answering":
         first, last, probability = _best_span(logits)

@@ -108,9 +108,10 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
     p.add_argument(
         "--task",
-        choices=["classification", "regression"],
-        help="what the labels are: classes, or amounts (default: that of --init; else amounts if they are numbers of "
-        "which some have a fraction, and classes otherwise)",
+        choices=["classification", "regression", "ranking"],
+        help="what the labels are: classes, amounts, or the relevance of the second text, a passage, for the first, a "
+        "query (default: that of --init; else amounts if they are numbers of which some have a fraction, and classes "
+        "otherwise)",
     )
     p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
     p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
@@ -153,8 +154,11 @@ def _train(config: TrainConfig, out: Path) -> int:
     trainee = make_trainee(config, labels)
     encoder = trainee.model.config.encoder
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
-    train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id)
-    dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id)
+    ranking = trainee.model.config.head.kind == "ranking"
+    train_set, dev_set = (
+        _tokenised(name, examples_of, tokens, labels, encoder.pad_token_id, ranking)
+        for name, examples_of in ((config.data, train), (config.dev_data or config.data, dev))
+    )
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = None
     if taught_by and config.distil > 0:
@@ -201,11 +205,16 @@ def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_lengt
 
 
 def _tokenised(
-    name: str, examples: Sequence[Example], tokens: TextEncoder, labels: Sequence[str] | None, pad_token_id: int
+    name: str,
+    examples: Sequence[Example],
+    tokens: TextEncoder,
+    labels: Sequence[str] | None,
+    pad_token_id: int,
+    ranking: bool,
 ) -> TokenisedSet:
     """The set of the examples of `name`. Raises InputError, which names it, for texts and labels that do not fit."""
     try:
-        return TokenisedSet(examples, tokens, labels, pad_token_id)
+        return TokenisedSet(examples, tokens, labels, pad_token_id, ranking)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

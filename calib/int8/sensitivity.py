@@ -49,7 +49,7 @@ class Kept(BaseModel):
 def divergence(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Mean Kullback-Leibler divergence in nats of the predicted distributions from the expected ones; for regression
     the mean squared difference over the variance of the expected values."""
-    if head.kind == "regression":
+    if head.one_value:
         ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
         return float((ours - theirs).square().mean() / theirs.var(unbiased=False).clamp_min(1e-12))
     over = 0 if head.kind == "question_answering" else -1  # start and end are distributions over the positions
@@ -62,7 +62,7 @@ def divergence(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Te
 
 def changed_share(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Share of samples with another label anywhere; for regression, those that move by 1 % of the values' range."""
-    if head.kind == "regression":
+    if head.one_value:
         ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
         return float(((ours - theirs).abs() > 0.01 * (theirs.max() - theirs.min())).float().mean())
     over = 0 if head.kind == "question_answering" else -1

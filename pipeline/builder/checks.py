@@ -138,7 +138,7 @@ def _no_metric(subject: Subject) -> str | None:
     """Why the examples give no metric, or None."""
     head = subject.model.config.head
     if not labelled(head, subject.examples):
-        wanted = "numbers" if head.kind == "regression" else f"the model's ({', '.join(head.labels)})"
+        wanted = "numbers" if head.one_value else f"the model's ({', '.join(head.labels)})"
         return f"the labels of {subject.data} are not {wanted}"
     if head.token_level:
         return "the data has one label per text, the model one per token"

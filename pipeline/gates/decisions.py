@@ -72,8 +72,8 @@ def decision_parity(expected: Expected, results: Sequence[SampleResult], rounded
 
 
 def _same_answer(model: PrunedTransformer, expected: torch.Tensor, found: torch.Tensor, tie: float = 0.0) -> bool:
-    """The same labels, or labels whose expected logits are at most `tie` apart; for regression values that are."""
-    if model.config.head.kind == "regression":
+    """The same labels, or labels whose expected logits are at most `tie` apart; where there is one value, such values."""
+    if model.config.head.one_value:
         return bool((expected - found).abs().max() <= max(tie, _TIE * _scale(expected)))
     chosen = expected.gather(-1, found.argmax(-1, keepdim=True)).squeeze(-1)
     return bool((expected.amax(-1) - chosen <= tie).all())

@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
     method: Method
     data: str
     dev_data: str | None = None
-    task: Literal["classification", "regression"] | None = None
+    task: Literal["classification", "regression", "ranking"] | None = None
     label: str | None = None
     text: str | None = None
     text_b: str | None = None

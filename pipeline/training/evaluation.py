@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from calib.ranking import mrr, ndcg
 from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import TokenisedSet
@@ -19,13 +20,14 @@ _REACHED = 0.97
 
 @dataclass
 class Evaluation:
-    """Figures of a whole set: the metric (accuracy, or minus the mean squared error), FLOPs ratio, rows carried per
-    layer.
+    """Figures of a whole set: the metric (accuracy, minus the mean squared error of a regression, nDCG@10 of a
+    ranking), FLOPs ratio, rows carried per layer, and further figures by name.
     """
 
     metric: float
     flops_ratio: float
     keep: list[float]
+    further: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -35,6 +37,7 @@ def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16
     model.eval()
     right = squared = ours = dense = 0.0
     rows, lengths = torch.zeros(model.config.encoder.layers, dtype=torch.float64), 0
+    scores = torch.zeros(len(data))
     for batch in data.batches(max_tokens):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = model(batch.input_ids, batch.mask, batch.token_type_ids, execution="compacted")
@@ -43,13 +46,19 @@ def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16
         dense += float(dense_flops(model.config, real).total.sum())
         rows += out.counts.sum(1)
         lengths += int(real.sum())
-        if model.config.head.kind == "regression":
+        if model.config.head.kind == "ranking":
+            scores[batch.index] = out.logits[:, 0].float()
+        elif model.config.head.kind == "regression":
             squared += float((out.logits[:, 0].float() - batch.target).square().sum())
         else:
             right += float((out.logits.argmax(-1) == batch.target).sum())
     model.train(was_training)
+    keep = [round(float(r) / lengths, 4) for r in rows]
+    if model.config.head.kind == "ranking":
+        ranked = scores.tolist(), data.targets.tolist(), data.queries.tolist()
+        return Evaluation(ndcg(*ranked), dense / ours, keep, {"mrr@10": round(mrr(*ranked), 4)})
     metric = -squared / len(data) if model.config.head.kind == "regression" else right / len(data)
-    return Evaluation(metric, dense / ours, [round(float(r) / lengths, 4) for r in rows])
+    return Evaluation(metric, dense / ours, keep)
 
 
 def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from calib.data import NAMED_SETS, Data, Example, label_names, read_data, relabelled
 from calib.labels import are_amounts, is_number, refuse_no_classes
+from calib.ranking import refuse_no_ranking
 from calib.row import Columns
 from calib.summary import oddities, summary
 from engines.errors import InputError
@@ -19,7 +20,10 @@ from pipeline.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainingExamples:
-    """Training and dev examples; `labels` are the classes by index, None for a regression; `odd` is worth a look."""
+    """Training and dev examples, and what is worth a look (`odd`).
+
+    labels: the classes by index; None for a regression or ranking, whose labels are numbers.
+    """
 
     train: list[Example]
     dev: list[Example]
@@ -37,9 +41,12 @@ class TrainingExamples:
         dev_name = config.dev_data or config.data
         dev_data = read_data(dev_name, "dev", columns=columns)
         head = _head(config)
-        regression = _is_regression(config, head, data)
+        regression = _are_numbers(config, head, data)
         if regression:
             _refuse_no_amounts(config, data)
+            if "ranking" in (config.task, head and head.kind):
+                for name, examples in ((config.data, data.examples), (dev_name, dev_data.examples)):
+                    refuse_no_ranking(name, examples)
             labels, train, dev, odd = None, data.examples, dev_data.examples, []
         else:
             refuse_no_classes([example.label for example in data.examples], config.data)
@@ -75,11 +82,11 @@ def _head(config: TrainConfig) -> HeadConfig | None:
     return head
 
 
-def _is_regression(config: TrainConfig, head: HeadConfig | None, data: Data) -> bool:
-    if head is not None and head.kind in ("classification", "regression"):
-        return head.kind == "regression"
+def _are_numbers(config: TrainConfig, head: HeadConfig | None, data: Data) -> bool:
+    if head is not None and (head.kind == "classification" or head.one_value):
+        return head.one_value
     if config.task is not None:
-        return config.task == "regression"
+        return config.task in ("regression", "ranking")
     return are_amounts(example.label for example in data.examples)
 
 

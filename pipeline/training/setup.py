@@ -77,7 +77,7 @@ class Trainee:
 
 
 def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
-    """Returns the model at the start of a run. `labels` None means regression. Raises InputError."""
+    """Returns the model at the start of a run. `labels` None means regression or ranking. Raises InputError."""
     torch.manual_seed(config.seed)
     origin = _from_backbone(config, labels) if config.init is None else _from_checkpoint(config, labels)
     try:
@@ -132,7 +132,8 @@ def _from_checkpoint(config: TrainConfig, labels: list[str] | None) -> _Origin:
     if not (source / CONFIG_NAME).is_file() and not is_model(source):
         raise InputError(f"--init {source}: expected a {CONFIG_NAME} or a Hugging Face config.json, found neither")
     started = read_config(source)
-    wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
+    kind = config.task or (started.head.kind if started.head.one_value else "regression")
+    wanted = (kind, started.head.labels) if labels is None else ("classification", labels)
     if (started.head.kind, started.head.labels) != wanted:
         raise InputError(
             f"--init {source}: its head is a {started.head.kind} of {_shown(started.head.labels)}, the data is a "
@@ -158,7 +159,9 @@ def _from_backbone(config: TrainConfig, labels: list[str] | None) -> _Origin:
     assert config.backbone is not None
     home = locate_backbone(config.backbone)
     encoder = read_huggingface(home, backbone=True)[0].encoder
-    head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
+    head = (
+        HeadConfig(labels=["value"], kind=config.task or "regression") if labels is None else HeadConfig(labels=labels)
+    )
     adapter = backbone = None
     if config.adapter_rank:
         adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank)

@@ -21,6 +21,7 @@ from pipeline.training.batches import Batch, Sets
 from pipeline.training.budget import FlopsBudget
 from pipeline.training.config import Phase, TrainConfig
 from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
+from pipeline.training.ranking_loss import margin_loss, relevance_loss
 from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
@@ -200,6 +201,12 @@ class Trainer:
         return float(loss.detach())
 
     def _task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        if self.model.config.head.kind == "ranking":
+            loss = relevance_loss(logits[:, 0], batch.target)
+            if self.teacher is None or self.config.distil == 0:
+                return loss
+            margins = margin_loss(logits[:, 0], self._taught(batch)[:, 0], batch.query)
+            return (1 - self.config.distil) * loss + self.config.distil * margins
         if self.model.config.head.kind == "regression":
             return F.mse_loss(logits[:, 0], batch.target)
         loss = F.cross_entropy(logits, batch.target)
@@ -260,6 +267,7 @@ def _measured(losses: Sequence[float], evaluation: Evaluation, seconds: float) -
     return {
         "loss": round(sum(losses) / len(losses), 4),
         "dev_metric": round(evaluation.metric, 4),
+        **{f"dev_{name}": value for name, value in evaluation.further.items()},
         "dev_flops_ratio": round(evaluation.flops_ratio, 3),
         "dev_keep": evaluation.keep,
         "seconds": round(seconds, 1),

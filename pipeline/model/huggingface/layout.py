@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import InputError
+from pipeline.model.packages import PACKAGED, locate
 
 _MODULES = "modules.json"
 
@@ -23,9 +24,14 @@ def read_json_object(source: Path) -> dict[str, Any]:
 
 
 def locate_backbone(name: str) -> Path:
-    """Directory of a backbone given as a path or as an installed package that carries a model (in `model/`)."""
+    """Directory of a backbone given as a path or as an installed package that carries a model (in `model/`).
+
+    The packages of `PACKAGED` carry theirs in another form, which is unpacked.
+    """
     if is_model(Path(name)):
         return Path(name)
+    if name in PACKAGED:
+        return locate(name)
     module = name.replace("-", "_")
     spec = importlib.util.find_spec(module) if re.fullmatch(r"\w+", module) else None
     for root in (spec.submodule_search_locations or []) if spec else []:
