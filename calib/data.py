@@ -13,9 +13,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from calib.bm25 import BM25, words
 from calib.labels import are_amounts, fitted, is_number, read_label, refuse_alike, whole_numbers
 from calib.row import Columns, Row, text_of_row
 from calib.rows import read_rows
@@ -178,6 +180,29 @@ def _bbc_news() -> list[Example]:
     return _mixed([Example(text, label) for text, label in labels.items()])
 
 
+def _bbc_headlines() -> list[Example]:
+    """Headlines of bbc-news as queries: pairs with their own article (label 1) and with those of others (label 0).
+
+    Passages are articles of at least _PASSAGE[0] words, cut at _PASSAGE[1]: 256 to 512 tokens. The others are the
+    hardest by BM25, out of the articles of all splits; a training query has fewer.
+    """
+    cut = [example.text.partition("\n") for example in _bbc_news()]
+    long = [(head.strip(), body.split()) for head, _, body in cut if len(body.split()) >= _PASSAGE[0]]
+    pages = {head: " ".join(body[: _PASSAGE[1]]) for head, body in long}  # of one headline, one article
+    queries, passages = list(pages), list(pages.values())
+    vocabulary, index = [set(words(passage)) for passage in passages], BM25(passages)
+    examples = []
+    for own, query in enumerate(queries):
+        # Another version of the same report is no wrong answer.
+        others = (p for p in index.ranked(query) if len(vocabulary[own] & vocabulary[p]) < 0.5 * len(vocabulary[own]))
+        chosen = [own, *islice(others, _NEGATIVES["test"])]
+        if (fewer := _NEGATIVES[split_of(query)]) < len(chosen) - 1:
+            chosen = [own, *sorted(chosen[1:], key=lambda p: _digest(query + passages[p]))[:fewer]]
+        pairs = [Example(query, str(int(place == own)), passages[place]) for place in chosen]
+        examples += sorted(pairs, key=lambda pair: _digest(query + str(pair.text_b)))
+    return examples
+
+
 def _package(name: str, module: str, requirement: str) -> Path:
     """The directory of the installed package that holds a named set; it is not imported."""
     spec = importlib.util.find_spec(module)
@@ -188,10 +213,20 @@ def _package(name: str, module: str, requirement: str) -> Path:
 
 def _mixed(examples: Iterable[Example]) -> list[Example]:
     """Packages list one class after the other: in the order of digests any prefix is a fair sample."""
-    return sorted(examples, key=lambda example: hashlib.sha256(example.text.encode()).digest()[8:])
+    return sorted(examples, key=lambda example: _digest(example.text)[8:])
 
 
-NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews, "bbc-news": _bbc_news}
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+NAMED_SETS: dict[str, Callable[[], list[Example]]] = {
+    "movie-reviews": _movie_reviews,
+    "bbc-news": _bbc_news,
+    "bbc-headlines": _bbc_headlines,
+}
+_PASSAGE = (200, 340)
+_NEGATIVES: dict[Split, int] = {"train": 3, "dev": 15, "test": 15}
 
 _FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 _SHOWN = 20

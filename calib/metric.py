@@ -10,6 +10,7 @@ import numpy as np
 from calib.correlation import pearson, spearman
 from calib.data import Example, is_number
 from calib.overlap import answer_f1, exact_match, macro_f1, micro_f1
+from calib.ranking import ndcg, queries_of
 from calib.targets import KIND_OF, Answers, Labels, Spans, target_names
 from engines.answering import answers_of
 from engines.entities import entities_of
@@ -89,6 +90,11 @@ def _values(given: _Answered) -> dict[str, float]:
     return {"pearson": pearson(ours, theirs), "spearman": spearman(ours, theirs)}
 
 
+def _ranking(given: _Answered) -> dict[str, float]:
+    ours, theirs = [float(x[0]) for x in given.logits], [float(example.label) for example in given.examples]
+    return {"ndcg": ndcg(ours, theirs, queries_of(given.examples))}
+
+
 def _many(given: _Answered) -> dict[str, float]:
     cuts, labels = np.array(cut_logits(given.head)), given.head.labels
     found = [[labels[n] for n in np.flatnonzero(x >= cuts)] for x in given.logits]
@@ -129,6 +135,7 @@ _MEASURES: dict[HeadKind, Callable[[_Answered], dict[str, float]]] = {
     "classification": _classes,
     "multi_label": _many,
     "regression": _values,
+    "ranking": _ranking,
     "embedding": _agreement,
     "question_answering": _answers,
     "tagging": _entities,

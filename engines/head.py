@@ -11,7 +11,9 @@ from engines.limits import LABELS, Width
 from engines.plan import repeated
 from engines.tokenization import text_problem
 
-HeadKind = Literal["classification", "multi_label", "regression", "embedding", "question_answering", "tagging"]
+HeadKind = Literal[
+    "classification", "multi_label", "regression", "ranking", "embedding", "question_answering", "tagging"
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ KINDS: dict[HeadKind, Kind] = {
     "classification": Kind(),
     "multi_label": Kind(),
     "regression": Kind(labels="value"),
+    "ranking": Kind(labels="value"),
     "embedding": Kind(labels="none"),
     "question_answering": Kind(per_token=True, labels="ends"),
     "tagging": Kind(per_token=True),
@@ -37,9 +40,9 @@ KINDS: dict[HeadKind, Kind] = {
 
 
 class Head(BaseModel):
-    """What the model predicts.
+    """What the model predicts. A ranking head scores pairs (query, passage).
 
-    labels:     the names of the outputs by index, all different; regression has exactly one, an embedding none.
+    labels:     the names of the outputs by index, all different; regression and ranking have one, an embedding none.
     size:       numbers of an embedding.
     pooling:    what a head that is not for tokens reads: the first token's state, or the mean of all tokens' states, of
                 dropped ones the last.

@@ -143,6 +143,7 @@ _READERS: dict[HeadKind, Callable[[SampleResult, Head, Reading, _Rest], Predicti
     "classification": _class,
     "multi_label": _many,
     "regression": _value,
+    "ranking": _value,
     "embedding": _embedding,
     "question_answering": _answer,
     "tagging": _tags,

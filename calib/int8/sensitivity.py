@@ -53,7 +53,7 @@ class Kept(BaseModel):
 def divergence(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Mean Kullback-Leibler divergence in nats of the predicted distributions from the expected ones; for regression
     and embeddings the mean squared difference over the variance of the expected values."""
-    if head.kind in ("regression", "embedding"):
+    if head.one_value or head.kind == "embedding":
         ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
         return float((ours - theirs).square().mean() / theirs.var(0, unbiased=False).mean().clamp_min(1e-12))
     if head.kind == "multi_label":  # every label is a distribution of its own, over yes and no
@@ -69,7 +69,7 @@ def divergence(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Te
 def changed_share(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Share of samples with another label anywhere; for regression, those that move by 1 % of the values' range, for
     embeddings those that turn by more than 0.1, as an angle."""
-    if head.kind == "regression":
+    if head.one_value:
         ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
         return float(((ours - theirs).abs() > 0.01 * (theirs.max() - theirs.min())).float().mean())
     if head.kind == "embedding":

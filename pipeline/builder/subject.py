@@ -79,14 +79,14 @@ class Subject:
         """What was taken as data, and what is odd about it."""
         head = self.model.config.head
         fits = labelled(head, self.examples)
-        regression = head.kind == "regression" and fits
+        regression = head.one_value and fits
         odd = oddities(self.examples, regression)
         if self.assumed is not None:
             odd.append(self.assumed)
         if not has_labels(self.examples):
             odd.append("it has no labels: no accuracy is measured")
         elif not fits and not head.token_level:
-            expected = "numbers" if head.kind == "regression" else listed(head.labels)
+            expected = "numbers" if head.one_value else listed(head.labels)
             odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
         return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 

@@ -21,7 +21,7 @@ def same_answer(head: Head, expected: Tensor, found: Tensor, moved: float | None
     """
     tie = 0.0 if moved is None else max(TIE * _scale(head, expected), moved)
     match head.kind:
-        case "regression":
+        case "regression" | "ranking":
             return bool((expected - found).abs().max() <= max(tie, TIE * _scale(head, expected)))
         case "embedding":
             return _distance(expected, found) <= max(tie, TIE)

@@ -114,7 +114,7 @@ class HeadConfig(Head):
 
     dense:      whether a dense layer stands before the classifier; None: in a head with labels that is not for tokens.
     activation: behind the dense layer, `dense_bias` says whether that has a bias, `norm` whether a layer norm follows.
-    output:     what is done with the only value of a regression.
+    output:     what is done with the only value of a regression or ranking.
     normalise:  whether an embedding is divided by its length.
     """
 
@@ -221,14 +221,16 @@ class CheckpointConfig(Strict):
             problems.append("adapter is given without the backbone that it adapts")
         if self.head.kind == "question_answering" and len(self.head.labels) != 2:
             problems.append(f"a question_answering head has 2 labels (start, end), found {len(self.head.labels)}")
-        if self.head.output != "identity" and self.head.kind != "regression":
-            problems.append(f"head.output {self.head.output!r} is of a regression, found a {self.head.kind} head")
         if self.head.normalise and self.head.kind != "embedding":
             problems.append(f"head.normalise is of an embedding, found a {self.head.kind} head")
         if self.head.size and not self.head.has_dense and self.head.size != self.encoder.hidden_size:
             problems.append(f"head.size is {self.head.size}, without a dense layer it is {self.encoder.hidden_size}")
-        if self.head.kind == "regression" and len(self.head.labels) != 1:
-            problems.append(f"a regression head has 1 label, found {len(self.head.labels)}")
+        if self.head.output != "identity" and not self.head.one_value:
+            problems.append(
+                f"head.output {self.head.output!r} is of a regression or ranking, found a {self.head.kind} head"
+            )
+        if self.head.one_value and len(self.head.labels) != 1:
+            problems.append(f"a {self.head.kind} head has 1 label, found {len(self.head.labels)}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
