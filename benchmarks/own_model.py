@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ def fine_tune(out: Path, examples: list[Example]) -> None:
 
     torch.manual_seed(0)
     home = locate_backbone(BACKBONE)
-    names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
+    names: dict[str, Any] = {"id2label": dict(enumerate(LABELS))}
+    names["label2id"] = {name: i for i, name in enumerate(LABELS)}
     model = BertForSequenceClassification.from_pretrained(home, **names).train()
     encode = TextEncoder(tokenizer_path(home), LENGTH)
     samples = encode([example.text for example in examples])

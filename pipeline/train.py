@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pipeline.importing import importing, program
 
@@ -230,7 +230,7 @@ def _labelled(
             "--distil above 0, or labels"
         )
     said = "texts without labels get the answers of --teacher or --init, with which the dev metric is the agreement"
-    answered = {name: taught(given, teacher, tokens) for name, given in bare.items()}
+    answered: dict[str, Any] = {name: taught(given, teacher, tokens) for name, given in bare.items()}
     if "train" in bare:
         config = config.model_copy(update={"distil": 1.0})
     return replace(examples, **answered, taken=[*examples.taken, said]), config
