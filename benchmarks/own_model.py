@@ -107,8 +107,9 @@ def fine_tune(out: Path, examples: list[Example]) -> None:
 
     torch.manual_seed(0)
     home = locate_backbone(BACKBONE)
-    names = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
-    model = BertForSequenceClassification.from_pretrained(home, **names).train()
+    model = BertForSequenceClassification.from_pretrained(home, num_labels=len(LABELS)).train()
+    model.config.id2label = dict(enumerate(LABELS))
+    model.config.label2id = {name: index for index, name in enumerate(LABELS)}
     encode = TextEncoder(tokenizer_path(home), LENGTH)
     samples = encode([example.text for example in examples])
     target = torch.tensor([LABELS.index(example.label) for example in examples])

@@ -69,9 +69,10 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
     p.add_argument("--flops-ratio", type=float, default=2.0, help="dense over pruned FLOPs to reach (default 2)")
     p.add_argument("--max-drop", type=float, default=1.0, help="points of accuracy that may be lost (default 1)")
     p.add_argument("--decide-at", type=int, nargs="+", help="layers that drop tokens (default: one early layer)")
-    p.add_argument("--epochs", type=float, nargs="+", default=[1.0, 2.0], help="soft, then hard (default 1 2)")
+    p.add_argument("--epochs", type=float, nargs="+", default=[1.0], help="epochs of each phase (default 1)")
     p.add_argument("--max-length", type=int, help="tokens per text (default: the model's)")
     p.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the engines (default fp32)")
+    p.add_argument("--buckets", help="shapes to compile, such as 1x128,8x128 (default: as the planner finds best)")
     p.add_argument("--threads", type=int, help="CPU threads")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -205,6 +206,8 @@ def _train(skim: Skim) -> None:
         *("--data", skim.part("train"), "--dev-data", skim.part("dev"), "--flops-ratio", args.flops_ratio),
         *("--decide-at", *layers, "--epochs", *args.epochs),
     ]
+    if args.method == "ltp" and len(layers) == 1:
+        flags += ["--phases", "hard"]  # the one threshold follows from the ratio: nothing of it has to be learned
     optional = {"--max-length": args.max_length, "--threads": args.threads}
     _verb(skim, train, [*flags, *_given(optional)])
 
@@ -217,7 +220,7 @@ def _build(skim: Skim, count: int) -> None:
         *("--metric-samples", count),
     ]
     try:
-        _verb(skim, build, [*flags, *_given({"--threads": args.threads})])
+        _verb(skim, build, [*flags, *_given({"--buckets": args.buckets, "--threads": args.threads})])
     except GateError as error:
         raise GateError(
             f"{error}\nwhere the model loses too much: train it longer (--epochs), on more texts or for a smaller "

@@ -36,7 +36,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
-    from pipeline.training.suited import refuse_unreachable, suited
+    from pipeline.training.suited import suited, unreachable
     from pipeline.training.teaching import taught
     from pipeline.training.trainer import Trainer, make_progress
 
@@ -180,7 +180,8 @@ def _train(given: TrainConfig, out: Path) -> int:
     train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id)
     dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id)
     _report(examples, {config.data: train_set, config.dev_data or config.data: dev_set}, config.max_length)
-    refuse_unreachable(config, trainee.model.config, [len(sample) for sample in train_set.tokens])
+    if problem := unreachable(config, trainee.model.config, [len(sample) for sample in train_set.tokens]):
+        print(f"WARNING: {problem}", file=sys.stderr)
     progress = make_progress()
     with progress:
         content = _content(config, trainee, train, dev)
@@ -212,8 +213,8 @@ def _labelled(
     examples: TrainingExamples, config: RunConfig, teacher: PrunedTransformer | None, tokens: TextEncoder
 ) -> tuple[TrainingExamples, RunConfig]:
     """Sets without labels get the teacher's; a training set of those is trained by the teacher alone."""
-    bare = {name: given for name in ("train", "dev") if not has_labels(given := getattr(examples, name))}
-    if not bare:
+    bare = [not has_labels(examples.train), not has_labels(examples.dev)]
+    if not any(bare):
         return examples, config
     if teacher is None:
         raise InputError(
@@ -221,10 +222,11 @@ def _labelled(
             "--distil above 0, or labels"
         )
     said = "texts without labels get the answers of --teacher or --init, with which the dev metric is the agreement"
-    answered = {name: taught(given, teacher, tokens) for name, given in bare.items()}
-    if "train" in bare:
+    train = taught(examples.train, teacher, tokens) if bare[0] else examples.train
+    dev = taught(examples.dev, teacher, tokens) if bare[1] else examples.dev
+    if bare[0]:
         config = config.model_copy(update={"distil": 1.0})
-    return replace(examples, **answered, taken=[*examples.taken, said]), config
+    return replace(examples, train=train, dev=dev, taken=[*examples.taken, said]), config
 
 
 def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_length: int) -> None:
