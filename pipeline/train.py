@@ -21,6 +21,7 @@ with importing(__name__, "skimrt[train]"):
     from calib.data import NAMED_SETS, Example, examples_digest, has_labels
     from engines.errors import InputError, validation_problems
     from engines.files import sha256
+    from engines.head import HeadKind
     from engines.tokenization import TextEncoder
     from engines.writing import write_whole
     from pipeline.cli import main_of
@@ -28,6 +29,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.model.checkpoint import checkpoint_digest
     from pipeline.model.config import Method
     from pipeline.model.huggingface import locate_backbone
+    from pipeline.model.reference import Reference
     from pipeline.model.task import refuse_other_task
     from pipeline.model.transformer import PrunedTransformer
     from pipeline.training.batches import Sets, TokenisedSet
@@ -121,9 +123,10 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--task",
-        choices=["classification", "regression"],
-        help="what the labels are: classes, or amounts (default: that of --init; else amounts if they are numbers of "
-        "which some have a fraction, and classes otherwise)",
+        choices=get_args(HeadKind),
+        help="what the labels are: classes, amounts, the relevance of the second text, a passage, for the first, a "
+        "query, or none, for an embedding (default: that of --init; else amounts if they are numbers of which some "
+        "have a fraction; several labels, spans and answers by their form; and classes otherwise)",
     )
     p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
     p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
@@ -167,18 +170,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(given: TrainConfig, out: Path) -> int:
     examples, config = TrainingExamples.read(given), suited(given)
-    trainee = make_trainee(config, examples.labels)
-    encoder = trainee.model.config.encoder
-    tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
+    trainee = make_trainee(config, examples.labels, examples.head)
+    encoder, head = trainee.model.config.encoder, trainee.model.config.head
+    tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size, origins=head.token_level)
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = None
     if taught_by and config.distil > 0:
         refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
         teacher = load_checkpoint(taught_by)
-    examples, config = _labelled(examples, config, teacher, tokens)
+    if head.kind == "embedding":
+        if teacher is None:
+            raise InputError("an embedding is learned from another: expected a pruned --method, or one with --teacher")
+    else:
+        examples, config = _labelled(examples, config, teacher, tokens)
     train, dev, labels = examples.train, examples.dev, examples.labels
-    train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id)
-    dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id)
+    train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id, head.kind)
+    dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id, head.kind)
+    if head.kind == "embedding" and teacher is not None:
+        dev_set.against = [answer.numpy() for answer in Reference.of(teacher, dev_set.tokens).logits]
     _report(examples, {config.data: train_set, config.dev_data or config.data: dev_set}, config.max_length)
     if problem := unreachable(config, trainee.model.config, [len(sample) for sample in train_set.tokens]):
         print(f"WARNING: {problem}", file=sys.stderr)
@@ -242,11 +251,16 @@ def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_lengt
 
 
 def _tokenised(
-    name: str, examples: Sequence[Example], tokens: TextEncoder, labels: Sequence[str] | None, pad_token_id: int
+    name: str,
+    examples: Sequence[Example],
+    tokens: TextEncoder,
+    labels: Sequence[str] | None,
+    pad_token_id: int,
+    kind: HeadKind,
 ) -> TokenisedSet:
     """The set of the examples of `name`. Raises InputError, which names it, for texts and labels that do not fit."""
     try:
-        return TokenisedSet(examples, tokens, labels, pad_token_id)
+        return TokenisedSet(examples, tokens, labels, pad_token_id, kind)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -79,14 +79,14 @@ class Subject:
         """What was taken as data, and what is odd about it."""
         head = self.model.config.head
         fits = labelled(head, self.examples)
-        regression = head.kind == "regression" and fits
+        regression = head.one_value and fits
         odd = oddities(self.examples, regression)
         if self.assumed is not None:
             odd.append(self.assumed)
         if not has_labels(self.examples):
             odd.append("it has no labels: no accuracy is measured")
         elif not fits and not head.token_level:
-            expected = "numbers" if head.kind == "regression" else listed(head.labels)
+            expected = "numbers" if head.one_value else listed(head.labels)
             odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
         return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 
@@ -101,10 +101,11 @@ def tokens_of(
 ) -> list[Tokens]:
     """Returns the tokens of the examples, cut at the model's max_length as in training, or at a shorter one."""
     tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
-    return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
+    return [replace(t, full_length=len(t)) for t in tokens]
 
 
 def encoder_of(checkpoint: Path, model: PrunedTransformer, max_length: int | None = None) -> TextEncoder:
     """The tokenizer of a checkpoint, as the runner uses it."""
     longest = min(model.config.max_length, max_length or model.config.max_length)
-    return TextEncoder(tokenizer_path(checkpoint), longest, model.config.encoder.type_vocab_size)
+    segments, origins = model.config.encoder.type_vocab_size, model.config.head.token_level
+    return TextEncoder(tokenizer_path(checkpoint), longest, segments, origins=origins)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engines.head import HeadKind
 from pipeline.model.config import Method
 
 PhaseName = Literal["fine_tune", "soft", "straight_through", "hard"]
@@ -47,7 +48,7 @@ class TrainConfig(BaseModel):
     method: Method
     data: str
     dev_data: str | None = None
-    task: Literal["classification", "regression"] | None = None
+    task: HeadKind | None = None
     label: str | None = None
     text: str | None = None
     text_b: str | None = None

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from calib.data import NAMED_SETS, Data, Example, has_labels, label_names, read_data, relabelled
 from calib.held_out import hold_out
 from calib.labels import are_amounts, is_number, refuse_no_classes
+from calib.ranking import refuse_no_ranking
 from calib.row import Columns
 from calib.summary import oddities, summary
+from calib.targets import KIND_OF, Answers, target_names
 from engines.errors import InputError
+from engines.head import HeadKind
 from pipeline.model.checkpoint import read_config
 from pipeline.model.config import HeadConfig
 from pipeline.model.huggingface import locate_backbone, read_huggingface_config
@@ -19,13 +22,18 @@ from pipeline.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainingExamples:
-    """Training and dev examples; `labels` are the classes by index, None for a regression; `odd` is worth a look."""
+    """Training and dev examples, and what is worth a look (`odd`).
+
+    labels: the classes by index; None for a regression or ranking, whose labels are numbers.
+    head:   where it is none of one class or one number for a text.
+    """
 
     train: list[Example]
     dev: list[Example]
     labels: list[str] | None
     taken: Sequence[str]
     odd: Sequence[str]
+    head: HeadConfig | None = None
 
     @classmethod
     def read(cls, config: TrainConfig) -> TrainingExamples:
@@ -34,9 +42,15 @@ class TrainingExamples:
         data, dev_data, said = _sets(config, columns)
         dev_name = dev_data.name
         head = _head(config)
-        regression = _is_regression(config, head, data)
+        kind = _kind_of_targets(config, head, data)
+        if kind is not None:
+            return cls._with_targets(config, kind, head, data, dev_data, said)
+        regression = _are_numbers(config, head, data)
         if regression:
             _refuse_no_amounts(config, data)
+            if "ranking" in (config.task, head and head.kind):
+                for name, examples in ((config.data, data.examples), (dev_name, dev_data.examples)):
+                    refuse_no_ranking(name, examples)
             labels, train, dev, odd = None, data.examples, dev_data.examples, []
         else:
             if has_labels(data.examples):
@@ -61,6 +75,27 @@ class TrainingExamples:
             odd.append(f"{dev_name}: {shared} of its {len(dev)} texts are training texts, too")
         taken = [summary(config.data, train, regression), summary(dev_name, dev, regression), *said]
         return cls(train, dev, labels, taken, odd)
+
+    @classmethod
+    def _with_targets(
+        cls, config: TrainConfig, kind: HeadKind, head: HeadConfig | None, data: Data, dev_data: Data, said: list[str]
+    ) -> TrainingExamples:
+        """The examples of a head with more than one label for a text, or none."""
+        if kind == "embedding":
+            if head is None:
+                raise InputError("--task embedding: name the embedder that it starts from with --init")
+        else:
+            for name, examples in ((config.data, data.examples), (dev_data.name, dev_data.examples)):
+                others = [e for e in examples if e.target is None or KIND_OF[type(e.target)] != kind]
+                if others:
+                    raise InputError(f"{name}: expected the labels of a {kind} head in every row, found others")
+        if head is None:
+            targets = [example.target for example in data.examples if example.target is not None]
+            no_answer = Answers(()) in targets
+            head = HeadConfig(kind=kind, labels=target_names(targets), no_answer=no_answer)
+        train, dev = data.examples[: config.limit], dev_data.examples[: config.dev_limit]
+        taken = [summary(config.data, train, False), summary(dev_data.name, dev, False), *said]
+        return cls(train, dev, list(head.labels), taken, [], head)
 
 
 def _sets(config: TrainConfig, columns: Columns | None) -> tuple[Data, Data, list[str]]:
@@ -93,11 +128,22 @@ def _head(config: TrainConfig) -> HeadConfig | None:
     return head
 
 
-def _is_regression(config: TrainConfig, head: HeadConfig | None, data: Data) -> bool:
-    if head is not None and head.kind in ("classification", "regression"):
-        return head.kind == "regression"
+def _kind_of_targets(config: TrainConfig, head: HeadConfig | None, data: Data) -> HeadKind | None:
+    """The kind of head of a run, by --init, --task and the labels; None if a text gets one class or one number."""
+    found = {KIND_OF[type(example.target)] for example in data.examples if example.target is not None}
+    kind = config.task or (head.kind if head is not None else next(iter(found), None))
+    if kind == "embedding" or kind in KIND_OF.values():
+        return kind
+    if found:
+        raise InputError(f"{config.data}: expected one label for each text, found those of a {found.pop()} head")
+    return None
+
+
+def _are_numbers(config: TrainConfig, head: HeadConfig | None, data: Data) -> bool:
+    if head is not None and (head.kind == "classification" or head.one_value):
+        return head.one_value
     if config.task is not None:
-        return config.task == "regression"
+        return config.task in ("regression", "ranking")
     return are_amounts(example.label for example in data.examples)
 
 

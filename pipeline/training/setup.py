@@ -76,10 +76,16 @@ class Trainee:
         save_checkpoint(config, tensors, directory, self.tokenizer)
 
 
-def make_trainee(config: RunConfig, labels: list[str] | None) -> Trainee:
-    """Returns the model at the start of a run. `labels` None means regression. Raises InputError."""
+def make_trainee(config: RunConfig, labels: list[str] | None, head: HeadConfig | None = None) -> Trainee:
+    """Returns the model at the start of a run. Raises InputError.
+
+    labels: the classes; None means regression or ranking. head: a new one of another kind.
+    """
     torch.manual_seed(config.seed)
-    origin = _from_backbone(config, labels) if config.init is None else _from_checkpoint(config, labels)
+    if head is None:
+        kind = config.task if config.task in ("regression", "ranking") else "regression"
+        head = HeadConfig(kind=kind, labels=["value"]) if labels is None else HeadConfig(labels=labels)
+    origin = _from_backbone(config, head) if config.init is None else _from_checkpoint(config, head)
     try:
         described = CheckpointConfig(
             encoder=origin.encoder,
@@ -125,18 +131,19 @@ class _Origin:
     learned: PrunerConfig | None
 
 
-def _from_checkpoint(config: RunConfig, labels: list[str] | None) -> _Origin:
+def _from_checkpoint(config: RunConfig, head: HeadConfig) -> _Origin:
     """Reads --init. Raises InputError for one of another task, or with other adapters or predictors."""
     assert config.init is not None
     source = Path(config.init)
     if not (source / CONFIG_NAME).is_file() and not is_model(source):
         raise InputError(f"--init {source}: expected a {CONFIG_NAME} or a Hugging Face config.json, found neither")
     started = read_config(source)
-    wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
-    if (started.head.kind, started.head.labels) != wanted:
+    # What a head calls its only value says nothing of the task, nor whether values rank or are amounts.
+    values = started.head.one_value and head.one_value and config.task in (None, started.head.kind)
+    if not values and (started.head.kind, started.head.labels) != (head.kind, head.labels):
         raise InputError(
             f"--init {source}: its head is a {started.head.kind} of {_shown(started.head.labels)}, the data is a "
-            f"{wanted[0]}{'' if labels is None else f' of {_shown(labels)}'}; start from a checkpoint of this task"
+            f"{head.kind}{'' if head.one_value else f' of {_shown(head.labels)}'}; start from a checkpoint of this task"
         )
     rank = started.adapter.rank if started.adapter else 0
     if rank != config.adapter_rank and (source / CONFIG_NAME).is_file():
@@ -157,12 +164,11 @@ def _from_checkpoint(config: RunConfig, labels: list[str] | None) -> _Origin:
     return _Origin(started.encoder, started.head, tokenizer, backbone, adapter, weights, learned)
 
 
-def _from_backbone(config: RunConfig, labels: list[str] | None) -> _Origin:
+def _from_backbone(config: RunConfig, head: HeadConfig) -> _Origin:
     """Reads the configuration of --backbone; its weights are loaded into the model later."""
     assert config.backbone is not None
     home = locate_backbone(config.backbone)
     encoder = read_huggingface(home, backbone=True)[0].encoder
-    head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
     adapter = backbone = None
     if config.adapter_rank:
         adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank)
