@@ -20,7 +20,7 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
     from pipeline.builder.target import BuildTarget
-    from pipeline.cli import main_of, not_checked, print_gates
+    from pipeline.cli import add_column_flags, main_of, not_checked, print_gates
     from pipeline.planning.costs import DEVICES
 
 
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_planning_flags(p.add_argument_group("planning"), default)
     p.add_argument("--data", help=f"texts for the gates: a named set or a file (default {default.data})")
+    add_column_flags(p)
     p.add_argument("--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})")
     p.add_argument("--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})")
     p.add_argument("--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})")

@@ -17,9 +17,8 @@ from pipeline.importing import importing, program
 with importing(__name__, "skimrt[train]"):
     from rich.console import Console
 
-    from calib.data import NAMED_SETS, Data, examples_digest, has_labels, read_data, relabelled
+    from calib.data import Data, examples_digest, has_labels, read_data, relabelled, splits_of
     from calib.held_out import hold_out, write_rows
-    from calib.row import Columns
     from engines.artifact import BENCH_NAME, Artifact
     from engines.errors import GateError, InputError
     from engines.runner import Runner
@@ -27,7 +26,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline import build, parity, train
     from pipeline.builder.dense import DenseModel
     from pipeline.builder.measure import Timing, speedups
-    from pipeline.cli import main_of
+    from pipeline.cli import add_column_flags, columns_of, main_of
     from pipeline.model.checkpoint import checkpoint_digest, read_config
     from pipeline.model.config import CheckpointConfig
     from pipeline.report.artifact import write_artifact_report
@@ -61,9 +60,7 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
     p.add_argument("--data", required=True, help="texts to train on: a named set or a file, with or without labels")
     p.add_argument("--dev-data", help="texts for early stopping (default: a tenth of --data is held out)")
     p.add_argument("--test-data", help="texts for the checks and the accuracy (default: another tenth)")
-    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
-    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
-    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
+    add_column_flags(p)
     p.add_argument("--out", type=Path, default=Path("artifact"), help="directory of the artifact (default artifact)")
     p.add_argument("--method", choices=_METHODS, default="ltp", help="how it learns to skip tokens (default ltp)")
     p.add_argument("--flops-ratio", type=float, default=2.0, help="dense over pruned FLOPs to reach (default 2)")
@@ -142,14 +139,14 @@ def _step(skim: Skim, number: int, name: str, done: bool, take: Callable[[], Non
 
 def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, Data]:
     """The three sets, with labels as the model calls them. Raises InputError."""
-    columns = Columns.given(args.label, args.text, args.text_b)
+    columns = columns_of(args)
 
     def read(name: str, split: Any) -> Data:
         return read_data(name, split, columns=columns, unlabelled=args.label is None)
 
     sets = {"train": read(args.data, "train")}
     for name, given in (("test", args.test_data), ("dev", args.dev_data)):
-        if given is not None or args.data in NAMED_SETS:
+        if given is not None or name in splits_of(args.data):
             sets[name] = read(given or args.data, name)
             continue
         rest, held = hold_out(sets["train"].examples)

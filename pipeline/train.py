@@ -24,7 +24,7 @@ with importing(__name__, "skimrt[train]"):
     from engines.head import HeadKind
     from engines.tokenization import TextEncoder
     from engines.writing import write_whole
-    from pipeline.cli import main_of
+    from pipeline.cli import add_column_flags, main_of
     from pipeline.model import load_checkpoint
     from pipeline.model.checkpoint import checkpoint_digest
     from pipeline.model.config import Method
@@ -114,7 +114,8 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data",
         required=True,
-        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file; with --init, labels may be missing: "
+        help=f"{', '.join(NAMED_SETS)}, a file (.jsonl, .csv, .tsv, .parquet, .json of SQuAD, .conll), or a directory "
+        "that Hugging Face's datasets has saved; with --init, labels may be missing: "
         "the texts are then trained by the teacher's answers",
     )
     p.add_argument(
@@ -128,9 +129,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
         "query, or none, for an embedding (default: that of --init; else amounts if they are numbers of which some "
         "have a fraction; several labels, spans and answers by their form; and classes otherwise)",
     )
-    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
-    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
-    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
+    add_column_flags(p)
 
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from calib.row import Columns
 from engines.binding import Compatibility, ComputeCapability
 from engines.errors import InputError, validation_problems
 from pipeline.planning.costs import DEVICES
@@ -62,6 +63,9 @@ class BuildConfig(BaseModel):
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False
     data: str = "movie-reviews"
+    label: str | None = None
+    text: str | None = None
+    text_b: str | None = None
     samples: int = Field(256, gt=0)
     metric_samples: int = Field(512, gt=0)
     max_drop: float = Field(1.0, allow_inf_nan=False)
@@ -85,6 +89,11 @@ class BuildConfig(BaseModel):
         """The dense model to compare with: the one named, or the shipped one for a shipped checkpoint."""
         shipped = self.checkpoint.resolve().parent == DEMO and self.checkpoint.name != "dense"
         return self.dense or (DEMO / "dense" if shipped else None)
+
+    @property
+    def columns(self) -> Columns | None:
+        """What the files call their columns; None: as usual."""
+        return Columns.given(self.label, self.text, self.text_b)
 
     @property
     def arguments(self) -> list[str]:

@@ -55,7 +55,7 @@ class Start:
         typical_length: tokens at which the texts that are planned for are cut; None: what the model takes.
         Raises InputError or TargetError for what can be known before anything is computed.
         """
-        target, inputs = BuildTarget.of(config), inputs or Inputs()
+        target, inputs = BuildTarget.of(config), inputs or Inputs(config.columns)
         subject = replace(_subject(config, inputs), typical_length=typical_length)
         if config.dense_checkpoint is not None:
             dense = dense or DenseModel(config.dense_checkpoint, inputs)
