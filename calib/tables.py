@@ -49,6 +49,8 @@ def table_rows(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
     _require_pyarrow(path)
     import pyarrow
 
+    if path.exists() and not path.is_file() and not is_dataset(path):
+        raise InputError(f"{path}: expected a file, found a directory, a pipe or a device")
     number = 0
     try:
         for schema, batches in _tables(path):
@@ -60,7 +62,7 @@ def table_rows(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
                     number += 1
                     fields[columns.label] = _with_names(fields.get(columns.label), known)
                     yield named(f"row {number}", fields, columns)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         kind = "a parquet file" if path.is_file() else "a directory of Arrow files"
         raise InputError(f"{path}: expected {kind}, found a damaged one: {reason}") from None
@@ -73,7 +75,7 @@ def class_names(path: Path, label: str) -> list[str]:
 
     try:
         return next((_class_names(schema, label) for schema, _ in _tables(path)), [])
-    except (pyarrow.ArrowException, OSError):
+    except (pyarrow.ArrowException, OSError, UnicodeError, OverflowError):
         return []  # whoever reads the rows says it
 
 

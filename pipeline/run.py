@@ -16,6 +16,7 @@ with importing(__name__, "skimrt"):
     from calib.row import Columns, Row, text_of_row
     from calib.rows import FORMATS, parse_rows, read_rows
     from calib.tables import is_dataset, split_folder
+    from engines.artifact import Artifact
     from engines.errors import InputError, SkimError
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
@@ -89,9 +90,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("one of the arguments --text --input is required")
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
+    Artifact.open(args.artifact)  # also what this target does not read: damage is never only in one file
     runner = Runner(
         args.artifact,
         args.target,
+        verify=False,  # of what it reads, it compares the digests again
         provider=args.provider,
         threads=args.threads,
         max_batch=args.batch,

@@ -40,9 +40,8 @@ class Reference:
             out = run_batch(model, [samples[index] for index in chosen], execution)
             for place, index in enumerate(chosen):
                 n = len(samples[index])
-                logits = out.logits[place, :n] if out.logits.dim() == 3 else out.logits[place]
                 results[index] = (
-                    logits,
+                    out.logits[place, :n] if out.logits.dim() == 3 else out.logits[place],
                     out.alive[:, place, :n],
                     out.score[:, place, :n],
                     out.counts[:, place],

@@ -258,6 +258,7 @@ def test_bytes_that_are_no_text_are_an_input_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["no-such-set", "missing.tsv", "README.md", ""])
 def test_an_unknown_name_lists_what_there_is(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"named set \(movie-reviews, bbc-news, bbc-headlines\) or an existing file \(\.tsv, \.csv, \.jsonl"
+        InputError,
+        match=r"named set \(movie-reviews, bbc-news, bbc-headlines\) or an existing file \(\.tsv, \.csv, \.jsonl",
     ):
         read_examples(name)
