@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.importing import importing, program
@@ -108,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     escaped = args.output is None and not takes_unicode(sys.stdout)
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts, report):
-            sink(json.dumps(asdict(prediction), ensure_ascii=escaped) + "\n")
+            sink(json.dumps(prediction.record(), ensure_ascii=escaped) + "\n")
     if len(failed) > _REPORTED:
         print(f"error: {len(failed)} texts have no answer", file=sys.stderr)
     return 1 if failed else 0

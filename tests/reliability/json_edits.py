@@ -7,7 +7,24 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-ODD = (None, True, -1, 0, 1e-40, 1e300, 10**9, 10**30, float("nan"), float("inf"), "", " ", "x" * 300, "\ud800", [], {})
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1e-40,
+    1e300,
+    10**9,
+    10**30,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "x" * 300,
+    "\ud800",
+    [],
+    {},
+)
 """Values that hardly any field expects."""
 
 

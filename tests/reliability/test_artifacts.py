@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,7 +60,7 @@ def exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "export_stage", EXPORT)
 
 
-def corruptions(artifact: Path, generator: random.Random) -> Iterator[str]:
+def corruptions(artifact: Path, generator: random.Random) -> Generator[str, None, None]:
     """Without end: one byte of one file is another one. Every file is as likely as any other, whatever its size."""
     files = sorted(path for path in artifact.rglob("*") if path.is_file() and path.stat().st_size)
     while True:

@@ -44,7 +44,7 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 
 def rows_of(generator: random.Random) -> list[dict[str, Any]]:
     """Rows, of which some hold what is odd."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "label": LABELS[i % 3],
             "text": " ".join(f"w{generator.randrange(4, 60)}" for _ in range(generator.randint(1, 9))),
@@ -56,7 +56,7 @@ def rows_of(generator: random.Random) -> list[dict[str, Any]]:
             row["text_b"] = "w5 w6"
     if generator.random() < 0.6:
         column, odd = generator.choice([("label", ODD_LABELS), ("text", ODD_TEXTS), ("text_b", ODD_TEXTS)])
-        value = generator.choice(odd)
+        value: Any = generator.choice(odd)
         for row in generator.sample(rows, generator.choice([1, 1, 12, 24])):
             row[column] = value
     if generator.random() < 0.1:
