@@ -77,7 +77,7 @@ def bound_engines(manifest: Manifest) -> list[Gate]:
         return []
     targets = ", ".join(sorted({record.target for record in bound}))
     reason = (
-        f"{len(bound)} engine(s) are not a function of their graph, so they cannot be made again and compared by value; "
+        f"{len(bound)} engine(s) are not a function of their graph, so they cannot be made again and compared; "
         "the gates behind this one compare those that run here by sample"
     )
     return [Gate(name=f"{NAME}: engines ({targets})", status="SKIPPED", reason=reason)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,7 @@ def test_engines_that_cannot_be_made_again_are_no_proof(
     capsys: pytest.CaptureFixture[str], built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engines of this artifact, as if their bytes changed from build to build."""
-    monkeypatch.setattr("pipeline.gates.provenance._is_bound", lambda record: True)
+    monkeypatch.setattr(sys.modules["pipeline.gates.provenance"], "_is_bound", lambda record: True)
     code, gates = found_by(capsys, built.artifact)
     gate = gates["provenance: engines (cpu)"]
     assert code == 0 and gate.status == "SKIPPED" and "2 engine(s) are not a function of their graph" in gate.reason
