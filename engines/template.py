@@ -34,6 +34,12 @@ class Template:
         """The special tokens, in order."""
         return [token for token, _, _ in self.pieces if token is not None]
 
+    @property
+    def separator(self) -> int | None:
+        """The special token behind the first part; None if there is none."""
+        first = next(place for place, (_, part, _) in enumerate(self.pieces) if part == 0)
+        return next((token for token, _, _ in self.pieces[first + 1 : first + 2]), None)
+
     def fill(self, parts: Sequence[list[int]], max_length: int) -> tuple[list[int], list[int]]:
         """Ids and segment ids of an input, cut at `max_length` tokens."""
         kept = _cut([len(part) for part in parts], max_length - len(self.special))

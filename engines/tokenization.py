@@ -62,6 +62,11 @@ class TextEncoder:
         structural = [token for template in self._templates for token in template.special]
         self._structural = frozenset(token for token in [*structural, *pads] if token is not None)
 
+    @property
+    def separator(self) -> int | None:
+        """The special token behind the first text of a pair; None if there is none."""
+        return self._templates[1].separator
+
     def __call__(self, texts: Sequence[Text], first: int = 1) -> list[Tokens]:
         """Tokens of every text, in order; `first` is the number of the first one in errors.
 

@@ -114,14 +114,14 @@ class Stage(nn.Module):
         if not self.spec.last:
             *inner, cut = self.spec.steps
             state = self.model.walk(state, inner, decide, ends_at=cut)
-            score = self.model.pruner.score(cut.layer, state.hidden, state.mass, state.alive).float()
+            score = self.model.score(cut.layer, state)
             see(Decision(score, state.alive, self.model.pruner.threshold(cut.layer)))
             return self._compact(score, state)
         state = self.model.walk(state, self.spec.steps, decide)
         return (
             state.hidden if self.token_level else self.model.head(self.model.finished(state.hidden)),
             state.alive,
-            state.position,
+            state.position if self.model.config.pruner.protect_until is None else state.place,
         )
 
     @property
