@@ -83,6 +83,16 @@ class TextEncoder:
             return [self([text], number)[0] for number, text in enumerate(texts, first)]  # one of them raises
         return [self._tokens(parts, [next(ids) for _ in parts]) for parts in inputs]
 
+    def places_of_second(self, pair: tuple[str, str]) -> list[tuple[int, int, int]]:
+        """Of every token of the second text that is not cut off: its position in the input, and its characters from
+        start to end. Empty where a text has a structural token written in it, or is cut at MAX_BYTES."""
+        encodings = [self._tokenizer.encode(part, add_special_tokens=False) for part in pair]
+        written = any(not self._structural.isdisjoint(encoding.ids) for encoding in encodings)
+        if written or any(_head(part) < len(part) for part in pair):
+            return []
+        kept, starts = self._templates[1].room([len(encoding.ids) for encoding in encodings], self._max_length)
+        return [(starts[1] + n, *span) for n, span in enumerate(encodings[1].offsets[: kept[1]])]
+
     def _parts(self, text: Text, number: int) -> list[str]:
         if (problem := text_problem(text)) is not None:
             raise InputError(f"text {number}: {problem}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from calib.ranking import mrr, ndcg
+from engines.tokenization import Tokens
 from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.retention import carried_rows
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
@@ -59,6 +62,15 @@ def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16
         return Evaluation(ndcg(*ranked), dense / ours, keep, {"mrr@10": round(mrr(*ranked), 4)})
     metric = -squared / len(data) if model.config.head.kind == "regression" else right / len(data)
     return Evaluation(metric, dense / ours, keep)
+
+
+def flops_ratio(model: PrunedTransformer, samples: Sequence[Tokens]) -> float:
+    """Dense over pruned FLOPs; nothing is computed behind the last decision."""
+    was_training = model.training
+    rows = carried_rows(model.eval(), samples)
+    model.train(was_training)
+    ours = count_flops(model.config, rows[:, 0], rows[:, 1:].T).total.sum()
+    return float(dense_flops(model.config, rows[:, 0]).total.sum() / ours)
 
 
 def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -20,7 +21,7 @@ from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import Batch, Sets
 from pipeline.training.budget import FlopsBudget
 from pipeline.training.config import Phase, TrainConfig
-from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
+from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, flops_ratio, reaches_ratio
 from pipeline.training.ranking_loss import margin_loss, relevance_loss
 from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
@@ -28,7 +29,8 @@ from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
 
 _DISTIL_TEMPERATURE = 2.0
-_CALIBRATION_EXAMPLES = 256
+_CALIBRATION_EXAMPLES, _FEWEST_EXAMPLES, _CALIBRATION_TOKENS = 256, 32, 2**14
+"""What a ratio is measured on: so many examples, or as many as have so many tokens."""
 _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
 
 
@@ -158,12 +160,10 @@ class Trainer:
         return _CANDIDATE, evaluation.metric
 
     def _calibrate(self) -> None:
-        sample, limit = self.train_set.first(_CALIBRATION_EXAMPLES), self.config.batch_tokens * 2
-        reach_ratio(
-            self.model.pruner,
-            self.config.flops_ratio,
-            lambda: evaluate(self.model, sample, limit, self.config.bf16).flops_ratio,
-        )
+        sample = self.train_set.first(_CALIBRATION_EXAMPLES).tokens
+        ends = itertools.accumulate(map(len, sample))
+        sample = sample[: max(_FEWEST_EXAMPLES, sum(end <= _CALIBRATION_TOKENS for end in ends))]
+        reach_ratio(self.model.pruner, self.config.flops_ratio, lambda: flops_ratio(self.model, sample))
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
         """Returns the indices of every batch of the phase; equal for equal seeds, so a resumed run continues alike."""

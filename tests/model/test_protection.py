@@ -56,7 +56,9 @@ def pairs(queries: list[int], passages: list[int], seed: int = 0) -> tuple[torch
 
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=15, deadline=None)
-@given(sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 12)), min_size=1, max_size=3), seed=st.integers(0, 99))
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 12)), min_size=1, max_size=3), seed=st.integers(0, 99)
+)
 def test_the_query_lives_and_both_executions_agree(method: str, sizes: list[tuple[int, int]], seed: int) -> None:
     model = model_of(method, seed=seed)
     ids, mask, ours = pairs([q for q, _ in sizes], [p for _, p in sizes], seed)
