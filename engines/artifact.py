@@ -125,6 +125,7 @@ class Manifest(_Strict):
     max_length: Length
     encoder: Encoder
     protect_first: bool
+    protect_until: int | None = None
     checkpoint: Checkpoint
     data: Data | None = None
     plan: Plan

@@ -62,7 +62,9 @@ def _model(artifact: Artifact, size: int, verified: bool) -> Table:
     table = plain_table(str(artifact.path))
     labels = ", ".join(m.head.labels[:8]) + (", ..." if len(m.head.labels) > 8 else "")
     rows = {
-        "method": m.method + ("" if m.protect_first else ", the first token may die"),
+        "method": m.method
+        + ("" if m.protect_first else ", the first token may die")
+        + ("" if m.protect_until is None else ", the first text of a pair stays"),
         "predicts": f"{m.head.kind}: {labels}",
         "encoder": f"{encoder.family}, {encoder.layers} x {encoder.hidden_size}, {encoder.heads} heads",
         "max length": f"{m.max_length} tokens",

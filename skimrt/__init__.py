@@ -18,14 +18,16 @@ from engines.version import __version__
 
 if TYPE_CHECKING:
     from engines.prediction import Prediction
+    from engines.reranking import Ranked
     from engines.runner import Runner
     from pipeline.model.checkpoint import load_checkpoint
     from skimrt.building import build
 
-__all__ = ["Prediction", "Runner", "__version__", "build", "load_checkpoint"]
+__all__ = ["Prediction", "Ranked", "Runner", "__version__", "build", "load_checkpoint"]
 
 _HOMES = {
     "Prediction": "engines.prediction",
+    "Ranked": "engines.reranking",
     "Runner": "engines.runner",
     "build": "skimrt.building",
     "load_checkpoint": "pipeline.model.checkpoint",

@@ -68,6 +68,7 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
         max_length=model.max_length,
         encoder=layout.Encoder(**encoder),
         protect_first=model.pruner.protect_first,
+        protect_until=model.pruner.protect_until,
         checkpoint=layout.Checkpoint(path=str(config.checkpoint), sha256=subject.digest),
         data=layout.Data(name=config.data, count=len(subject.examples), sha256=examples_digest(subject.examples)),
         plan=plan,

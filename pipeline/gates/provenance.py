@@ -92,6 +92,7 @@ def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
         **{f"head.{name}": (getattr(manifest.head, name), getattr(config.head, name)) for name in Head.model_fields},
         "max_length": (manifest.max_length, config.max_length),
         "protect_first": (manifest.protect_first, config.pruner.protect_first),
+        "protect_until": (manifest.protect_until, config.pruner.protect_until),
         "plan.precision": (manifest.plan.precision, origin.expected.precision),
         **{f"encoder.{name}": (getattr(manifest.encoder, name), value) for name, value in encoder.items()},
     }
