@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ LABELS = {
     "tagging": ["O", "B", "I"],
 }
 # Chosen on the random models below so that about half of the tokens are alive at the end.
-PRUNERS = {
+PRUNERS: dict[str, dict[str, Any]] = {
     "dense": {},
     "ltp": {"thresholds": [0.0] + [0.7 / LONGEST] * 3, "reference_length": LONGEST},
     "transkimmer": {"predictor_hidden": 16},
@@ -48,7 +49,7 @@ TinyModel = Callable[..., PrunedTransformer]
 
 
 def build_tiny_model(
-    method: str = "ltp", head: str = "classification", family: str = "bert", seed: int = 0, **pruner
+    method: str = "ltp", head: str = "classification", family: str = "bert", seed: int = 0, **pruner: Any
 ) -> PrunedTransformer:
     """A random model in eval mode; weights depend on `seed` and `head` only, so methods are comparable."""
     encoder = EncoderConfig(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Barrier, current_thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,7 @@ def test_predictions_of_every_head(toy_artifact) -> None:
     tags = Runner(toy_artifact(MODELS["tagging"]))([text])[0]
     assert len(tags.label) == len(tags.probability) == len(tags.logits) == tags.tokens == 6
     answer = Runner(toy_artifact(MODELS["question_answering"]))([text])[0]
+    assert isinstance(answer.label, tuple)
     first, last = answer.label
     assert 0 <= first <= last < answer.tokens and 0 < answer.probability <= 1
 
@@ -246,7 +248,7 @@ def test_a_stream_reads_no_further_ahead_than_its_window(toy_artifact) -> None:
 
 def test_with_batches_of_one_every_text_is_answered_before_the_next_is_run(toy_artifact) -> None:
     runner = Runner(toy_artifact(Toy()), max_batch=1, window=1)
-    read = []
+    read: list[int] = []
     for number, _ in enumerate(runner.stream(words(3, n) for n in read_into(read, 5))):
         assert len(read) <= number + 2
 
@@ -265,7 +267,7 @@ def test_first_use_makes_only_its_own_profiles_and_warm_up_all(toy_artifact) -> 
     runner = Runner(toy_artifact(Toy()), max_batch=1)
     assert not runner._stages._engines
     runner.run_tokens([Tokens([5], [0], 1)])
-    engines = runner._stages._engines
+    engines: dict[Any, Any] = dict(runner._stages._engines)
     assert len(engines) == 3 and all(set(engine._profiles) == {BUCKETS[0]} for engine in engines.values())
     runner.warm_up()
     assert runner._stages._engines == engines and all(len(engine._profiles) == 4 for engine in engines.values())
@@ -362,7 +364,8 @@ def test_results_never_depend_on_padding_bucket_batch_or_neighbours(toy_artifact
         tokens = [Tokens(ids, [segment] * len(ids), len(ids)) for ids, segment in samples]
         errors: list[str] = []
         results = list(together._run(tokens, lambda error, errors=errors: errors.append(str(error))))
-        expected, wrong = [], []
+        expected: list[Any] = []
+        wrong = []
         for number, sample in enumerate(tokens, 1):
             lone: list[str] = []
             expected += alone._run([sample], lambda error, lone=lone: lone.append(str(error)))
