@@ -102,12 +102,25 @@ class Gate(_Strict):
     figures: Figures = {}
 
 
+class ComparedPrecision(_Strict):
+    """A precision that a build with `--precision auto` looked at.
+
+    milliseconds: of a text in the uncut model, by batch size; empty where it was not timed.
+    reason:       why another one was taken; empty for the one that was.
+    """
+
+    precision: str
+    milliseconds: dict[int, float] = {}
+    reason: str = ""
+
+
 class Manifest(_Strict):
     """The whole of manifest.json.
 
     build_key:       what the artifact depends on, but for the machine that compiles its engines.
     build_arguments: of pipeline.build, with which another machine adds its engines to the artifact.
     engines:         empty in an artifact that was only exported.
+    compared:        the precisions that it was chosen from; empty where one was asked for.
     """
 
     schema_version: Literal[2] = 2
@@ -128,6 +141,7 @@ class Manifest(_Strict):
     machine: dict[str, str] = {}
     files: dict[RelativePath, Digest] = Field(max_length=FILES)
     gates: list[Gate] = Field([], max_length=GATES)
+    compared: list[ComparedPrecision] = []
 
     @property
     def built(self) -> dict[str, set[str]]:

@@ -44,7 +44,12 @@ def parser() -> argparse.ArgumentParser:
         "here it is built too, as OUT-dense",
     )
     p.add_argument("--target", choices=_choices("target"), help="what runs the engines (default cpu)")
-    p.add_argument("--precision", choices=_choices("precision"), help="number format (default fp32)")
+    p.add_argument(
+        "--precision",
+        choices=_choices("precision"),
+        help="number format (default auto: the fastest one whose gates pass, timed on this machine; INT8 only where "
+        "--calibration names texts)",
+    )
     p.add_argument(
         "--buckets",
         help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths as the planner finds best; "

@@ -75,4 +75,5 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
         tools=tool_versions(),
         machine={"processor": platform.machine(), "system": platform.system(), "cpus": str(os.cpu_count())},
         files=layout.digest_files(root),
+        compared=list(start.compared),
     )
