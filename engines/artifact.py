@@ -19,6 +19,7 @@ from engines.files import Digest, checked_content, digest_tree, open_inside, sha
 from engines.head import Head
 from engines.limits import ENGINES, FILES, GATES, MANIFEST_BYTES, Layers, Length, Vocabulary, Width
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
+from engines.precisions import ComparedPrecision
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -100,18 +101,6 @@ class Gate(_Strict):
     status: Literal["PASSED", "FAILED", "SKIPPED"]
     reason: str = ""
     figures: Figures = {}
-
-
-class ComparedPrecision(_Strict):
-    """A precision that a build with `--precision auto` looked at.
-
-    milliseconds: of a text in the uncut model, by batch size; empty where it was not timed.
-    reason:       why another one was taken; empty for the one that was.
-    """
-
-    precision: str
-    milliseconds: dict[int, float] = {}
-    reason: str = ""
 
 
 class Manifest(_Strict):
@@ -217,6 +206,11 @@ class Artifact:
         if relative not in self.manifest.files:
             raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
         return self.path / relative
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file that the manifest lists, by its relative name."""
+        return {name: self.file(name).stat().st_size for name in self.manifest.files}
 
     def content(self, file: str | Path) -> np.ndarray:
         """The bytes of a file that the manifest lists, by its relative name or its path: those that were built.

@@ -16,6 +16,7 @@ with importing(__name__, "skimrt[cpu]"):
 
     from engines.artifact import BENCH_NAME, Artifact
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
+    from engines.memory import memory_bytes
     from pipeline.builder.baseline import build_against_dense
     from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
@@ -92,6 +93,12 @@ def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) ->
         help=f"shapes that the planner may use, over all stages (default {default.max_profiles})",
     )
     group.add_argument(
+        "--memory",
+        type=int,
+        metavar="MIB",
+        help="memory that the loaded engines may take, as estimated; the planner keeps to it by fewer shapes",
+    )
+    group.add_argument(
         "--token-budget",
         type=int,
         help="tokens of a call: every length also gets the largest batch that it allows, so that short texts run in "
@@ -164,6 +171,8 @@ def run(args: argparse.Namespace) -> int:
         f"\nartifact   {config.out}  ({len(artifact.manifest.engines)} engines, "
         f"{len(artifact.manifest.plan.stages)} stages)"
     )
+    memory = memory_bytes(artifact.manifest, artifact.manifest.engines, artifact.sizes)
+    console.print(f"memory     {memory / 1e6:.0f} MB (estimated) with every profile in use", highlight=False)
     print_gates(artifact.manifest.gates, console)
     if bench is not None:
         timings = [Timing(**timing) for timing in bench["timings"]]

@@ -58,6 +58,7 @@ class BuildConfig(BaseModel):
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
     max_profiles: int = Field(512, gt=0)
+    memory: int | None = Field(None, gt=0)
     token_budget: int | None = Field(None, gt=0)
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False

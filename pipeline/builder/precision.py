@@ -15,12 +15,13 @@ from rich.console import Console
 
 from calib.int8.qdq import quantize_graph
 from calib.int8.scheme import QuantizationScheme, quantizable_layers
-from engines.artifact import Artifact, ComparedPrecision
+from engines.artifact import Artifact
 from engines.backends import Profile
 from engines.buckets import Bucket
 from engines.errors import GateError, SkimError
 from engines.files import digest_of
 from engines.machine import cache_folder
+from engines.precisions import ComparedPrecision, told
 from engines.writing import write_whole
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.profile import cost_key
@@ -101,18 +102,6 @@ def ranked(milliseconds: Milliseconds, refused: Mapping[str, str]) -> list[Compa
         for precision in order
     ]
     return [*timed, *(ComparedPrecision(precision=name, reason=reason) for name, reason in refused.items())]
-
-
-def told(compared: Sequence[ComparedPrecision]) -> str:
-    """What was compared, in a line: the taken precision, then the others with their reasons."""
-    parts = []
-    for found in compared:
-        times = ", ".join(f"{value:.2f} ms at batch {batch}" for batch, value in found.milliseconds.items())
-        said = "; ".join(filter(None, [times, found.reason]))
-        parts.append(f"{found.precision}{f' ({said})' if said else ''}")
-    (taken,) = (number for number, found in enumerate(compared) if not found.reason)
-    first = parts.pop(taken)
-    return f"{first}; not {', not '.join(parts)}" if parts else first
 
 
 def _next_fastest(compared: Sequence[ComparedPrecision], failed: str, reason: str) -> list[ComparedPrecision]:

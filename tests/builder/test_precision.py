@@ -13,6 +13,7 @@ from rich.console import Console
 
 from engines.artifact import Artifact, Gate
 from engines.buckets import Bucket
+from engines.precisions import told
 from pipeline import build
 from pipeline.builder import precision, steps
 from pipeline.builder.config import BuildConfig
@@ -72,7 +73,7 @@ def test_one_precision_is_taken_and_a_narrower_one_only_where_it_pays(times: dic
         assert best >= 0.949 * widest
     else:
         assert times[found[0].precision] == best <= 0.951 * widest
-    assert precision.told(found).startswith(found[0].precision) and "not x (why)" in precision.told(found)
+    assert told(found).startswith(found[0].precision) and "not x (why)" in told(found)
 
 
 def auto(built: Built, out: Path) -> Artifact:
