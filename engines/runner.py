@@ -89,7 +89,7 @@ class Runner:
             self.artifact.content(TOKENIZER_NAME).tobytes(),
             origins=manifest.head.token_level,
         )
-        self._reading = reading
+        self.reading = reading
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
     @overload
@@ -115,7 +115,7 @@ class Runner:
         """
         if _is_one(texts) or isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
             raise InputError(f"texts: expected several texts or pairs, such as a list, found a {type(texts).__name__}")
-        return (predict(result, self.manifest.head, self._reading) for result in self._run(self._tokens(texts), failed))
+        return (predict(result, self.manifest.head, self.reading) for result in self._run(self._tokens(texts), failed))
 
     def run_tokens(self, samples: Iterable[Tokens]) -> list[SampleResult]:
         """What every sample gave, with the tokens alive after every stage. Raises InputError for bad ids."""
