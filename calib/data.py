@@ -200,7 +200,8 @@ def _bbc_headlines() -> list[Example]:
     cut = [example.text.partition("\n") for example in _bbc_news()]
     long = [(head.strip(), body.split()) for head, _, body in cut if len(body.split()) >= _PASSAGE[0]]
     pages = {head: " ".join(body[: _PASSAGE[1]]) for head, body in long}  # of one headline, one article
-    queries, passages = list(pages), list(pages.values())
+    heads = {passage: head for head, passage in pages.items()}  # and of one article, one headline
+    queries, passages = list(heads.values()), list(heads)
     vocabulary, index = [set(words(passage)) for passage in passages], BM25(passages)
     examples = []
     for own, query in enumerate(queries):

@@ -109,6 +109,7 @@ def check(args: argparse.Namespace) -> list[Gate]:
     found.append(gates.provenance(origin, artifact.path, manifest))
     if found[-1].status == "FAILED":
         return _ended(found)
+    found += gates.bound_engines(manifest)
     found.append(gates.reference_parity(subject.model, reference))
     engines = EnginesUnderTest(artifact.path, manifest, backend, args.threads)
     budget = Budget(args.samples, config.max_drop, dense, expected.narrow or expected.model)

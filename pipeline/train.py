@@ -103,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--no-protect-first", dest="protect_first", action="store_const", const=False, help="let the first token die"
     )
+    p.add_argument(
+        "--protect-segment",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep every token of the first text of a pair, such as a query (default: in a ranking)",
+    )
     p.add_argument("--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)")
     flag("threads", "CPU threads", type=int)
     flag("seed", "seed of everything random", type=int)

@@ -24,16 +24,18 @@ from engines.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from engines.prediction import Prediction
+    from engines.reranking import Ranked
     from engines.runner import Runner
     from pipeline.model.checkpoint import load_checkpoint
     from skimrt.building import build
     from skimrt.face import Pipeline, pipeline
 
-__all__ = ["Pipeline", "Prediction", "Runner", "__version__", "build", "load_checkpoint", "pipeline"]
+__all__ = ["Pipeline", "Prediction", "Ranked", "Runner", "__version__", "build", "load_checkpoint", "pipeline"]
 
 _HOMES = {
     "Pipeline": "skimrt.face",
     "Prediction": "engines.prediction",
+    "Ranked": "engines.reranking",
     "Runner": "engines.runner",
     "build": "skimrt.building",
     "load_checkpoint": "pipeline.model.checkpoint",

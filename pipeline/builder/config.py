@@ -55,10 +55,11 @@ class BuildConfig(BaseModel):
     checkpoint: Path = DEMO / "ltp"
     dense: Path | None = None
     target: Literal["cpu", "tensorrt", "tensorrt-rtx"] = "cpu"
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
     max_profiles: int = Field(512, gt=0)
+    memory: int | None = Field(None, gt=0)
     token_budget: int | None = Field(None, gt=0)
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False
@@ -83,6 +84,15 @@ class BuildConfig(BaseModel):
     out: Path = Path("artifact")
     force: bool = False
     resume: bool = True
+
+    def in_precision(self, precision: str) -> BuildConfig:
+        """The same build in a precision that the target may have."""
+        return self.model_copy(update={"precision": precision})
+
+    @property
+    def settled(self) -> BuildConfig:
+        """The same build; of `auto`, where nothing was compared yet, in fp32, which every target has."""
+        return self.in_precision("fp32") if self.precision == "auto" else self
 
     @property
     def dense_checkpoint(self) -> Path | None:
