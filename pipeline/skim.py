@@ -68,7 +68,12 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
     p.add_argument("--decide-at", type=int, nargs="+", help="layers that drop tokens (default: one early layer)")
     p.add_argument("--epochs", type=float, nargs="+", default=[1.0], help="epochs of each phase (default 1)")
     p.add_argument("--max-length", type=int, help="tokens per text (default: the model's)")
-    p.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the engines (default fp32)")
+    p.add_argument(
+        "--precision",
+        choices=["fp32", "auto", "bf16", "int8"],
+        default="fp32",
+        help="of the engines; auto takes the fastest that passes the checks (default fp32)",
+    )
     p.add_argument("--buckets", help="shapes to compile, such as 1x128,8x128 (default: as the planner finds best)")
     p.add_argument("--threads", type=int, help="CPU threads")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
@@ -228,7 +233,7 @@ def _build(skim: Skim, count: int) -> None:
 def _parity(skim: Skim, count: int) -> None:
     args = skim.args
     flags = ["--data", skim.part("test"), "--samples", count, "--dense", args.model, "--max-drop", args.max_drop]
-    if args.precision == "int8":
+    if args.precision in ("auto", "int8"):
         flags += ["--calibration", skim.part("dev")]
     if _verb(skim, parity, [args.out, *flags, *_given({"--threads": args.threads})]):
         raise GateError(f"{args.out}: parity does not hold; the lines above say where")
