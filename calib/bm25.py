@@ -1,4 +1,4 @@
-"""BM25 (Robertson et al., 1994): the passages that share the most telling words with a query, which make hard negatives."""
+"""BM25 (Robertson et al., 1994): passages that share the most telling words with a query make hard negatives."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def drawing() -> str:
     samples = TextEncoder(directory / "tokenizer.json", 256)(TEXTS)
     result = Reference.of(load_checkpoint(directory), samples)
     word_of = Tokenizer.from_file(str(directory / "tokenizer.json")).id_to_token
-    words = [[word_of(token) for token in sample.input_ids] for sample in samples]
+    words = [[word_of(token) or "" for token in sample.input_ids] for sample in samples]
     alive = [layers[-1].tolist() for layers in result.alive]
     kept = [[word for word, keep in zip(*row, strict=True) if keep] for row in zip(words, alive, strict=True)]
     answers = [logits.softmax(-1)[1].item() for logits in result.logits]

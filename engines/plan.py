@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -41,8 +40,8 @@ def int8_graph_file(graph: str) -> str:
 
 
 def weights_file(engine: str) -> str:
-    """Where the large weights of an engine lie that its own file does not hold: stage_0.weights by stage_0.onnx."""
-    return str(PurePosixPath(engine).with_suffix(".weights"))
+    """The file of the large weights that an engine's own file does not hold: stage_0.onnx.weights by stage_0.onnx."""
+    return f"{engine}.weights"
 
 
 def profile_stem(unit: Unit, bucket: Bucket) -> str:
@@ -72,6 +71,7 @@ class Plan(_Strict):
     """The stages, the buckets that they are compiled for, and the number format of their graphs.
 
     expected_ms: milliseconds per sample by batch size, as the planner saw it; empty where it did not choose the plan.
+    padding:     rows computed over rows alive, minus 1, of the gates' texts one by one; None in older artifacts.
     """
 
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -79,6 +79,7 @@ class Plan(_Strict):
     head_graph: RelativePath | None = None
     buckets: list[Bucket] = Field(min_length=1)
     expected_ms: dict[int, float] = {}
+    padding: Annotated[float, Field(ge=0)] | None = None
 
     @property
     def graphs(self) -> dict[Unit, str]:

@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,23 +18,28 @@ with importing(__name__, "skimrt[train]"):
     import torch
     from pydantic import ValidationError
 
-    from calib.data import NAMED_SETS, Example, examples_digest
+    from calib.data import NAMED_SETS, Example, examples_digest, has_labels
     from engines.errors import InputError, validation_problems
     from engines.files import sha256
+    from engines.head import HeadKind
     from engines.tokenization import TextEncoder
     from engines.writing import write_whole
-    from pipeline.cli import main_of
+    from pipeline.cli import add_column_flags, main_of
     from pipeline.model import load_checkpoint
     from pipeline.model.checkpoint import checkpoint_digest
     from pipeline.model.config import Method
     from pipeline.model.huggingface import locate_backbone
+    from pipeline.model.reference import Reference
     from pipeline.model.task import refuse_other_task
+    from pipeline.model.transformer import PrunedTransformer
     from pipeline.training.batches import Sets, TokenisedSet
-    from pipeline.training.config import TrainConfig
+    from pipeline.training.config import RunConfig, TrainConfig
     from pipeline.training.evaluation import evaluate, reaches_ratio
     from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
+    from pipeline.training.suited import suited, unreachable
+    from pipeline.training.teaching import taught
     from pipeline.training.trainer import Trainer, make_progress
 
 
@@ -73,11 +79,16 @@ def parser() -> argparse.ArgumentParser:
     flag(
         "phases", "phases to go through, of fine_tune, soft, straight_through and hard; all of the method's", nargs="+"
     )
-    flag("max-length", "tokens per input", type=int)
+    flag("max-length", "tokens per input (default: those of --init; at most 256 with --backbone)", type=int)
     flag("limit", "use only N training examples", type=int)
     flag("dev-limit", "use only N dev examples", type=int)
     _add_optimiser_flags(flag)
-    flag("adapter-rank", "rank of low-rank adapters; 0 trains all weights", type=int)
+    flag(
+        "adapter-rank",
+        "rank of low-rank adapters; 0 trains all weights (default: that of --init; 16 for layers of more than 150 "
+        "million weights)",
+        type=int,
+    )
     flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
     flag("ramp", "share of the run over which the ratio rises", type=float)
     flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
@@ -109,19 +120,22 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data",
         required=True,
-        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file",
+        help=f"{', '.join(NAMED_SETS)}, a file (.jsonl, .csv, .tsv, .parquet, .json of SQuAD, .conll), or a directory "
+        "that Hugging Face's datasets has saved; with --init, labels may be missing: "
+        "the texts are then trained by the teacher's answers",
     )
-    p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
+    p.add_argument(
+        "--dev-data",
+        help="the set for early stopping (default: a named set's dev split; of a file, a tenth that is held out)",
+    )
     p.add_argument(
         "--task",
-        choices=["classification", "regression", "ranking"],
-        help="what the labels are: classes, amounts, or the relevance of the second text, a passage, for the first, a "
-        "query (default: that of --init; else amounts if they are numbers of which some have a fraction, and classes "
-        "otherwise)",
+        choices=get_args(HeadKind),
+        help="what the labels are: classes, amounts, the relevance of the second text, a passage, for the first, a "
+        "query, or none, for an embedding (default: that of --init; else amounts if they are numbers of which some "
+        "have a fraction; several labels, spans and answers by their form; and classes otherwise)",
     )
-    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
-    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
-    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
+    add_column_flags(p)
 
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:
@@ -129,8 +143,13 @@ def _add_optimiser_flags(flag: Callable[..., None]) -> None:
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after N evaluations without gain", type=int)
     flag("batch-tokens", "padded tokens per batch", type=int)
-    flag("lr", "learning rate of the encoder or its adapters", type=float)
-    flag("head-lr", "learning rate of the head", type=float)
+    flag(
+        "lr",
+        "learning rate of the encoder or its adapters (default: 5e-4 for adapters; for all weights 3e-5 at a width of "
+        "768, more for narrower encoders)",
+        type=float,
+    )
+    flag("head-lr", "learning rate of the head (default: --lr for that of --init, 5e-4 for a new one)", type=float)
     flag(
         "pruner-lr",
         "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
@@ -154,23 +173,29 @@ def run(args: argparse.Namespace) -> int:
         return _train(config, out)
 
 
-def _train(config: TrainConfig, out: Path) -> int:
-    examples = TrainingExamples.read(config)
-    train, dev, labels = examples.train, examples.dev, examples.labels
-    trainee = make_trainee(config, labels)
-    encoder = trainee.model.config.encoder
-    tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
-    ranking = trainee.model.config.head.kind == "ranking"
-    train_set, dev_set = (
-        _tokenised(name, examples_of, tokens, labels, encoder.pad_token_id, ranking)
-        for name, examples_of in ((config.data, train), (config.dev_data or config.data, dev))
-    )
+def _train(given: TrainConfig, out: Path) -> int:
+    examples, config = TrainingExamples.read(given), suited(given)
+    trainee = make_trainee(config, examples.labels, examples.head)
+    encoder, head = trainee.model.config.encoder, trainee.model.config.head
+    tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size, origins=head.token_level)
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = None
     if taught_by and config.distil > 0:
         refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
         teacher = load_checkpoint(taught_by)
+    if head.kind == "embedding":
+        if teacher is None:
+            raise InputError("an embedding is learned from another: expected a pruned --method, or one with --teacher")
+    else:
+        examples, config = _labelled(examples, config, teacher, tokens)
+    train, dev, labels = examples.train, examples.dev, examples.labels
+    train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id, head.kind)
+    dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id, head.kind)
+    if head.kind == "embedding" and teacher is not None:
+        dev_set.against = [answer.numpy() for answer in Reference.of(teacher, dev_set.tokens).logits]
     _report(examples, {config.data: train_set, config.dev_data or config.data: dev_set}, config.max_length)
+    if problem := unreachable(config, trainee.model.config, [len(sample) for sample in train_set.tokens]):
+        print(f"WARNING: {problem}", file=sys.stderr)
     progress = make_progress()
     with progress:
         content = _content(config, trainee, train, dev)
@@ -198,6 +223,26 @@ def _train(config: TrainConfig, out: Path) -> int:
     return 0
 
 
+def _labelled(
+    examples: TrainingExamples, config: RunConfig, teacher: PrunedTransformer | None, tokens: TextEncoder
+) -> tuple[TrainingExamples, RunConfig]:
+    """Sets without labels get the teacher's; a training set of those is trained by the teacher alone."""
+    bare = [not has_labels(examples.train), not has_labels(examples.dev)]
+    if not any(bare):
+        return examples, config
+    if teacher is None:
+        raise InputError(
+            f"{config.data}: its texts have no labels, and there is no teacher: expected a pruned --method and "
+            "--distil above 0, or labels"
+        )
+    said = "texts without labels get the answers of --teacher or --init, with which the dev metric is the agreement"
+    train = taught(examples.train, teacher, tokens) if bare[0] else examples.train
+    dev = taught(examples.dev, teacher, tokens) if bare[1] else examples.dev
+    if bare[0]:
+        config = config.model_copy(update={"distil": 1.0})
+    return replace(examples, train=train, dev=dev, taken=[*examples.taken, said]), config
+
+
 def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_length: int) -> None:
     """Says what was taken, before work starts."""
     for line in examples.taken:
@@ -216,11 +261,11 @@ def _tokenised(
     tokens: TextEncoder,
     labels: Sequence[str] | None,
     pad_token_id: int,
-    ranking: bool,
+    kind: HeadKind,
 ) -> TokenisedSet:
     """The set of the examples of `name`. Raises InputError, which names it, for texts and labels that do not fit."""
     try:
-        return TokenisedSet(examples, tokens, labels, pad_token_id, ranking)
+        return TokenisedSet(examples, tokens, labels, pad_token_id, kind)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
 from engines.quiet import onnxruntime_package, openvino_package
+from pipeline.builder import profile
 from pipeline.model import CheckpointConfig, PrunedTransformer, save_checkpoint
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
 from pipeline.model.weights import write_weights
@@ -37,7 +39,7 @@ LABELS = {
     "tagging": ["O", "B", "I"],
 }
 # Chosen on the random models below so that about half of the tokens are alive at the end.
-PRUNERS = {
+PRUNERS: dict[str, dict[str, Any]] = {
     "dense": {},
     "ltp": {"thresholds": [0.0] + [0.7 / LONGEST] * 3, "reference_length": LONGEST},
     "transkimmer": {"predictor_hidden": 16},
@@ -48,7 +50,7 @@ TinyModel = Callable[..., PrunedTransformer]
 
 
 def build_tiny_model(
-    method: str = "ltp", head: str = "classification", family: str = "bert", seed: int = 0, **pruner
+    method: str = "ltp", head: str = "classification", family: str = "bert", seed: int = 0, **pruner: Any
 ) -> PrunedTransformer:
     """A random model in eval mode; weights depend on `seed` and `head` only, so methods are comparable."""
     encoder = EncoderConfig(
@@ -82,6 +84,14 @@ def build_tiny_model(
         for predictor in model.pruner.predictors.values():
             predictor[-1].bias.data += torch.tensor([-0.5, 0.5])
     return model.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_profiled_lengths() -> Iterator[None]:
+    """A toy model's costs are measured at three lengths: every further one is a kernel to compile for each stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile, "_LENGTHS", 3)
+        yield
 
 
 @pytest.fixture(scope="session")

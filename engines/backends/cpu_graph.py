@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.plan import weights_file
+from engines.stages import POOLED
 from engines.writing import write_whole
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def write_cpu_graph(stage_graph: Path, buckets: Sequence[Bucket], out: Path) -> 
     content = _take_weights(model, weights.name)
     model = onnx.inliner.inline_local_functions(model)
     _split_key_transposes(model)
+    _widen_ends(model)
     if content:
         write_whole(weights, content)
     else:
@@ -85,8 +87,33 @@ def _split_key_transposes(model: onnx.ModelProto) -> None:
             model.graph.node.append(node)
 
 
+def _widen_ends(model: onnx.ModelProto) -> None:
+    """Makes inputs and outputs in bf16 float32, which NumPy has, and converts them inside."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    ends = [
+        value for value in (*graph.input, *graph.output) if value.type.tensor_type.elem_type == TensorProto.BFLOAT16
+    ]
+    inner = {value.name: f"{value.name}.narrow" for value in ends}
+    for node in graph.node:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    taken, nodes = {value.name for value in graph.input}, list(graph.node)
+    for value in ends:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        outer, narrow = value.name, inner[value.name]
+        if outer in taken:
+            nodes.insert(0, helper.make_node("Cast", [outer], [narrow], narrow, to=TensorProto.BFLOAT16))
+        else:
+            nodes.append(helper.make_node("Cast", [narrow], [outer], narrow, to=TensorProto.FLOAT))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def _require_symbolic(model: onnx.ModelProto, source: Path) -> None:
-    """Raises InputError unless of every input only the first two dimensions, batch and length, are symbolic."""
+    """Raises InputError unless of every input only the first two dimensions, batch and length, are symbolic; of what
+    a sample has once, the first."""
     if not model.graph.input:
         raise InputError(f"{source}: expected an ONNX graph with inputs, found none; the file is empty or cut off")
     for value in model.graph.input:
@@ -94,7 +121,7 @@ def _require_symbolic(model: onnx.ModelProto, source: Path) -> None:
         found = [dim.dim_param or dim.dim_value for dim in dims]
         if len(dims) < 2 or any(not dim.dim_value for dim in dims[2:]):
             raise InputError(f"{source}: input {value.name!r}: expected [batch, length, ...], found {found}")
-        if any(dim.dim_value for dim in dims[:2]):
+        if any(dim.dim_value for dim in dims[: 1 if value.name == POOLED else 2]):
             raise InputError(f"{source}: input {value.name!r}: expected a symbolic shape, found {found}")
 
 

@@ -15,12 +15,18 @@ from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.files import content_of
 from engines.quiet import onnxruntime_package
+from engines.stages import static_shape
 
 
 class OnnxRuntimeBackend(CpuBackend):
     """One session for each engine. Threads must not spin: a staged run's sessions would fight for the cores."""
 
     provider = "onnxruntime"
+
+    def unfit(self, precision: str) -> str | None:
+        if precision == "bf16":
+            return "it has almost no kernels in bf16; install openvino, or build with --precision fp32"
+        return None
 
     def load(
         self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
@@ -74,7 +80,7 @@ class _OnnxRuntimeProfile(Profile):
         self.inputs: dict[str, np.ndarray] = {}
         self._outputs: dict[str, np.ndarray] = {}
         for value in session.get_inputs():
-            shape = (bucket.batch, bucket.length, *value.shape[2:])
+            shape = static_shape(value.shape, bucket.batch, bucket.length)
             self.inputs[value.name] = array = np.zeros(shape, dtype=_DTYPES[value.type])
             self._binding.bind_ortvalue_input(value.name, _borrowed(array))
 

@@ -13,13 +13,13 @@ import numpy as np
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
 from engines.backends.cpu_graph import BOUNDS, parse_bounds
-from engines.backends.external_weights import Read, Weight, external_weights, with_inputs
+from engines.backends.external_weights import BFLOAT16, Read, Weight, external_weights, with_inputs
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
 from engines.files import content_of
 from engines.quiet import openvino_package
-from engines.stages import INPUT_NAMES, OUTPUT_NAMES
+from engines.stages import INPUT_NAMES, OUTPUT_NAMES, static_shape
 
 _FIRST_USE = threading.Lock()
 _NO_MORE_THREADS = "Resource temporarily unavailable"
@@ -65,7 +65,8 @@ def compile_on_cpu(model: Any, threads: int | None) -> Any:
         # costs every engine two threads, and every call the way to them and back.
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 0 if threads == 1 else 1,
-        # Also where the CPU would prefer bf16: the precision is the artifact's choice.
+        # Also where the CPU would prefer bf16: the precision is the artifact's choice. What a graph in bf16 types as
+        # bf16 is computed in it, and what it types as float32 (scores, softmax, layer norm) is not.
         "INFERENCE_PRECISION_HINT": "f32",
         # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
         "ENABLE_CPU_PINNING": False,
@@ -77,14 +78,20 @@ def compile_on_cpu(model: Any, threads: int | None) -> Any:
 
 def _set_weights(model: Any, weights: Sequence[Weight]) -> None:
     """Puts constants in the place of the inputs that stand for the weights, which share the weights' memory."""
-    ops = openvino_package().opset13
-    values = {weight.name: weight.values for weight in weights}
+    constants = {weight.name: _constant(weight) for weight in weights}
     for port in list(model.inputs):
-        (name,) = port.get_names() & values.keys() or {None}
+        (name,) = port.get_names() & constants.keys() or {None}
         if name is not None:
-            port.node.output(0).replace(ops.constant(values[name], shared_memory=True).output(0))
+            port.node.output(0).replace(constants[name].output(0))
             model.remove_parameter(port.node)
     model.validate_nodes_and_infer_types()
+
+
+def _constant(weight: Weight) -> Any:
+    openvino, values = openvino_package(), weight.values
+    if weight.kind == BFLOAT16:
+        values = openvino.Tensor(values, openvino.Shape(list(values.shape)), openvino.Type.bf16)
+    return openvino.opset13.constant(values, shared_memory=True)
 
 
 class _Request:
@@ -126,8 +133,7 @@ class _OpenVinoProfile(Profile):
         self._request, self._bucket = request, bucket
         self.inputs: dict[str, np.ndarray] = {}
         for port in request.compiled.inputs:
-            widths = [dimension.get_length() for dimension in list(port.partial_shape)[2:]]
-            shape = (bucket.batch, bucket.length, *widths)
+            shape = static_shape(_declared(port), bucket.batch, bucket.length)
             self.inputs[port_name(port)] = np.zeros(shape, dtype=port.element_type.to_dtype())
         self._tensors = [shared_tensor(array) for array in self.inputs.values()]
 
@@ -146,8 +152,20 @@ def _bounded(model: Any) -> Any:
     openvino, metadata = openvino_package(), ["framework", BOUNDS]
     if model.has_rt_info(metadata):
         sizes = [openvino.Dimension(*ends) for ends in parse_bounds(model.get_rt_info(metadata).astype(str))]
-        model.reshape({port: openvino.PartialShape([*sizes, *list(port.partial_shape)[2:]]) for port in model.inputs})
+        model.reshape(
+            {
+                port: openvino.PartialShape(
+                    [sizes[axis] if size is None else size for axis, size in enumerate(_declared(port))]
+                )
+                for port in model.inputs
+            }
+        )
     return model
+
+
+def _declared(port: Any) -> list[int | None]:
+    """The sizes of a port; None for those that the bucket says."""
+    return [None if size.is_dynamic else size.get_length() for size in port.partial_shape]
 
 
 def port_name(port: Any) -> str:

@@ -20,6 +20,7 @@ from engines.backends.base import EngineOptions
 from engines.backends.isolated import Request
 from engines.backends.layers import Layer, by_profile, parse_build_log, parse_inspector
 from engines.errors import BuildError, InputError
+from engines.stages import static_shape
 from plugins.library import PluginError, load_into, require_plugin_layers
 
 Say = Callable[[dict[str, Any]], bool]
@@ -93,7 +94,7 @@ def _add_profiles(builder: Any, network: Any, config: Any, request: Request) -> 
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
-            shape = (*bucket, *tuple(tensor.shape)[2:])
+            shape = static_shape(tuple(tensor.shape), *bucket)
             profile.set_shape(tensor.name, shape, shape, shape)
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(f"the library refused the profile {bucket[0]}x{bucket[1]}")

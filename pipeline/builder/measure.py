@@ -37,6 +37,7 @@ def alternate(
     texts: Sequence[Text],
     rounds: int,
     tick: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Returns the median seconds of every way for each chunk. The ways take turns on each chunk, so drift affects all
     alike.
@@ -49,9 +50,9 @@ def alternate(
             names = list(ways)
             shift = (number + turn) % len(names)  # no way is always first
             for name in names[shift:] + names[:shift]:
-                started = time.perf_counter()
+                started = clock()
                 ways[name](chunk)
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
                 tick()
         for name, values in times.items():
             medians[name].append(statistics.median(values))

@@ -17,6 +17,7 @@ from calib.int8.qdq import quantize_graphs
 from engines.artifact import TOKENIZER_NAME, EngineRecord, Figures, Gate, Manifest
 from engines.backends import BACKENDS
 from engines.errors import SkimError
+from engines.head import Head
 from engines.machine import tool_versions
 from engines.plan import Unit, unit_name
 from engines.tokenization import Tokens
@@ -65,11 +66,21 @@ def provenance(origin: Origin, folder: Path, manifest: Manifest) -> Gate:
             free = [record for record in manifest.engines if not _is_bound(record)]
             again = Path(scratch) / "again"
             problems += engine_differences(folder, manifest, free, again)
-            figures |= {
-                "engines_made_again": len(free),
-                "engines_bound_to_a_machine": len(manifest.engines) - len(free),
-            }
+            figures |= {"engines_made_again": len(free)}
     return verdict(NAME, figures, problems)
+
+
+def bound_engines(manifest: Manifest) -> list[Gate]:
+    """SKIPPED for engines that no compiler makes a second time with the same bytes; nothing where there are none."""
+    bound = [record for record in manifest.engines if _is_bound(record)]
+    if not bound:
+        return []
+    targets = ", ".join(sorted({record.target for record in bound}))
+    reason = (
+        f"{len(bound)} engine(s) are not a function of their graph, so they cannot be made again and compared; "
+        "the gates behind this one compare those that run here by sample"
+    )
+    return [Gate(name=f"{NAME}: engines ({targets})", status="SKIPPED", reason=reason)]
 
 
 def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
@@ -78,8 +89,7 @@ def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
     encoder = config.encoder.model_dump(include=set(type(manifest.encoder).model_fields))
     compared = {
         "method": (manifest.method, config.pruner.method),
-        "head.kind": (manifest.head.kind, config.head.kind),
-        "head.labels": (manifest.head.labels, config.head.labels),
+        **{f"head.{name}": (getattr(manifest.head, name), getattr(config.head, name)) for name in Head.model_fields},
         "max_length": (manifest.max_length, config.max_length),
         "protect_first": (manifest.protect_first, config.pruner.protect_first),
         "protect_until": (manifest.protect_until, config.pruner.protect_until),

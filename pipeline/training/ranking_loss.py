@@ -13,7 +13,7 @@ def relevance_loss(scores: Tensor, relevance: Tensor) -> Tensor:
 
 
 def margin_loss(scores: Tensor, taught: Tensor, query: Tensor) -> Tensor:
-    """MarginMSE (Hofstätter et al., 2020): mean squared difference of the margins of scores [B] and those of the teacher.
+    """MarginMSE (Hofstätter et al., 2020): mean squared difference of the scores' margins from the teacher's, both [B].
 
     Over all pairs of passages of one query, which `query` [B] numbers; 0 where no query has two.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import platform
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +18,8 @@ class Clock:
     """Seconds that pass only while something is measured."""
 
     def __init__(self) -> None:
-        self.now, self.calls = 0.0, []
+        self.now = 0.0
+        self.calls: list[tuple[str, int]] = []
 
     def way(self, name: str, costs: Sequence[float]) -> Callable[[Sequence], None]:
         """A way of running whose n-th call takes costs[n] seconds."""
@@ -100,7 +101,7 @@ def test_every_artifact_is_timed_warm_at_every_batch_size(clock: Clock, monkeypa
         ("dense", 8, 20.0),
     ]
     assert [t.texts_per_second for t in timings] == [1.0, 0.5, 8.0, 4.0]
-    assert timings[0].chunks == [64.0, 16.0] and statistics.fsum(timings[0].chunks) == timings[0].seconds
+    assert timings[0].chunks == [64.0, 16.0] and math.fsum(timings[0].chunks) == timings[0].seconds
     assert len(made) == 4
 
 

@@ -250,7 +250,7 @@ class HostDeviceBackend(Backend):
 def view(address: int, tensor: Tensor) -> np.ndarray:
     """The array at an address."""
     raw = (ctypes.c_uint8 * tensor.nbytes).from_address(address)
-    return np.frombuffer(raw, tensor.dtype).reshape(tensor.shape)
+    return np.frombuffer(memoryview(raw), tensor.dtype).reshape(tensor.shape)
 
 
 def plain_regroup(sources: Sequence[Source], target: Target, stream: int) -> None:

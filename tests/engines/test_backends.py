@@ -57,6 +57,16 @@ def test_int8_is_left_to_a_provider_that_computes_it_right(overflows: bool, monk
             choose_builder("cpu", "int8")
 
 
+def test_bf16_is_left_to_a_provider_with_kernels_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (backend for backend in BACKENDS if backend.target == "cpu")
+    assert choose_backend("cpu", built={"cpu": {"bf16"}}) is choose_builder("cpu", "bf16") is first
+    with pytest.raises(TargetError, match=r"almost no kernels in bf16.*--precision fp32"):
+        choose_backend("cpu", second.provider, {"cpu": {"bf16"}})
+    monkeypatch.setattr(type(first), "available", lambda self: "the package is missing")
+    with pytest.raises(TargetError, match=r"(?s)is missing.*install openvino"):
+        choose_builder("cpu", "bf16")
+
+
 def test_what_the_probe_says_of_this_machine_is_so(tmp_path: Path) -> None:
     """The largest values in a graph as calibration writes it, where the sums are exact or far off."""
     rows, width, largest = 16, 384, 127
@@ -181,7 +191,7 @@ def test_an_input_that_is_passed_through(tmp_path: Path, provider: str) -> None:
 
 def test_large_weights_are_in_a_file_of_their_own(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_graph, "_SHARED_FROM", 64)
-    out, weights = tmp_path / "engines", tmp_path / "engines" / "stage_0.weights"
+    out, weights = tmp_path / "engines", tmp_path / "engines" / "stage_0.onnx.weights"
     cpu_graph.write_cpu_graph(graph, [SMALL, LARGE], out / "stage_0.onnx")
     assert sorted(out.iterdir()) == [out / "stage_0.onnx", weights]
     assert weights.stat().st_size >= Toy().table.nbytes

@@ -173,7 +173,12 @@ def add_engines(path: Path, backend: Backend, options: EngineOptions, buckets: S
         file = f"engines/{backend.target}-fp32/{backend.engine_name(record.stage)}"
         (path / file).parent.mkdir(parents=True, exist_ok=True)
         backend.build(_for_the_plugin(path / manifest.plan.graphs[record.stage]), buckets, path / file, options)
-        values = {"target": backend.target, "file": file, "binding": backend.binding(options), "weights": None}
+        values: dict[str, object] = {
+            "target": backend.target,
+            "file": file,
+            "binding": backend.binding(options),
+            "weights": None,
+        }
         values["profiles"] = tuple(buckets)
         records.append(EngineRecord(**{**record.model_dump(), **values}))
     return records

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Barrier, current_thread
+from time import sleep
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import Runner
+from engines import Runner, stage_runner
+from engines.artifact import sealed
 from engines.errors import InputError, SkimError
 from engines.loading import on_all_cores
+from engines.stage_runner import StageRunner
 from engines.tokenization import Tokens
 from tests.engines.driving import check as check_results
 from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WIDTH, WORDS, Toy, random_tokens, tokens_of, words
@@ -151,6 +155,7 @@ def test_predictions_of_every_head(toy_artifact) -> None:
     tags = Runner(toy_artifact(MODELS["tagging"]))([text])[0]
     assert len(tags.label) == len(tags.probability) == len(tags.logits) == tags.tokens == 6
     answer = Runner(toy_artifact(MODELS["question_answering"]))([text])[0]
+    assert isinstance(answer.label, tuple)
     first, last = answer.label
     assert 0 <= first <= last < answer.tokens and 0 < answer.probability <= 1
 
@@ -160,7 +165,7 @@ def test_another_number_of_labels_than_outputs_is_an_error(toy_artifact, tmp_pat
     path = Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
     manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     manifest["head"]["labels"] = labels
-    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (path / "manifest.json").write_bytes(sealed(manifest))
     with pytest.raises(InputError, match=f"a label for each of the model's 2 outputs, found {len(labels)}"):
         Runner(path)(words(2))
 
@@ -214,6 +219,29 @@ def test_threads_share_a_runner(toy_artifact, provider: str) -> None:
         list(pool.map(lambda seed: check(runner, Toy(), random_tokens(seed, 25)), range(6)))
 
 
+def test_calls_take_turns_at_a_profile(toy_artifact, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 30: from filling a profile's buffers to reading its outputs, a call is alone with them."""
+    inside, most = list[int](), list[int]()
+    fill, move_on = stage_runner.fill, StageRunner._move_on
+
+    def slow_fill(*arguments, **named) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        sleep(0.002)
+        fill(*arguments, **named)
+
+    def leave(*arguments) -> None:
+        move_on(*arguments)
+        inside.pop()
+
+    monkeypatch.setattr(stage_runner, "fill", slow_fill)
+    monkeypatch.setattr(StageRunner, "_move_on", leave)
+    runner = Runner(toy_artifact(Toy()), provider=provider)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: runner.run_tokens(random_tokens(seed, 9)), range(4)))
+    assert max(most) == 1
+
+
 def test_an_interrupted_stream_leaves_the_runner_usable(toy_artifact) -> None:
     """Fault 30: Ctrl-C while texts are read or engines run."""
     runner = Runner(toy_artifact(Toy()))
@@ -246,7 +274,7 @@ def test_a_stream_reads_no_further_ahead_than_its_window(toy_artifact) -> None:
 
 def test_with_batches_of_one_every_text_is_answered_before_the_next_is_run(toy_artifact) -> None:
     runner = Runner(toy_artifact(Toy()), max_batch=1, window=1)
-    read = []
+    read: list[int] = []
     for number, _ in enumerate(runner.stream(words(3, n) for n in read_into(read, 5))):
         assert len(read) <= number + 2
 
@@ -265,7 +293,7 @@ def test_first_use_makes_only_its_own_profiles_and_warm_up_all(toy_artifact) -> 
     runner = Runner(toy_artifact(Toy()), max_batch=1)
     assert not runner._stages._engines
     runner.run_tokens([Tokens([5], [0], 1)])
-    engines = runner._stages._engines
+    engines: dict[Any, Any] = dict(runner._stages._engines)
     assert len(engines) == 3 and all(set(engine._profiles) == {BUCKETS[0]} for engine in engines.values())
     runner.warm_up()
     assert runner._stages._engines == engines and all(len(engine._profiles) == 4 for engine in engines.values())
@@ -362,7 +390,8 @@ def test_results_never_depend_on_padding_bucket_batch_or_neighbours(toy_artifact
         tokens = [Tokens(ids, [segment] * len(ids), len(ids)) for ids, segment in samples]
         errors: list[str] = []
         results = list(together._run(tokens, lambda error, errors=errors: errors.append(str(error))))
-        expected, wrong = [], []
+        expected: list[Any] = []
+        wrong = []
         for number, sample in enumerate(tokens, 1):
             lone: list[str] = []
             expected += alone._run([sample], lambda error, lone=lone: lone.append(str(error)))

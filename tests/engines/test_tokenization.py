@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +58,7 @@ def test_truncated_texts_keep_their_place_among_others(tiny_tokenizer: Path) -> 
     ("text", "problem"),
     [("w4 \ud800", "surrogate"), (5, "found int"), (("w4", None), "found NoneType"), (["w4"], "found list")],
 )
-def test_what_is_no_text_is_an_input_error_that_names_it(tiny_tokenizer: Path, text: object, problem: str) -> None:
+def test_what_is_no_text_is_an_input_error_that_names_it(tiny_tokenizer: Path, text: Any, problem: str) -> None:
     with pytest.raises(InputError, match=f"text 2: .*{problem}"):
         TextEncoder(tiny_tokenizer, 8)(["w4", text, "w5"])
 
@@ -85,7 +86,7 @@ POST_PROCESSORS = {
 }
 
 
-def letters(directory: Path, post_processor: object, specials: Sequence[str] = ("<s>", "<pad>", "</s>")) -> Path:
+def letters(directory: Path, post_processor: Any, specials: Sequence[str] = ("<s>", "<pad>", "</s>")) -> Path:
     """A tokenizer whose words are letters."""
     tokenizer = Tokenizer(models.BPE(LETTERS, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

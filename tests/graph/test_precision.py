@@ -264,7 +264,7 @@ def test_a_score_at_the_threshold_is_near_it_and_one_far_away_is_not() -> None:
     with torch.no_grad():
         score = model(*(torch.from_numpy(inputs[name]) for name in ("input_ids", "alive"))).score[0]
     for threshold, expected in ((float(score[1, 3]), True), (5.0, False)):
-        model.pruner.constants = [threshold]
+        model.pruner.constants = [threshold]  # type: ignore[assignment]
         assert near_threshold(stage, reference_in(stage, "fp16"), inputs)[1] == expected
 
 

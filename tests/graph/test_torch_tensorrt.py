@@ -97,7 +97,8 @@ def creator(monkeypatch: pytest.MonkeyPatch) -> FakeCreator:
 @pytest.mark.parametrize("written", ["as in the trace", "defaults left out", "by name"])
 def test_the_converter_adds_the_plugin(creator: FakeCreator, written: str) -> None:
     context = SimpleNamespace(net=FakeNetwork())
-    args, kwargs = ("hidden", "score", "alive", "position", 0.25, 0, True), {}
+    args: tuple[object, ...] = ("hidden", "score", "alive", "position", 0.25, 0, True)
+    kwargs: dict[str, object] = {}
     if written == "defaults left out":
         args = args[:5]
     elif written == "by name":

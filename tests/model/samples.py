@@ -48,8 +48,8 @@ def lay_out(samples: Sequence[Tensor], length: int, places: Sequence[Sequence[in
     ids = torch.full((len(samples), length), 7)
     mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
     for row, (sample, at) in enumerate(zip(samples, places, strict=True)):
-        at = torch.tensor(list(at), dtype=torch.long)
-        ids[row, at], types[row, at], mask[row, at] = sample[0], sample[1], 1
+        columns = torch.tensor(list(at), dtype=torch.long)
+        ids[row, columns], types[row, columns], mask[row, columns] = sample[0], sample[1], 1
     return ids, mask, types
 
 

@@ -121,7 +121,7 @@ def test_the_exported_graph_protects_the_query(tmp_path: Path) -> None:
     from pipeline.graph.export import export_stage
 
     model = model_of("transkimmer")
-    ids, mask, ours = pairs([6, 3], [9, 12])
+    ids, mask, _ = pairs([6, 3], [9, 12])
     spec = cut_stages(model, [0])[0]
     stage = Stage(model, spec)
     file = tmp_path / "stage.onnx"

@@ -17,7 +17,8 @@ from engines.backends import choose_backend
 from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
-from pipeline.builder.profile import _key, cost_table, profiled_stages
+from pipeline.builder.graphs import ExportOnce
+from pipeline.builder.profile import cost_key, cost_table, profiled_stages
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
@@ -148,13 +149,13 @@ def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
         return build(graph, *more)
 
     monkeypatch.setattr(backend, "build", counting)
-    scheme = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(model), 1.0))
-    table = cost_table(model, target, (1,), threads=1, scheme=scheme)
+    scheme, export = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(model), 1.0)), ExportOnce()
+    table = cost_table(model, target, (1,), 1, scheme, export)
     assert max(products) == len(scheme.ranges) == 24  # the whole model
 
     def measured(scheme: QuantizationScheme | None) -> bool:
         products.clear()
-        cost_table(model, target, (1,), threads=1, scheme=scheme)
+        cost_table(model, target, (1,), 1, scheme, export)
         return bool(products)
 
     other = scheme.model_copy(update={"ranges": dict.fromkeys(scheme.ranges, 2.0)})
@@ -206,8 +207,8 @@ def test_what_changes_a_profiled_stage_changes_the_key(tiny_model: TinyModel) ->
     wide = PrunedTransformer(narrow.config.model_copy(update={"pruner": pruner}))
     plain = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(ltp), 1.0))
     shifted = plain.model_copy(update={"shifts": {next(iter(plain.ranges)): [1] * 8}})
-    keys = [_key(narrow, target, (1,), 1, None), _key(wide, target, (1,), 1, None)]
-    keys += [_key(ltp, target, (1,), 1, scheme) for scheme in (None, plain, shifted)]
+    keys = [cost_key(narrow, target, (1,), 1, None), cost_key(wide, target, (1,), 1, None)]
+    keys += [cost_key(ltp, target, (1,), 1, scheme) for scheme in (None, plain, shifted)]
     assert len(set(keys)) == len(keys)
 
 

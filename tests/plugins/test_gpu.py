@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_regroup_through_the_binding(plugin_library, cuda: torch.device) -> None
 @pytest.mark.parametrize("case", read_cases(), ids=lambda case: case.name)
 def test_plugin_in_an_engine(plugin_library, cuda: torch.device, log, case) -> None:
     require_package("tensorrt", "tensorrt")
-    import tensorrt as trt
+    trt = importlib.import_module("tensorrt")
 
     load_into(trt, plugin_library)
     logger = log(trt).logger

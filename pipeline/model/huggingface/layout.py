@@ -55,10 +55,21 @@ def encoder_directory(directory: Path) -> Path:
         return directory
     for kind, path in _modules(directory):
         if kind.endswith("Transformer"):
-            if Path(path).is_absolute() or ".." in Path(path).parts:
-                raise InputError(f"{directory / _MODULES}: expected a folder in its own, found {path!r}")
-            return directory / path
+            return directory / _inside(directory, path)
     raise InputError(f"{directory / _MODULES}: expected a module of type Transformer, found none")
+
+
+def module_folders(directory: Path) -> list[tuple[str, Path]]:
+    """The kind, such as Pooling, and the folder of every module of sentence-transformers; [] in another directory."""
+    if not (directory / _MODULES).is_file():
+        return []
+    return [(kind.rpartition(".")[2], directory / _inside(directory, path)) for kind, path in _modules(directory)]
+
+
+def _inside(directory: Path, path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise InputError(f"{directory / _MODULES}: expected a folder in its own, found {path!r}")
+    return path
 
 
 def described_modules(directory: Path) -> str | None:
