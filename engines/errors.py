@@ -31,8 +31,13 @@ class InputError(SkimError, ValueError):
     exit_code = 2
 
     @classmethod
-    def listing(cls, subject: str, problems: Sequence[str]) -> InputError:
-        """One error for all the problems of `subject`, a line each; of very many, or long ones, the first."""
+    def listing(cls, subject: str, problems: Sequence[str], remedy: str = "") -> InputError:
+        """One error for all the problems of `subject`, a line each; of very many, or long ones, the first.
+
+        remedy: what to do about all of them.
+        """
+        if len(problems) == 1:
+            return cls("; ".join(filter(None, (f"{subject}: {problems[0]}", remedy))))
         lines: list[str] = []
         left = _LONGEST - 1000
         for problem in problems:
@@ -43,7 +48,8 @@ class InputError(SkimError, ValueError):
                 lines.append(f"and {len(problems) - len(lines)} more")
                 break
             lines.append(line)
-        return cls(f"{subject}: {len(problems)} problem(s)\n" + "\n".join(f"  - {line}" for line in lines))
+        listed = [f"  - {line}" for line in (*lines, remedy) if line]
+        return cls("\n".join([f"{subject}: {len(problems)} problem(s)", *listed]))
 
 
 class GateError(SkimError):

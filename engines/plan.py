@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -41,8 +40,8 @@ def int8_graph_file(graph: str) -> str:
 
 
 def weights_file(engine: str) -> str:
-    """Where the large weights of an engine lie that its own file does not hold: stage_0.weights by stage_0.onnx."""
-    return str(PurePosixPath(engine).with_suffix(".weights"))
+    """The file of the large weights that an engine's own file does not hold: stage_0.onnx.weights by stage_0.onnx."""
+    return f"{engine}.weights"
 
 
 def profile_stem(unit: Unit, bucket: Bucket) -> str:

@@ -19,6 +19,7 @@ from engines.backends import Backend, choose_backend, records_for
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError, SkimError
 from engines.prediction import Prediction, SampleResult, predict
+from engines.reading import PLAIN, Reading
 from engines.samples import Sample
 from engines.scheduler import Scheduler, cost_in
 from engines.stage_runner import Call, StageRunner
@@ -39,6 +40,7 @@ class Runner:
     window:    samples that are regrouped together; bounds the memory of `stream`.
     truncate:  cuts texts that are longer than the model takes, which are an error otherwise.
     max_length: tokens that a text may have, where that is less than the model takes.
+    reading:   what is made of the logits, where a head leaves a choice.
     streams:   on a GPU, calls that it works on at a time.
     cuda_graphs: on a GPU, every call is one CUDA graph.
 
@@ -57,6 +59,7 @@ class Runner:
         truncate: bool = False,
         verify: bool = True,
         max_length: int | None = None,
+        reading: Reading = PLAIN,
         streams: int = 2,
         cuda_graphs: bool = True,
     ) -> None:
@@ -86,7 +89,9 @@ class Runner:
             self._limit,
             manifest.encoder.type_vocab_size,
             self.artifact.content(TOKENIZER_NAME).tobytes(),
+            origins=manifest.head.token_level,
         )
+        self._reading = reading
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
     @overload
@@ -112,7 +117,7 @@ class Runner:
         """
         if _is_one(texts) or isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
             raise InputError(f"texts: expected several texts or pairs, such as a list, found a {type(texts).__name__}")
-        return (predict(result, self.manifest.head) for result in self._run(self._tokens(texts), failed))
+        return (predict(result, self.manifest.head, self._reading) for result in self._run(self._tokens(texts), failed))
 
     def run_tokens(self, samples: Iterable[Tokens]) -> list[SampleResult]:
         """What every sample gave, with the tokens alive after every stage. Raises InputError for bad ids."""

@@ -23,7 +23,8 @@ class Sample:
     hidden:   [rows, D], with `alive` and `position` [rows] int32; None in front of stage 0, and on a device.
     place:    where these three lie on a device between two calls.
     restored: [length, D], every token's last processed state at its original place; token-level heads only.
-    logits:   [classes] or [length, classes] once it is done.
+    pooled:   [D + 1], what its dropped rows add to the mean of all, see engines.stages.POOLED; only for such heads.
+    logits:   [outputs] or [length, outputs] once it is done.
     error:    why it goes no further, without an answer.
     """
 
@@ -35,6 +36,7 @@ class Sample:
     position: np.ndarray | None = None
     place: Place | None = None
     restored: np.ndarray | None = None
+    pooled: np.ndarray | None = None
     logits: np.ndarray | None = None
     error: SkimError | None = None
     survivors: list[np.ndarray] = field(default_factory=list)
@@ -52,7 +54,7 @@ class Sample:
     def result(self) -> SampleResult:
         """What the sample gave; it must be done."""
         assert self.logits is not None
-        return SampleResult(len(self.tokens), self.logits, self.survivors, self.carried)
+        return SampleResult(len(self.tokens), self.logits, self.survivors, self.carried, self.tokens.origin)
 
     def take_error(self) -> SkimError:
         """The error, which it no longer holds: once raised it refers to the frames, and these to the sample."""

@@ -15,7 +15,7 @@ from engines.buckets import Bucket
 from engines.errors import InputError, SkimError
 from engines.loading import load_engine, on_all_cores
 from engines.samples import Sample
-from engines.stages import tensor_names
+from engines.stages import POOLED, POOLED_ON, tensor_names
 
 
 @dataclass
@@ -41,7 +41,7 @@ class StageRunner:
     def __init__(self, artifact: Artifact, backend: Backend, threads: int | None) -> None:
         self._artifact, self._backend, self._threads = artifact, backend, threads
         plan, head = artifact.manifest.plan, artifact.manifest.head
-        self._stages, self._token_level = len(plan.stages), head.token_level
+        self._stages, self._token_level, self._pools = len(plan.stages), head.token_level, head.pools
         self._records = {
             (self._stages if record.stage == "head" else record.stage, bucket): record
             for record in records_for(artifact.manifest, backend)
@@ -125,16 +125,18 @@ class StageRunner:
     def _refuse_inputs_of_another(self, record: EngineRecord, unit: int, bucket: Bucket, profile: Profile) -> None:
         """Raises InputError for an engine that takes other tensors than its stage: the manifest has confused them."""
         width = self._artifact.manifest.encoder.hidden_size
-        names, _ = tensor_names(unit, self._stages, self._token_level)
+        names, _ = tensor_names(unit, self._stages, self._token_level, self._pools)
         shape = (bucket.batch, bucket.length)
         expected = {name: (*shape, width) if name == "hidden" else shape for name in names}
+        if POOLED in expected:
+            expected[POOLED] = (bucket.batch, width + 1)
         found = profile.input_shapes
         # A library drops an input that a model without segments does not read.
         if found != expected and found != {n: s for n, s in expected.items() if n != "token_type_ids"}:
             raise InputError(f"{record.file}: expected an engine that takes {expected}, found one that takes {found}")
 
     def _refuse_outputs_of_another(self, unit: int, outputs: Arrays) -> None:
-        _, names = tensor_names(unit, self._stages, self._token_level)
+        _, names = tensor_names(unit, self._stages, self._token_level, self._pools)
         missing = [name for name in names if name not in outputs and name not in self._stays]
         if missing:
             raise InputError(f"stage {unit}: expected an engine that returns {', '.join(names)}, found no {missing[0]}")
@@ -156,6 +158,8 @@ class StageRunner:
         if self._token_level:
             # Rows behind `count` have just died (and behind them is padding): this is their last state.
             self._restore(sample, outputs["packed"][place, count:before], position[count:before])
+        if self._pools:
+            sample.pooled = outputs[POOLED_ON][place].copy()
         self._keep(call, place, count, outputs)
         sample.survivors.append(position[:count][alive[:count] > 0])
         sample.carried.append(count)
@@ -214,12 +218,20 @@ def fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], he
         return
     if not head:
         inputs["alive"][...] = 0
+    fill_pooled(inputs, samples)
     for place, sample in enumerate(samples):
         assert sample.hidden is not None
         _put(inputs["hidden"][place], sample.hidden, 0)
         if not head:
             inputs["alive"][place, : sample.rows] = sample.alive
             inputs["position"][place, : sample.rows] = sample.position
+
+
+def fill_pooled(inputs: dict[str, np.ndarray], samples: Sequence[Sample]) -> None:
+    """Writes what the samples' dropped rows add to their means, where a stage takes that."""
+    if POOLED in inputs:
+        for place, sample in enumerate(samples):
+            inputs[POOLED][place] = sample.pooled
 
 
 def _put(buffer: np.ndarray, rows: Sequence[int] | np.ndarray, behind: int) -> None:

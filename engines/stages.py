@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -40,23 +41,36 @@ CUT_OUTPUTS = ("packed", "packed_alive", "packed_position", "count")
 CARRIED = dict(zip(LATER_INPUTS, CUT_OUTPUTS, strict=False))
 """What a later stage takes, to what the one before it calls the same."""
 LAST_OUTPUTS = ("logits", "final_alive", "final_position")
-"""Of the last stage: [B, classes] fp32, [B, S] int32, [B, S] int32."""
+"""Of the last stage: [B, outputs] fp32, [B, S] int32, [B, S] int32."""
 LAST_OUTPUTS_TOKEN_LEVEL = ("final_hidden", "final_alive", "final_position")
 """Of the last stage in front of a token-level head: [B, S, D], [B, S] int32, [B, S] int32."""
+POOLED, POOLED_ON = "pooled", "pooled_on"
+"""What a later stage takes, and what a cut returns, where the head reads the mean of all tokens: [B, D + 1] fp32. The
+rows that were dropped so far add so much to the mean; the last number is 1 over the text's length."""
 HEAD_INPUTS, HEAD_OUTPUTS = ("hidden",), ("logits",)
 """Of the token-level head: [B, S, D] in the original order, [B, S, classes]."""
 
 
-def tensor_names(unit: int, stages: int, token_level: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a stage, or the head behind the last one, takes and returns."""
+def tensor_names(
+    unit: int, stages: int, token_level: bool, pools: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a stage, or the head behind the last one, takes and returns; pools: the head reads the mean of all."""
     if unit == stages:
         return HEAD_INPUTS, HEAD_OUTPUTS
     last = LAST_OUTPUTS_TOKEN_LEVEL if token_level else LAST_OUTPUTS
-    return FIRST_INPUTS if unit == 0 else LATER_INPUTS, last if unit == stages - 1 else CUT_OUTPUTS
+    later, cut = ((*LATER_INPUTS, POOLED), (*CUT_OUTPUTS, POOLED_ON)) if pools else (LATER_INPUTS, CUT_OUTPUTS)
+    return FIRST_INPUTS if unit == 0 else later, last if unit == stages - 1 else cut
 
 
-INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS})
-OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS})
+def static_shape(declared: Sequence[object], batch: int, length: int) -> tuple[int, ...]:
+    """The shape that an input has in a bucket; `declared` has numbers for what is the same in all of them."""
+    return tuple(
+        size if isinstance(size, int) and size >= 0 else (batch, length)[axis] for axis, size in enumerate(declared)
+    )
+
+
+INPUT_NAMES = frozenset({*FIRST_INPUTS, *LATER_INPUTS, *HEAD_INPUTS, POOLED})
+OUTPUT_NAMES = frozenset({*CUT_OUTPUTS, *LAST_OUTPUTS, *LAST_OUTPUTS_TOKEN_LEVEL, *HEAD_OUTPUTS, POOLED_ON})
 
 
 def resident(later: bool, token_level: bool) -> list[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer, models
 
+from engines.origin import SPECIAL
+
 
 @dataclass(frozen=True)
 class Template:
@@ -44,6 +46,14 @@ class Template:
             ids += piece
             segments += [segment] * len(piece)
         return ids, segments
+
+    def order(self, lengths: Sequence[int], max_length: int) -> list[tuple[int, int]]:
+        """Of each token of an input as `fill` cuts it, its part, SPECIAL if it has none, and its number in that."""
+        kept = _cut(lengths, max_length - len(self.special))
+        found: list[tuple[int, int]] = []
+        for _, part, _ in self.pieces:
+            found += [(SPECIAL, 0)] if part is None else [(part, number) for number in range(kept[part])]
+        return found
 
 
 def _cut(lengths: Sequence[int], room: int) -> list[int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from engines.errors import InputError
+from engines.origin import SPECIAL, Origin
 from engines.template import Template
 
 Text = str | tuple[str, str]
@@ -24,18 +25,22 @@ _EDGE = 1000
 """Characters in front of a cut in which a blank is looked for, so that no word is cut."""
 _PADDING = ("[PAD]", "<pad>")
 _UNKNOWN = ("[UNK]", "<unk>")
+_Read = tuple[list[int], Encoding]
+"""The ids of a text, and what the library gave for it."""
 
 
 @dataclass(frozen=True)
 class Tokens:
     """One tokenised input: ids and segment ids of equal length, and how long it was before any truncation.
 
-    Of a text with more than MAX_BYTES, `full_length` is a lower bound.
+    Of a text with more than MAX_BYTES, `full_length` is a lower bound. `origin` says where each token comes from, if it
+    was asked for.
     """
 
     input_ids: list[int]
     token_type_ids: list[int]
     full_length: int
+    origin: Origin | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -49,15 +54,23 @@ class TextEncoder:
     tokenizer's template alone: written in a text they are characters like any others.
     """
 
-    def __init__(self, tokenizer_json: Path, max_length: int, segments: int = 2, content: bytes | None = None) -> None:
-        """`content` is that of the file, where it has been read already."""
+    def __init__(
+        self,
+        tokenizer_json: Path,
+        max_length: int,
+        segments: int = 2,
+        content: bytes | None = None,
+        *,
+        origins: bool = False,
+    ) -> None:
+        """`content` is that of the file, where it has been read already. origins: whether tokens get their `origin`."""
         with _refusing(f"{tokenizer_json}: expected a tokenizer.json, found"):
             self._tokenizer = Tokenizer.from_buffer(tokenizer_json.read_bytes() if content is None else content)
             padding = self._tokenizer.padding
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()
             self._templates = [Template.of(self._tokenizer, parts) for parts in (1, 2)]
-        self._max_length, self._segments = max_length, segments
+        self._max_length, self._segments, self._origins = max_length, segments, origins
         pads = [self._tokenizer.token_to_id(name) for name in _PADDING] if padding is None else [padding["pad_id"]]
         structural = [token for template in self._templates for token in template.special]
         self._structural = frozenset(token for token in [*structural, *pads] if token is not None)
@@ -71,12 +84,12 @@ class TextEncoder:
         inputs = [self._parts(text, number) for number, text in enumerate(texts, first)]
         try:
             with _refusing(f"text {first}: expected a text that the tokenizer can read, found"):
-                ids = iter(self._ids([part[: _head(part)] for parts in inputs for part in parts]))
+                read = iter(self._encoded([part[: _head(part)] for parts in inputs for part in parts]))
         except InputError:
             if len(texts) == 1:
                 raise
             return [self([text], number)[0] for number, text in enumerate(texts, first)]  # one of them raises
-        return [self._tokens(parts, [next(ids) for _ in parts]) for parts in inputs]
+        return [self._tokens(parts, [next(read) for _ in parts]) for parts in inputs]
 
     def _parts(self, text: Text, number: int) -> list[str]:
         if (problem := text_problem(text)) is not None:
@@ -91,33 +104,60 @@ class TextEncoder:
             )
         return parts
 
-    def _tokens(self, parts: list[str], ids: list[list[int]]) -> Tokens:
-        template = self._templates[len(parts) - 1]
+    def _tokens(self, parts: list[str], read: list[_Read]) -> Tokens:
+        template, ids = self._templates[len(parts) - 1], [ids for ids, _ in read]
         input_ids, segments = template.fill(ids, self._max_length)
         full_length = sum(map(len, ids)) + len(template.special)
         if any(_head(part) < len(part) for part in parts):  # there is more, whatever the first bytes came to
             full_length = max(full_length, self._max_length) + 1
-        return Tokens(input_ids, segments if self._segments > 1 else [0] * len(input_ids), full_length)
+        segments = segments if self._segments > 1 else [0] * len(input_ids)
+        origin = self._origin(parts, read, template.order(list(map(len, ids)), self._max_length))
+        return Tokens(input_ids, segments, full_length, origin)
 
-    def _ids(self, parts: Sequence[str]) -> list[list[int]]:
-        found: list[list[int]] = []
+    def _origin(self, parts: list[str], read: list[_Read], order: list[tuple[int, int]]) -> Origin | None:
+        """Where the tokens of an input come from, of which `order` has the part and the number in that."""
+        if not self._origins:
+            return None
+        spans = [(0, 0) if part == SPECIAL else read[part][1].offsets[n] for part, n in order]
+        words = [None if part == SPECIAL else read[part][1].word_ids[n] for part, n in order]
+        joined = [part != SPECIAL and self._is_joined(read[part], n, parts[part]) for part, n in order]
+        return Origin(tuple(parts), [part for part, _ in order], spans, words, joined)
+
+    def _is_joined(self, read: _Read, number: int, text: str) -> bool:
+        """Whether a token goes on with a word. Tokenizers without a mark for that begin a word behind a blank only."""
+        ids, encoding = read
+        start, end = encoding.offsets[number]
+        if ids[number] == self._unknown:
+            return False
+        if getattr(self._tokenizer.model, "continuing_subword_prefix", None):
+            return len(encoding.tokens[number]) != end - start
+        return start > 0 and " " not in text[start - 1 : start + 1]
+
+    def _encoded(self, parts: Sequence[str]) -> list[_Read]:
+        found: list[Encoding] = []
+        # Characters' offsets take time, which is lost where nobody reads them.
+        encode = self._tokenizer.encode_batch if self._origins else self._tokenizer.encode_batch_fast
         for group in _groups(parts):
-            # Without the characters' offsets, which nobody reads.
-            found += [e.ids for e in self._tokenizer.encode_batch_fast(group, add_special_tokens=False)]
+            found += encode(group, add_special_tokens=False)
+        read = [(encoding.ids, encoding) for encoding in found]
         return [
-            ids if self._structural.isdisjoint(ids) else self._literal(part)
-            for part, ids in zip(parts, found, strict=True)
+            one if self._structural.isdisjoint(one[0]) else self._literal(part)
+            for part, one in zip(parts, read, strict=True)
         ]
 
-    def _literal(self, part: str) -> list[int]:
-        """Ids of a text that has a structural token written in it, with that as characters or as an unknown word."""
-        ids: list[int] = self._spelling.encode(part, add_special_tokens=False).ids
+    def _literal(self, part: str) -> _Read:
+        """A text that has a structural token written in it, with that as characters or as an unknown word."""
+        encoding = self._spelling.encode(part, add_special_tokens=False)
+        ids: list[int] = encoding.ids
         if self._structural.isdisjoint(ids):
-            return ids
-        unknown = next((i for i in map(self._tokenizer.token_to_id, _UNKNOWN) if i is not None), None)
-        if unknown is None:
+            return ids, encoding
+        if self._unknown is None:
             raise ValueError("a special token in a tokenizer that has no unknown one to read it as")
-        return [unknown if token in self._structural else token for token in ids]
+        return [self._unknown if token in self._structural else token for token in ids], encoding
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        return next((i for i in map(self._tokenizer.token_to_id, _UNKNOWN) if i is not None), None)
 
     @cached_property
     def _spelling(self) -> Tokenizer:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-VERBS = ("train", "convert", "build", "run", "inspect", "parity", "report", "demo")
+VERBS = ("skim", "train", "convert", "build", "run", "inspect", "parity", "report", "demo")
 """In the order in which a newcomer meets them."""
 
 

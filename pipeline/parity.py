@@ -82,8 +82,10 @@ def check(args: argparse.Namespace) -> list[Gate]:
     try:
         artifact = Artifact.open(args.artifact)
     except InputError as error:
-        # An artifact that cannot even be described is bad input; one whose files changed has lost parity.
-        Artifact.open(args.artifact, verify=False)
+        try:
+            Artifact.open(args.artifact, verify=False)
+        except InputError:  # what cannot even be described is bad input; what has changed has lost parity
+            raise error from None
         return _ended([Gate(name="integrity", status="FAILED", reason=str(error))])
     manifest = artifact.manifest
     if manifest.failed:

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.importing import importing, program
@@ -16,6 +15,7 @@ from pipeline.importing import importing, program
 with importing(__name__, "skimrt"):
     from calib.row import Row, text_of_row
     from calib.rows import FORMATS, parse_rows, read_rows
+    from engines.artifact import Artifact
     from engines.errors import InputError, SkimError
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
@@ -86,9 +86,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
+    Artifact.open(args.artifact)  # also what this target does not read: damage is never only in one file
     runner = Runner(
         args.artifact,
         args.target,
+        verify=False,  # of what it reads, it compares the digests again
         provider=args.provider,
         threads=args.threads,
         max_batch=args.batch,
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     escaped = args.output is None and not takes_unicode(sys.stdout)
     with _texts(args) as texts, _sink(args.output) as sink:
         for prediction in runner.stream(texts, report):
-            sink(json.dumps(asdict(prediction), ensure_ascii=escaped) + "\n")
+            sink(json.dumps(prediction.record(), ensure_ascii=escaped) + "\n")
     if len(failed) > _REPORTED:
         print(f"error: {len(failed)} texts have no answer", file=sys.stderr)
     return 1 if failed else 0

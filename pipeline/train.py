@@ -8,8 +8,9 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pipeline.importing import importing, program
 
@@ -17,9 +18,10 @@ with importing(__name__, "skimrt[train]"):
     import torch
     from pydantic import ValidationError
 
-    from calib.data import NAMED_SETS, Example, examples_digest
+    from calib.data import NAMED_SETS, Example, examples_digest, has_labels
     from engines.errors import InputError, validation_problems
     from engines.files import sha256
+    from engines.head import HeadKind
     from engines.tokenization import TextEncoder
     from engines.writing import write_whole
     from pipeline.cli import main_of
@@ -27,13 +29,17 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.model.checkpoint import checkpoint_digest
     from pipeline.model.config import Method
     from pipeline.model.huggingface import locate_backbone
+    from pipeline.model.reference import Reference
     from pipeline.model.task import refuse_other_task
+    from pipeline.model.transformer import PrunedTransformer
     from pipeline.training.batches import Sets, TokenisedSet
-    from pipeline.training.config import TrainConfig
+    from pipeline.training.config import RunConfig, TrainConfig
     from pipeline.training.evaluation import evaluate, reaches_ratio
     from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
+    from pipeline.training.suited import refuse_unreachable, suited
+    from pipeline.training.teaching import taught
     from pipeline.training.trainer import Trainer, make_progress
 
 
@@ -73,11 +79,16 @@ def parser() -> argparse.ArgumentParser:
     flag(
         "phases", "phases to go through, of fine_tune, soft, straight_through and hard; all of the method's", nargs="+"
     )
-    flag("max-length", "tokens per input", type=int)
+    flag("max-length", "tokens per input (default: those of --init; at most 256 with --backbone)", type=int)
     flag("limit", "use only N training examples", type=int)
     flag("dev-limit", "use only N dev examples", type=int)
     _add_optimiser_flags(flag)
-    flag("adapter-rank", "rank of low-rank adapters; 0 trains all weights", type=int)
+    flag(
+        "adapter-rank",
+        "rank of low-rank adapters; 0 trains all weights (default: that of --init; 16 for layers of more than 150 "
+        "million weights)",
+        type=int,
+    )
     flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
     flag("ramp", "share of the run over which the ratio rises", type=float)
     flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
@@ -103,14 +114,19 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data",
         required=True,
-        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file",
+        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file; with --init, labels may be missing: "
+        "the texts are then trained by the teacher's answers",
     )
-    p.add_argument("--dev-data", help="the set for early stopping; by default a named set's dev split")
+    p.add_argument(
+        "--dev-data",
+        help="the set for early stopping (default: a named set's dev split; of a file, a tenth that is held out)",
+    )
     p.add_argument(
         "--task",
-        choices=["classification", "regression"],
-        help="what the labels are: classes, or amounts (default: that of --init; else amounts if they are numbers of "
-        "which some have a fraction, and classes otherwise)",
+        choices=get_args(HeadKind),
+        help="what the labels are: classes, amounts, the relevance of the second text, a passage, for the first, a "
+        "query, or none, for an embedding (default: that of --init; else amounts if they are numbers of which some "
+        "have a fraction; several labels, spans and answers by their form; and classes otherwise)",
     )
     p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
     p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
@@ -122,8 +138,13 @@ def _add_optimiser_flags(flag: Callable[..., None]) -> None:
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after N evaluations without gain", type=int)
     flag("batch-tokens", "padded tokens per batch", type=int)
-    flag("lr", "learning rate of the encoder or its adapters", type=float)
-    flag("head-lr", "learning rate of the head", type=float)
+    flag(
+        "lr",
+        "learning rate of the encoder or its adapters (default: 5e-4 for adapters; for all weights 3e-5 at a width of "
+        "768, more for narrower encoders)",
+        type=float,
+    )
+    flag("head-lr", "learning rate of the head (default: --lr for that of --init, 5e-4 for a new one)", type=float)
     flag(
         "pruner-lr",
         "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
@@ -147,20 +168,28 @@ def run(args: argparse.Namespace) -> int:
         return _train(config, out)
 
 
-def _train(config: TrainConfig, out: Path) -> int:
-    examples = TrainingExamples.read(config)
-    train, dev, labels = examples.train, examples.dev, examples.labels
-    trainee = make_trainee(config, labels)
-    encoder = trainee.model.config.encoder
-    tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size)
-    train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id)
-    dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id)
+def _train(given: TrainConfig, out: Path) -> int:
+    examples, config = TrainingExamples.read(given), suited(given)
+    trainee = make_trainee(config, examples.labels, examples.head)
+    encoder, head = trainee.model.config.encoder, trainee.model.config.head
+    tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size, origins=head.token_level)
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = None
     if taught_by and config.distil > 0:
         refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
         teacher = load_checkpoint(taught_by)
+    if head.kind == "embedding":
+        if teacher is None:
+            raise InputError("an embedding is learned from another: expected a pruned --method, or one with --teacher")
+    else:
+        examples, config = _labelled(examples, config, teacher, tokens)
+    train, dev, labels = examples.train, examples.dev, examples.labels
+    train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id, head.kind)
+    dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id, head.kind)
+    if head.kind == "embedding" and teacher is not None:
+        dev_set.against = [answer.numpy() for answer in Reference.of(teacher, dev_set.tokens).logits]
     _report(examples, {config.data: train_set, config.dev_data or config.data: dev_set}, config.max_length)
+    refuse_unreachable(config, trainee.model.config, [len(sample) for sample in train_set.tokens])
     progress = make_progress()
     with progress:
         content = _content(config, trainee, train, dev)
@@ -188,6 +217,25 @@ def _train(config: TrainConfig, out: Path) -> int:
     return 0
 
 
+def _labelled(
+    examples: TrainingExamples, config: RunConfig, teacher: PrunedTransformer | None, tokens: TextEncoder
+) -> tuple[TrainingExamples, RunConfig]:
+    """Sets without labels get the teacher's; a training set of those is trained by the teacher alone."""
+    bare = {name: given for name in ("train", "dev") if not has_labels(given := getattr(examples, name))}
+    if not bare:
+        return examples, config
+    if teacher is None:
+        raise InputError(
+            f"{config.data}: its texts have no labels, and there is no teacher: expected a pruned --method and "
+            "--distil above 0, or labels"
+        )
+    said = "texts without labels get the answers of --teacher or --init, with which the dev metric is the agreement"
+    answered: dict[str, Any] = {name: taught(given, teacher, tokens) for name, given in bare.items()}
+    if "train" in bare:
+        config = config.model_copy(update={"distil": 1.0})
+    return replace(examples, **answered, taken=[*examples.taken, said]), config
+
+
 def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_length: int) -> None:
     """Says what was taken, before work starts."""
     for line in examples.taken:
@@ -201,11 +249,16 @@ def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_lengt
 
 
 def _tokenised(
-    name: str, examples: Sequence[Example], tokens: TextEncoder, labels: Sequence[str] | None, pad_token_id: int
+    name: str,
+    examples: Sequence[Example],
+    tokens: TextEncoder,
+    labels: Sequence[str] | None,
+    pad_token_id: int,
+    kind: HeadKind,
 ) -> TokenisedSet:
     """The set of the examples of `name`. Raises InputError, which names it, for texts and labels that do not fit."""
     try:
-        return TokenisedSet(examples, tokens, labels, pad_token_id)
+        return TokenisedSet(examples, tokens, labels, pad_token_id, kind)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

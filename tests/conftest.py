@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
 from engines.quiet import onnxruntime_package, openvino_package
+from pipeline.builder import profile
 from pipeline.model import CheckpointConfig, PrunedTransformer, save_checkpoint
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
 from pipeline.model.weights import write_weights
@@ -83,6 +84,14 @@ def build_tiny_model(
         for predictor in model.pruner.predictors.values():
             predictor[-1].bias.data += torch.tensor([-0.5, 0.5])
     return model.eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_profiled_lengths() -> Iterator[None]:
+    """A toy model's costs are measured at three lengths: every further one is a kernel to compile for each stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile, "_LENGTHS", 3)
+        yield
 
 
 @pytest.fixture(scope="session")

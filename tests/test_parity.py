@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from engines.artifact import Artifact, Gate, write_manifest
+from engines.artifact import Artifact, Gate, sealed, write_manifest
 from pipeline import gates as gates_of_parity
 from pipeline import parity
 from pipeline.builder.graphs import ExportOnce
@@ -176,7 +176,7 @@ def test_stages_that_are_not_the_models_are_refused(capsys: pytest.CaptureFixtur
     manifest = json.loads(path.read_text("utf-8"))
     for steps in ([], ["decide 1 2"], ["attend 0", "decide 0"]):
         manifest["plan"]["stages"][0]["steps"] = steps
-        path.write_text(json.dumps(manifest), "utf-8")
+        path.write_bytes(sealed(manifest))
         assert run_verb(parity, artifact, "--samples", 2) == 2
         assert "not those of this model" in capsys.readouterr().err
 

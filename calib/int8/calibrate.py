@@ -72,7 +72,7 @@ class _Answers:
         self.model, self.head = model, model.config.head
         self.examples, self.samples = calibration.examples, calibration.samples
         self.reference = Reference.of(model, self.samples)
-        self.by_label = not self.head.token_level and labelled(self.head, self.examples)
+        self.by_label = labelled(self.head, self.examples)
         # Where all labels are the same a correlation is undefined.
         self.by_label = self.by_label and math.isfinite(self._metric)
 
@@ -97,8 +97,9 @@ class _Answers:
         return self.metric(self.reference)
 
     def metric(self, answers: Reference) -> float:
-        """Accuracy (regression: correlation) on the calibration texts."""
-        return accuracy(self.head, [logits.numpy() for logits in answers.logits], self.examples)
+        """Accuracy (regression: correlation; embedding: agreement with the wide model) on the calibration texts."""
+        ours, wide = ([logits.numpy() for logits in side.logits] for side in (answers, self.reference))
+        return accuracy(self.head, ours, self.examples, self.samples, wide)
 
 
 @dataclass(frozen=True)

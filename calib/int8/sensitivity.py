@@ -11,9 +11,13 @@ from torch.nn import functional as F
 
 from calib.int8.scheme import QuantizationScheme, groups
 from calib.int8.simulation import simulate
+from pipeline.model.answers import same_answer
 from pipeline.model.config import HeadConfig
 from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
+
+_TURNED = 0.995
+"""The cosine of an angle of 0.1."""
 
 
 class LayerCost(BaseModel):
@@ -48,10 +52,12 @@ class Kept(BaseModel):
 
 def divergence(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Mean Kullback-Leibler divergence in nats of the predicted distributions from the expected ones; for regression
-    the mean squared difference over the variance of the expected values."""
-    if head.kind == "regression":
+    and embeddings the mean squared difference over the variance of the expected values."""
+    if head.one_value or head.kind == "embedding":
         ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
-        return float((ours - theirs).square().mean() / theirs.var(unbiased=False).clamp_min(1e-12))
+        return float((ours - theirs).square().mean() / theirs.var(0, unbiased=False).mean().clamp_min(1e-12))
+    if head.kind == "multi_label":  # every label is a distribution of its own, over yes and no
+        expected, actual = ([torch.stack([x, torch.zeros_like(x)], -1) for x in side] for side in (expected, actual))
     over = 0 if head.kind == "question_answering" else -1  # start and end are distributions over the positions
     each = [
         F.kl_div(q.log_softmax(over), p.log_softmax(over), reduction="none", log_target=True).sum(over).mean()
@@ -61,12 +67,15 @@ def divergence(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Te
 
 
 def changed_share(head: HeadConfig, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
-    """Share of samples with another label anywhere; for regression, those that move by 1 % of the values' range."""
-    if head.kind == "regression":
+    """Share of samples with another label anywhere; for regression, those that move by 1 % of the values' range, for
+    embeddings those that turn by more than 0.1, as an angle."""
+    if head.one_value:
         ours, theirs = torch.stack(list(actual)), torch.stack(list(expected))
         return float(((ours - theirs).abs() > 0.01 * (theirs.max() - theirs.min())).float().mean())
-    over = 0 if head.kind == "question_answering" else -1
-    same = [torch.equal(p.argmax(over), q.argmax(over)) for p, q in zip(expected, actual, strict=True)]
+    if head.kind == "embedding":
+        same = [float(F.cosine_similarity(p, q, dim=0)) >= _TURNED for p, q in zip(expected, actual, strict=True)]
+    else:
+        same = [same_answer(head, p, q) for p, q in zip(expected, actual, strict=True)]
     return 1 - sum(same) / len(same)
 
 

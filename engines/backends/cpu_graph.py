@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.plan import weights_file
+from engines.stages import POOLED
 from engines.writing import write_whole
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _split_key_transposes(model: onnx.ModelProto) -> None:
 
 
 def _require_symbolic(model: onnx.ModelProto, source: Path) -> None:
-    """Raises InputError unless of every input only the first two dimensions, batch and length, are symbolic."""
+    """Raises InputError unless of every input only the first two dimensions, batch and length, are symbolic; of what
+    a sample has once, the first."""
     if not model.graph.input:
         raise InputError(f"{source}: expected an ONNX graph with inputs, found none; the file is empty or cut off")
     for value in model.graph.input:
@@ -94,7 +96,7 @@ def _require_symbolic(model: onnx.ModelProto, source: Path) -> None:
         found = [dim.dim_param or dim.dim_value for dim in dims]
         if len(dims) < 2 or any(not dim.dim_value for dim in dims[2:]):
             raise InputError(f"{source}: input {value.name!r}: expected [batch, length, ...], found {found}")
-        if any(dim.dim_value for dim in dims[:2]):
+        if any(dim.dim_value for dim in dims[: 1 if value.name == POOLED else 2]):
             raise InputError(f"{source}: input {value.name!r}: expected a symbolic shape, found {found}")
 
 

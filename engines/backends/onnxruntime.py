@@ -15,6 +15,7 @@ from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.files import content_of
 from engines.quiet import onnxruntime_package
+from engines.stages import static_shape
 
 
 class OnnxRuntimeBackend(CpuBackend):
@@ -74,7 +75,7 @@ class _OnnxRuntimeProfile(Profile):
         self.inputs: dict[str, np.ndarray] = {}
         self._outputs: dict[str, np.ndarray] = {}
         for value in session.get_inputs():
-            shape = (bucket.batch, bucket.length, *value.shape[2:])
+            shape = static_shape(value.shape, bucket.batch, bucket.length)
             self.inputs[value.name] = array = np.zeros(shape, dtype=_DTYPES[value.type])
             self._binding.bind_ortvalue_input(value.name, _borrowed(array))
 

@@ -19,7 +19,7 @@ from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
 from engines.files import content_of
 from engines.quiet import openvino_package
-from engines.stages import INPUT_NAMES, OUTPUT_NAMES
+from engines.stages import INPUT_NAMES, OUTPUT_NAMES, static_shape
 
 _FIRST_USE = threading.Lock()
 _NO_MORE_THREADS = "Resource temporarily unavailable"
@@ -126,8 +126,7 @@ class _OpenVinoProfile(Profile):
         self._request, self._bucket = request, bucket
         self.inputs: dict[str, np.ndarray] = {}
         for port in request.compiled.inputs:
-            widths = [dimension.get_length() for dimension in list(port.partial_shape)[2:]]
-            shape = (bucket.batch, bucket.length, *widths)
+            shape = static_shape(_declared(port), bucket.batch, bucket.length)
             self.inputs[port_name(port)] = np.zeros(shape, dtype=port.element_type.to_dtype())
         self._tensors = [shared_tensor(array) for array in self.inputs.values()]
 
@@ -146,8 +145,20 @@ def _bounded(model: Any) -> Any:
     openvino, metadata = openvino_package(), ["framework", BOUNDS]
     if model.has_rt_info(metadata):
         sizes = [openvino.Dimension(*ends) for ends in parse_bounds(model.get_rt_info(metadata).astype(str))]
-        model.reshape({port: openvino.PartialShape([*sizes, *list(port.partial_shape)[2:]]) for port in model.inputs})
+        model.reshape(
+            {
+                port: openvino.PartialShape(
+                    [sizes[axis] if size is None else size for axis, size in enumerate(_declared(port))]
+                )
+                for port in model.inputs
+            }
+        )
     return model
+
+
+def _declared(port: Any) -> list[int | None]:
+    """The sizes of a port; None for those that the bucket says."""
+    return [None if size.is_dynamic else size.get_length() for size in port.partial_shape]
 
 
 def port_name(port: Any) -> str:

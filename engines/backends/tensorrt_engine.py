@@ -11,6 +11,7 @@ from engines.backends.device import Device
 from engines.backends.device_engine import DeviceProfile
 from engines.buckets import Bucket
 from engines.errors import InputError
+from engines.stages import POOLED
 
 
 class TensorRtEngine(Engine):
@@ -39,7 +40,7 @@ class TensorRtEngine(Engine):
 def _bucket(trt: ModuleType, engine: Any, place: int) -> Bucket:
     """The bucket of a profile. Raises InputError for one that takes more than one shape."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT and name != POOLED]
     shapes = {tuple(shape) for name in inputs for shape in engine.get_tensor_profile_shape(name, place)}
     buckets = {shape[:2] for shape in shapes}
     if len(buckets) != 1 or min(min(buckets, default=())) < 1:

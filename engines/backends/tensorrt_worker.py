@@ -15,6 +15,7 @@ from engines.backends.isolated import Request
 from engines.backends.layers import Layer, by_profile, parse_build_log, parse_inspector
 from engines.backends.worker import Say, answering
 from engines.errors import BuildError, InputError
+from engines.stages import static_shape
 from plugins.library import load_into, require_plugin_layers
 
 
@@ -64,7 +65,7 @@ def _add_profiles(builder: Any, network: Any, config: Any, request: Request) -> 
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             tensor = network.get_input(index)
-            shape = (*bucket, *tuple(tensor.shape)[2:])
+            shape = static_shape(tuple(tensor.shape), *bucket)
             profile.set_shape(tensor.name, shape, shape, shape)
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(f"the library refused the profile {bucket[0]}x{bucket[1]}")

@@ -93,7 +93,7 @@ def _compiled(
             raise BuildError("nobody waits for the engine any more")
         example, sizes = _example(contents, model, device)
         with torch.no_grad():
-            bounded = torch.export.export(module, example, dynamic_shapes=(tuple(sizes for _ in example),))
+            bounded = torch.export.export(module, example, dynamic_shapes=(sizes,))
         files[model.name] = torch._inductor.aot_compile(bounded.module(), example, options=_SETTINGS)
         weights |= {name: value.detach() for name, value in {**bounded.state_dict, **bounded.constants}.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -154,22 +154,25 @@ def _contents(
     )
 
 
-def _example(contents: Contents, model: Model, device: str) -> tuple[tuple[Tensor, ...], dict[int, Any]]:
-    """Inputs of a model at its greatest sizes, and by place the sizes that are not fixed, for torch.export."""
+def _example(contents: Contents, model: Model, device: str) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    """Inputs of a model at its greatest sizes, and of each by axis the sizes that are not fixed, for torch.export."""
     import torch
 
     types = {name: kind.removeprefix("torch.") for kind, name in TYPE_NAMES.items()}
     greatest = Bucket(batch=model.batch[1], length=model.length[1])
     sizes = {
-        place: torch.export.Dim(name, min=least, max=most)
-        for place, (name, (least, most)) in enumerate(zip(_SIZES, (model.batch, model.length), strict=True))
+        name: torch.export.Dim(name, min=least, max=most)
+        for name, (least, most) in zip(_SIZES, (model.batch, model.length), strict=True)
         if least < most
     }
     example = tuple(
         torch.zeros(tensor.shape_at(greatest), dtype=getattr(torch, types[tensor.dtype]), device=device)
         for tensor in contents.inputs
     )
-    return example, sizes
+    axes = (
+        {axis: sizes[size] for axis, size in enumerate(tensor.shape) if size in sizes} for tensor in contents.inputs
+    )
+    return example, tuple(axes)
 
 
 def _stored(weight: Tensor) -> Stored:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import onnx
 import torch
 
+from calib.data import has_labels
 from calib.int8.qdq import quantized_products
 from calib.int8.sensitivity import changed_share
-from calib.metric import accuracy, labelled
+from calib.metric import accuracy, labelled, measure
 from engines.artifact import EngineRecord, Gate
 from engines.backends import records_for
 from engines.backends.layers import int8_products
@@ -117,10 +118,16 @@ def metric_gates(subject: Subject, budget: Budget, runner: Runner) -> list[Gate]
     """Runs gate 4 against the dense model in PyTorch and, for INT8 engines, against the model's own wider precision."""
     examples, results = subject.examples[: budget.count], runner.run_tokens(subject.samples[: budget.count])
     logits, nothing = [result.logits for result in results], _no_metric(subject)
+    head, points = subject.model.config.head, max(0.0, budget.max_drop)
+    samples = subject.samples[: budget.count]
     if nothing is None:
-        ours = accuracy(runner.manifest.head, logits, examples)
-        dense = None if budget.dense is None else budget.dense.metric(examples)
-        gate = gates.task_metric(ours, dense, len(examples), budget.max_drop)
+        # An embedding is measured by how it agrees with the dense model's.
+        against = budget.dense.answers(examples) if budget.dense is not None and head.kind == "embedding" else None
+        ours = measure(runner.manifest.head, logits, examples, samples, against)
+        dense = {} if budget.dense is None else budget.dense.figures(examples)
+        (main, value), *others = ours.items()
+        named = {name: (value, dense.get(name)) for name, value in others}
+        gate = gates.task_metric(value, dense.get(main), len(examples), budget.max_drop, named)
         if budget.dense is not None and budget.dense.max_length != subject.model.config.max_length:
             lengths = {"max_length": subject.model.config.max_length, "dense_max_length": budget.dense.max_length}
             gate = gate.model_copy(update={"figures": {**gate.figures, **lengths}})
@@ -128,20 +135,24 @@ def metric_gates(subject: Subject, budget: Budget, runner: Runner) -> list[Gate]
         gate = Gate(name="task metric", status="SKIPPED", reason=nothing)
     if all(record.precision != "int8" for record in records_for(runner.manifest, runner.backend)):
         return [gate]
-    wide = Reference.of(budget.wide, subject.samples[: budget.count]).logits
-    head, points = subject.model.config.head, max(0.0, budget.max_drop)
+    wide = Reference.of(budget.wide, samples).logits
     if nothing is None:
-        plain = accuracy(head, [answer.numpy() for answer in wide], examples)
-        return [gate, gates.int8_metric(ours, plain, len(examples), points)]
+        plain = [answer.numpy() for answer in wide]
+        if head.kind == "embedding":
+            value = accuracy(head, logits, examples, against=plain)
+        gate_of_int8 = gates.int8_metric(value, accuracy(head, plain, examples, samples), len(examples), points)
+        return [gate, gate_of_int8]
     return [gate, gates.int8_changed(changed_share(head, wide, list(map(torch.from_numpy, logits))), len(wide), points)]
 
 
 def _no_metric(subject: Subject) -> str | None:
     """Why the examples give no metric, or None."""
     head = subject.model.config.head
+    if not has_labels(subject.examples):
+        return f"{subject.data} has no labels"
     if not labelled(head, subject.examples):
-        wanted = "numbers" if head.kind == "regression" else f"the model's ({', '.join(head.labels)})"
+        wanted = "numbers" if head.one_value else f"the model's ({', '.join(head.labels)})"
+        if head.token_level and all(example.target is None for example in subject.examples):
+            return "the data has one label per text, the model one per token"
         return f"the labels of {subject.data} are not {wanted}"
-    if head.token_level:
-        return "the data has one label per text, the model one per token"
     return None

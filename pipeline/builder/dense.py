@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from calib.data import Example, examples_digest
-from calib.metric import accuracy
+from calib.metric import measure
 from engines.errors import InputError
+from engines.tokenization import Tokens
 from pipeline.builder.subject import Inputs, tokens_of
 from pipeline.model.checkpoint import checkpoint_digest, read_config, tokenizer_path
 from pipeline.model.reference import Reference
@@ -24,7 +27,7 @@ class DenseModel:
 
     def __init__(self, checkpoint: Path, inputs: Inputs | None = None, flag: str = "--dense") -> None:
         self.checkpoint, self.flag, self._inputs = checkpoint, flag, inputs or Inputs()
-        self._metrics: dict[str, float] = {}
+        self._answers: dict[str, tuple[list[np.ndarray], Sequence[Example], Sequence[Tokens]]] = {}
 
     @cached_property
     def model(self) -> PrunedTransformer:
@@ -61,10 +64,21 @@ class DenseModel:
         )
 
     def metric(self, examples: Sequence[Example]) -> float:
-        """Returns its task metric on texts cut at its own maximum length."""
+        """Returns its task metric on texts cut at its own maximum length; that of an embedding is 1."""
+        return next(iter(self.figures(examples).values()))
+
+    def figures(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Returns all figures of its task metric."""
+        return measure(self.model.config.head, *self._answered(examples))
+
+    def answers(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """Returns its logits on texts cut at its own maximum length."""
+        return self._answered(examples)[0]
+
+    def _answered(self, examples: Sequence[Example]) -> tuple[list[np.ndarray], Sequence[Example], Sequence[Tokens]]:
         key = examples_digest(examples)
-        if key not in self._metrics:
-            found = Reference.of(self.model, tokens_of(self.checkpoint, self.model, examples))
-            logits = [answer.numpy() for answer in found.logits]
-            self._metrics[key] = accuracy(self.model.config.head, logits, examples)
-        return self._metrics[key]
+        if key not in self._answers:
+            samples = tokens_of(self.checkpoint, self.model, examples)
+            logits = [answer.numpy() for answer in Reference.of(self.model, samples).logits]
+            self._answers[key] = logits, examples, samples
+        return self._answers[key]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from calib.data import NAMED_SETS, Example, read_examples, relabelled
+from calib.data import NAMED_SETS, Example, has_labels, read_examples, relabelled
 from calib.labels import listed
 from calib.metric import labelled
 from calib.summary import oddities, summary
@@ -27,7 +27,7 @@ class Inputs:
 
     def examples(self, data: str, split: str) -> list[Example]:
         """The examples of a named set's split, or of a file, which has no splits. Raises InputError."""
-        return self._examples(data, split if data in NAMED_SETS else "test")
+        return self._examples(data, split if data in NAMED_SETS else "test", unlabelled=True)
 
     def model(self, checkpoint: Path) -> PrunedTransformer:
         """The model of a checkpoint. Raises InputError."""
@@ -56,7 +56,7 @@ class Subject:
     @classmethod
     def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
         """Loads a checkpoint and the first `count` examples of the test split (or the file). Raises InputError."""
-        return cls.of(checkpoint, load_checkpoint(checkpoint), data, read_examples(data, "test")[:count])
+        return cls.of(checkpoint, load_checkpoint(checkpoint), data, Inputs().examples(data, "test")[:count])
 
     @classmethod
     def of(
@@ -79,12 +79,14 @@ class Subject:
         """What was taken as data, and what is odd about it."""
         head = self.model.config.head
         fits = labelled(head, self.examples)
-        regression = head.kind == "regression" and fits
+        regression = head.one_value and fits
         odd = oddities(self.examples, regression)
         if self.assumed is not None:
             odd.append(self.assumed)
-        if not fits and not head.token_level:
-            expected = "numbers" if head.kind == "regression" else listed(head.labels)
+        if not has_labels(self.examples):
+            odd.append("it has no labels: no accuracy is measured")
+        elif not fits and not head.token_level:
+            expected = "numbers" if head.one_value else listed(head.labels)
             odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
         return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 
@@ -99,10 +101,11 @@ def tokens_of(
 ) -> list[Tokens]:
     """Returns the tokens of the examples, cut at the model's max_length as in training, or at a shorter one."""
     tokens = encoder_of(checkpoint, model, max_length)([example.content for example in examples])
-    return [Tokens(t.input_ids, t.token_type_ids, len(t)) for t in tokens]
+    return [replace(t, full_length=len(t)) for t in tokens]
 
 
 def encoder_of(checkpoint: Path, model: PrunedTransformer, max_length: int | None = None) -> TextEncoder:
     """The tokenizer of a checkpoint, as the runner uses it."""
     longest = min(model.config.max_length, max_length or model.config.max_length)
-    return TextEncoder(tokenizer_path(checkpoint), longest, model.config.encoder.type_vocab_size)
+    segments, origins = model.config.encoder.type_vocab_size, model.config.head.token_level
+    return TextEncoder(tokenizer_path(checkpoint), longest, segments, origins=origins)

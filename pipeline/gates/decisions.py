@@ -11,12 +11,9 @@ from engines.prediction import SampleResult
 from pipeline.gates.expected import Expected
 from pipeline.gates.verdict import verdict
 from pipeline.graph.stages import decision_layers
+from pipeline.model.answers import same_answer
 from pipeline.model.reference import Reference
 from pipeline.model.rounding import CHAIN, moved_near
-from pipeline.model.transformer import PrunedTransformer
-
-_TIE = 1e-3
-"""Answers are the same within this share of the logits' scale: what rounding adds up to over all layers."""
 
 
 def decision_parity(expected: Expected, results: Sequence[SampleResult], rounded: Reference | None = None) -> Gate:
@@ -29,7 +26,7 @@ def decision_parity(expected: Expected, results: Sequence[SampleResult], rounded
     from there on the sample's states differ, so its later flips and its answer are counted but not judged. Any other
     flip fails, and so does another answer without a flip, unless the reference itself is within rounding of a tie.
     """
-    model, reference = expected.model, expected.reference
+    model, reference, head = expected.model, expected.reference, expected.model.config.head
     width = {layer: CHAIN * reference.score_scale(layer) for layer in decision_layers(model)}
 
     def near(index: int, layer: int) -> torch.Tensor:
@@ -43,7 +40,7 @@ def decision_parity(expected: Expected, results: Sequence[SampleResult], rounded
     failed: list[str] = []
     for index, result in enumerate(results):
         answer, found = reference.logits[index], torch.from_numpy(result.logits)
-        agreeing += _same_answer(model, answer, found)
+        agreeing += same_answer(head, answer, found)
         blurred = False
         for spec, survivors in zip(expected.specs, result.survivors, strict=True):
             layers = [step.layer for step in spec.steps if step.kind == "decide"]
@@ -58,7 +55,7 @@ def decision_parity(expected: Expected, results: Sequence[SampleResult], rounded
             if different and not blurred and len(excused) < len(different):
                 failed.append(f"{spec.name}, sample {index}: token {min(set(different) - set(excused))}")
             blurred = blurred or bool(different)
-        if not blurred and not _same_answer(model, answer, found, max(_TIE * _scale(answer), moves[index])):
+        if not blurred and not same_answer(head, answer, found, moves[index]):
             failed.append(f"sample {index}: the same tokens, but another answer")
     figures: Figures = {
         "samples": len(results),
@@ -69,15 +66,3 @@ def decision_parity(expected: Expected, results: Sequence[SampleResult], rounded
         "label_agreement": agreeing / max(1, len(results)),
     }
     return verdict("decisions", figures, failed)
-
-
-def _same_answer(model: PrunedTransformer, expected: torch.Tensor, found: torch.Tensor, tie: float = 0.0) -> bool:
-    """The same labels, or labels whose expected logits are at most `tie` apart; for regression values that are."""
-    if model.config.head.kind == "regression":
-        return bool((expected - found).abs().max() <= max(tie, _TIE * _scale(expected)))
-    chosen = expected.gather(-1, found.argmax(-1, keepdim=True)).squeeze(-1)
-    return bool((expected.amax(-1) - chosen <= tie).all())
-
-
-def _scale(logits: torch.Tensor) -> float:
-    return max(1.0, float(logits.abs().max()))

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from calib.metric import drop_points
+from calib.metric import JUDGED, drop_points
 from engines.artifact import Figures, Gate
 from pipeline.gates.verdict import verdict
 
 
-def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -> Gate:
-    """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED without dense's metric."""
+def task_metric(
+    ours: float,
+    dense: float | None,
+    count: int,
+    max_drop: float,
+    others: Mapping[str, tuple[float, float | None]] = MappingProxyType({}),
+) -> Gate:
+    """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED without dense's metric.
+
+    others: further figures by name, ours and dense's, of which those in `JUDGED` of any head are held to the same.
+    """
     figures: Figures = {"examples": count}
     if math.isfinite(ours):
         figures["metric"] = ours
+    for name, pair in others.items():
+        figures |= {key: v for key, v in zip((name, f"dense_{name}"), pair, strict=True) if v is not None and v == v}
     if dense is None or not math.isfinite(dense):
         reason = "no dense checkpoint to compare with; name one with --dense"
         if dense is not None:
@@ -23,10 +36,18 @@ def task_metric(ours: float, dense: float | None, count: int, max_drop: float) -
     figures |= {"dense_metric": dense, "budget_points": max_drop}
     if math.isfinite(drop):
         figures["drop_points"] = round(drop, 4)
-    reason = f"the metric is {ours:.4f}, dense {dense:.4f}: {drop:.2f} points lower, the budget is {max_drop}"
-    return verdict("task metric", figures, [] if drop <= max_drop else [reason])  # NaN fails too
+    judged = {"metric": (ours, dense), **{name: others[name] for name in others if name in _ALSO_JUDGED}}
+    reasons = []
+    for name, (mine, theirs) in judged.items():
+        lost = math.nan if theirs is None else drop_points(theirs, mine)
+        if not lost <= max_drop:  # NaN fails too
+            reasons.append(
+                f"the {name} is {mine:.4f}, dense {theirs:.4f}: {lost:.2f} points lower, the budget is {max_drop}"
+            )
+    return verdict("task metric", figures, reasons)
 
 
+_ALSO_JUDGED = {name for names in JUDGED.values() for name in names[1:]}
 INT8_NAME = "INT8 against the wider precision"
 
 

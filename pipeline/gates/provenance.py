@@ -17,6 +17,7 @@ from calib.int8.qdq import quantize_graphs
 from engines.artifact import TOKENIZER_NAME, EngineRecord, Figures, Gate, Manifest
 from engines.backends import BACKENDS, Backend
 from engines.errors import SkimError
+from engines.head import Head
 from engines.machine import tool_versions
 from engines.plan import Unit, unit_name
 from engines.tokenization import Tokens
@@ -78,8 +79,7 @@ def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
     encoder = config.encoder.model_dump(include=set(type(manifest.encoder).model_fields))
     compared = {
         "method": (manifest.method, config.pruner.method),
-        "head.kind": (manifest.head.kind, config.head.kind),
-        "head.labels": (manifest.head.labels, config.head.labels),
+        **{f"head.{name}": (getattr(manifest.head, name), getattr(config.head, name)) for name in Head.model_fields},
         "max_length": (manifest.max_length, config.max_length),
         "protect_first": (manifest.protect_first, config.pruner.protect_first),
         "plan.precision": (manifest.plan.precision, origin.expected.precision),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from engines.buckets import Bucket
-from engines.stages import CARRIED
+from engines.stages import CARRIED, POOLED, POOLED_ON
 from engines.tokenization import Tokens
 from pipeline.graph.evaluate import Arrays, run_module
 from pipeline.graph.stages import Stage, StageSpec
@@ -53,7 +53,7 @@ def fed_to(states: Sequence[Arrays], bucket: Bucket) -> list[tuple[int, int]]:
 
 def cut(state: Arrays, rows: int) -> Arrays:
     """The first rows of a sample."""
-    return {name: value[:rows] for name, value in state.items()}
+    return {name: value if name == POOLED else value[:rows] for name, value in state.items()}
 
 
 def rows_of(states: Sequence[Arrays]) -> list[int]:
@@ -72,10 +72,14 @@ def stack_states(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
     batch = {
         name: np.zeros((bucket.batch, bucket.length, *value.shape[1:]), value.dtype)
         for name, value in states[0].items()
+        if name != POOLED
     }
     for place, state in enumerate(states):
-        for name, value in state.items():
-            batch[name][place, : len(value)] = value
+        for name in batch:
+            batch[name][place, : len(state[name])] = state[name]
+    if POOLED in states[0]:
+        pooled = [state[POOLED] for state in states]
+        batch[POOLED] = np.stack(pooled + [np.zeros_like(pooled[0])] * (bucket.batch - len(pooled)))
     return batch
 
 
@@ -93,7 +97,8 @@ def holding(states: Sequence[Arrays]) -> Bucket:
 
 def _next_state(outputs: Arrays) -> Arrays:
     rows = int(outputs["count"][0])
-    return {ours: outputs[theirs][0, :rows] for ours, theirs in CARRIED.items()}
+    following = {ours: outputs[theirs][0, :rows] for ours, theirs in CARRIED.items()}
+    return following | {POOLED: outputs[POOLED_ON][0]} if POOLED_ON in outputs else following
 
 
 def edge_buckets(buckets: Sequence[Bucket]) -> list[Bucket]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engines.backends.onnxruntime import session_options
 from engines.quiet import onnxruntime_package
-from pipeline.graph.precision import dtype_of
+from pipeline.graph.precision import as_taken
 from pipeline.graph.stages import Decision, HeadStage, Stage
 from pipeline.model.rounding import STAGE, moved_near, scale
 
@@ -139,8 +139,7 @@ def _arrays(stage: Stage | HeadStage, values: Sequence[Tensor]) -> Arrays:
 
 def to_tensors(stage: Stage | HeadStage, inputs: Mapping[str, np.ndarray]) -> list[Tensor]:
     """A stage's inputs in the order and in the types that its module takes."""
-    tensors = [torch.from_numpy(inputs[name]) for name in stage.input_names]
-    return [tensor.to(dtype_of(stage)) if tensor.is_floating_point() else tensor for tensor in tensors]
+    return list(as_taken(stage, stage.input_names, [torch.from_numpy(inputs[name]) for name in stage.input_names]))
 
 
 def _rounding(source: str, target: str, precision: int) -> list[onnx.NodeProto]:

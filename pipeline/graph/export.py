@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from engines.errors import GateError, InputError
-from engines.stages import DOMAIN, OPERATOR
+from engines.stages import DOMAIN, OPERATOR, POOLED
 from pipeline.graph.evaluate import GraphSession, near_threshold, run_module
 from pipeline.graph.function import OPSET, VERSION, token_compact_function
-from pipeline.graph.precision import Precision, dtype_of, reference_in
+from pipeline.graph.precision import Precision, as_taken, reference_in
 from pipeline.graph.stages import HeadStage, Stage
 from pipeline.model.config import CheckpointConfig
 
@@ -47,12 +47,9 @@ def export_stage(stage: Stage | HeadStage, config: CheckpointConfig, path: Path,
     if the graph contains a constant of the trace, InputError for weights that are not finite or exceed the precision.
     """
     narrow = reference_in(stage, precision)
-    example = tuple(
-        value.to(dtype_of(narrow)) if value.is_floating_point() else value
-        for value in example_inputs(stage, config, *_within(config, _TRACED_SHAPE))
-    )
+    example = as_taken(narrow, stage.input_names, example_inputs(stage, config, *_within(config, _TRACED_SHAPE)))
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2)
-    dynamic = tuple({0: batch, 1: length} for _ in example)
+    dynamic = tuple({0: batch} if name == POOLED else {0: batch, 1: length} for name in stage.input_names)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -89,7 +86,12 @@ def example_inputs(stage: Stage | HeadStage, config: CheckpointConfig, batch: in
     if stage.spec.index == 0:
         ids = torch.randint(config.encoder.vocab_size, (batch, length), generator=generator, dtype=torch.int32)
         return ids, torch.zeros_like(ids), alive
-    return hidden, alive, torch.arange(length, dtype=torch.int32).expand(batch, -1).contiguous()
+    position = torch.arange(length, dtype=torch.int32).expand(batch, -1).contiguous()
+    if not stage.pools:
+        return hidden, alive, position
+    pooled = torch.randn(batch, config.encoder.hidden_size + 1, generator=generator)
+    pooled[:, -1] = 1 / real
+    return hidden, alive, position, pooled
 
 
 def check_symbolic(

@@ -7,13 +7,15 @@ exported from it are typed alike, and TensorRT's strongly typed networks need no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Literal, TypeVar, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engines.errors import InputError
+from engines.stages import POOLED
 from pipeline.model.pruners import Pruner
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -54,6 +56,15 @@ def reference_in(model: Module, precision: Precision) -> Module:
                 )
             part.to(dtype)
     return narrow
+
+
+def as_taken(stage: nn.Module, names: Sequence[str], values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The inputs of these names in the types that a stage takes: floats in its precision, but what is pooled."""
+    dtype = dtype_of(stage)
+    return tuple(
+        value.to(dtype) if value.is_floating_point() and name != POOLED else value
+        for name, value in zip(names, values, strict=True)
+    )
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

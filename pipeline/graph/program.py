@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from engines.backends.base import program_file
 from engines.backends.torch_compiler import NAMES
+from engines.stages import POOLED
 from pipeline.graph.export import example_inputs
-from pipeline.graph.precision import Precision, dtype_of, reference_in
+from pipeline.graph.precision import Precision, as_taken, reference_in
 from pipeline.graph.stages import HeadStage, Stage
 from pipeline.model.compaction import compacted
 from pipeline.model.config import CheckpointConfig
@@ -28,14 +29,12 @@ def write_program(stage: Stage | HeadStage, config: CheckpointConfig, graph: Pat
     """
     narrow = reference_in(stage, precision).eval()
     batch, length = _TRACED_SHAPE[0], min(_TRACED_SHAPE[1], config.encoder.longest_input)
-    example = tuple(
-        value.to(dtype_of(narrow)) if value.is_floating_point() else value
-        for value in example_inputs(stage, config, batch, length)
-    )
+    example = as_taken(narrow, stage.input_names, example_inputs(stage, config, batch, length))
     sizes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("length", min=1)}
+    dynamic = tuple({0: sizes[0]} if name == POOLED else sizes for name in stage.input_names)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
-        program = torch.export.export(_Traced(narrow), example, dynamic_shapes=(tuple(sizes for _ in example),))
+        program = torch.export.export(_Traced(narrow), example, dynamic_shapes=(dynamic,))
     names = {"inputs": stage.input_names, "outputs": stage.output_names}
     torch.export.save(program, program_file(graph), extra_files={NAMES: json.dumps(names)})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from engines import stages as names
 from engines.errors import InputError
 from engines.plan import unit_name
 from engines.stages import Step
-from pipeline.model.compaction import token_compact
+from pipeline.model.compaction import are_carried, token_compact
 from pipeline.model.transformer import PrunedTransformer, State
 from plugins.library import NAMESPACE, VERSION
 
@@ -76,53 +76,79 @@ class Stage(nn.Module):
 
     The first takes input_ids, token_type_ids and alive, the others hidden, alive and position. A stage that ends at
     a cut returns packed, packed_alive, packed_position and count; the last returns logits (final_hidden, for a
-    token-level head), final_alive and final_position. Decisions that are not cuts only mask.
+    token-level head), final_alive and final_position. Decisions that are not cuts only mask. Where the head reads the
+    mean of all tokens, the others also take `pooled`, and a cut returns it with what its stage has dropped.
     """
 
     def __init__(self, model: PrunedTransformer, spec: StageSpec) -> None:
         super().__init__()
         self.model, self.spec = model, spec
-        self.token_level = model.config.head.token_level
+        self.token_level, self.pools = model.config.head.token_level, model.config.head.pools
 
     @property
-    def input_names(self) -> tuple[str, str, str]:
-        """Names of the three inputs, in order."""
-        return names.FIRST_INPUTS if self.spec.index == 0 else names.LATER_INPUTS
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return self._names[0]
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
-        if not self.spec.last:
-            return names.CUT_OUTPUTS
-        return names.LAST_OUTPUTS_TOKEN_LEVEL if self.token_level else names.LAST_OUTPUTS
+        return self._names[1]
 
-    def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def _names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        stages = self.spec.index + 1 if self.spec.last else self.spec.index + 2
+        return names.tensor_names(self.spec.index, stages, self.token_level, self.pools)
+
+    def forward(self, first: Tensor, second: Tensor, third: Tensor, pooled: Tensor | None = None) -> tuple[Tensor, ...]:
         """Takes `input_names`, returns `output_names`."""
-        return self._run(first, second, third, lambda decision: None)
+        return self._run((first, second, third), pooled, lambda decision: None)
 
-    def scored(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[tuple[Tensor, ...], list[Decision]]:
+    def scored(
+        self, first: Tensor, second: Tensor, third: Tensor, pooled: Tensor | None = None
+    ) -> tuple[tuple[Tensor, ...], list[Decision]]:
         """Returns the outputs of `forward` and all decisions on the way, including that of the cut."""
         decisions: list[Decision] = []
-        return self._run(first, second, third, decisions.append), decisions
+        return self._run((first, second, third), pooled, decisions.append), decisions
 
-    def _run(self, first: Tensor, second: Tensor, third: Tensor, see: Callable[[Decision], None]) -> tuple[Tensor, ...]:
+    def _run(
+        self, rows: tuple[Tensor, Tensor, Tensor], pooled: Tensor | None, see: Callable[[Decision], None]
+    ) -> tuple[Tensor, ...]:
         def decide(layer: int, score: Tensor, before: State) -> State:
             see(Decision(score, before.alive, self.model.pruner.threshold(layer)))
             return self.model.decide_masked(layer, score, before)
 
-        state = self.model.embed(first, second, third) if self.spec.index == 0 else State(first, second, third)
+        state = self.model.embed(*rows) if self.spec.index == 0 else State(*rows)
+        if self.pools:
+            pooled = self.model.nothing_pooled(state.alive) if pooled is None else pooled
+            state = replace(state, pooled=pooled)
         if not self.spec.last:
             *inner, cut = self.spec.steps
             state = self.model.walk(state, inner, decide, ends_at=cut)
             score = self.model.pruner.score(cut.layer, state.hidden, state.mass, state.alive).float()
             see(Decision(score, state.alive, self.model.pruner.threshold(cut.layer)))
-            return self._compact(score, state)
+            return self._passed_on(state, self._compact(score, state))
         state = self.model.walk(state, self.spec.steps, decide)
-        return (
-            state.hidden if self.token_level else self.model.head(self.model.finished(state.hidden)),
-            state.alive,
-            state.position,
-        )
+        return self._answer(state), state.alive, state.position
+
+    def _answer(self, state: State) -> Tensor:
+        """The logits; for a token-level head, which is a unit of its own, the rows."""
+        if self.token_level:
+            return state.hidden
+        if state.pooled is None:
+            return self.model.head(self.model.finished(state.hidden))
+        mean = state.pooled + self.model.mean_share(state.hidden, are_carried(state.alive), state.pooled)
+        return self.model.head.read(mean[:, :-1], state.hidden.dtype)
+
+    def _passed_on(self, state: State, cut: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What a cut returns: TokenCompact's outputs and, for a mean, `pooled` with the rows that are dropped here."""
+        if state.pooled is None:
+            return cut
+        packed, _, _, count = cut
+        # All rows less those that go on: what the operator has decided is not decided a second time.
+        stay = torch.arange(packed.shape[1], device=packed.device)[None, :] < count[:, None]
+        before = self.model.mean_share(state.hidden, are_carried(state.alive), state.pooled)
+        return (*cut, state.pooled + before - self.model.mean_share(packed, stay, state.pooled))
 
     @property
     def compact_attributes(self) -> dict[str, Any]:
@@ -164,7 +190,7 @@ class HeadStage(nn.Module):
         self.head, self.final_norm = model.head, model.final_norm
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, S, D] to [B, S, classes]."""
+        """[B, S, D] to [B, S, outputs]."""
         return self.head(hidden if self.final_norm is None else self.final_norm(hidden))
 
 

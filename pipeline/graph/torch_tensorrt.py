@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engines.buckets import Bucket
 from engines.errors import TargetError
 from pipeline.graph.export import example_inputs
-from pipeline.graph.precision import Precision, dtype_of, reference_in
+from pipeline.graph.precision import Precision, as_taken, reference_in
 from pipeline.graph.stages import HeadStage, Stage
 from pipeline.model.compaction import token_compact
 from pipeline.model.config import CheckpointConfig
@@ -68,7 +68,7 @@ def compile_stage(
     register_converter()
     narrow = reference_in(deepcopy(stage), precision).to(device)
     example = example_inputs(stage, config, bucket.batch, bucket.length)
-    inputs = tuple(v.to(device, dtype_of(narrow) if v.is_floating_point() else v.dtype) for v in example)
+    inputs = tuple(value.to(device) for value in as_taken(narrow, stage.input_names, example))
     names = stage.output_names
     return convert(
         trace(narrow, inputs),

@@ -23,6 +23,7 @@ from pipeline.model.huggingface import (
     read_huggingface_config,
     weights_digest,
 )
+from pipeline.model.huggingface.embedder import embedder_digest
 from pipeline.model.huggingface.layout import described_modules, is_model
 from pipeline.model.huggingface.tokenizer import TOKENIZER_NAME, tokenizer_file
 from pipeline.model.transformer import PrunedTransformer
@@ -164,5 +165,5 @@ def checkpoint_digest(path: str | Path) -> str:
         parts = [sha256(directory / CONFIG_NAME), sha256(find_weights(directory))]
     else:
         home = encoder_directory(directory)
-        parts = [sha256(home / "config.json"), weights_digest(home)]
+        parts = [sha256(home / "config.json"), weights_digest(home), *embedder_digest(directory)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -29,7 +29,7 @@ Family = Literal[
     "gte",
     "deberta-v2",
 ]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "identity"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -112,9 +112,10 @@ class EncoderConfig(Strict):
 class HeadConfig(Head):
     """What the model predicts, and the layers that predict it.
 
-    dense:      whether a dense layer stands before the classifier; None: in a sequence head, not in a token-level one.
+    dense:      whether a dense layer stands before the classifier; None: in a head with labels that is not for tokens.
     activation: behind the dense layer, `dense_bias` says whether that has a bias, `norm` whether a layer norm follows.
-    output:     what is done with the only value of a regression.
+    output:     what is done with the only value of a regression or ranking.
+    normalise:  whether an embedding is divided by its length.
     """
 
     dense: bool | None = None
@@ -122,11 +123,12 @@ class HeadConfig(Head):
     activation: Activation = "tanh"
     norm: bool = False
     output: Literal["identity", "sigmoid"] = "identity"
+    normalise: bool = False
 
     @property
     def has_dense(self) -> bool:
         """Whether a dense layer stands before the classifier."""
-        return not self.token_level if self.dense is None else self.dense
+        return not self.token_level and self.size is None if self.dense is None else self.dense
 
 
 class PrunerConfig(Strict):
@@ -219,10 +221,16 @@ class CheckpointConfig(Strict):
             problems.append("adapter is given without the backbone that it adapts")
         if self.head.kind == "question_answering" and len(self.head.labels) != 2:
             problems.append(f"a question_answering head has 2 labels (start, end), found {len(self.head.labels)}")
-        if self.head.output != "identity" and self.head.kind != "regression":
-            problems.append(f"head.output {self.head.output!r} is of a regression, found a {self.head.kind} head")
-        if self.head.kind == "regression" and len(self.head.labels) != 1:
-            problems.append(f"a regression head has 1 label, found {len(self.head.labels)}")
+        if self.head.normalise and self.head.kind != "embedding":
+            problems.append(f"head.normalise is of an embedding, found a {self.head.kind} head")
+        if self.head.size and not self.head.has_dense and self.head.size != self.encoder.hidden_size:
+            problems.append(f"head.size is {self.head.size}, without a dense layer it is {self.encoder.hidden_size}")
+        if self.head.output != "identity" and not self.head.one_value:
+            problems.append(
+                f"head.output {self.head.output!r} is of a regression or ranking, found a {self.head.kind} head"
+            )
+        if self.head.one_value and len(self.head.labels) != 1:
+            problems.append(f"a {self.head.kind} head has 1 label, found {len(self.head.labels)}")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -26,6 +26,8 @@ def activate(x: Tensor, activation: str) -> Tensor:
             return F.relu(x)
         case "silu":
             return F.silu(x)
+        case "identity":
+            return x
         case _:
             return torch.tanh(x)
 

@@ -69,7 +69,7 @@ def count_flops(
         predictor = predictor + 2 * pruner.multiply_adds(layer, width) * before
         before = after
     rows = rounded(lengths).double() if config.head.token_level else torch.ones_like(zero)
-    pooler = width**2 if config.head.has_dense else 0
+    pooler = width * (config.head.size or width) if config.head.has_dense else 0
     head = 2 * rows * (pooler + width * len(config.head.labels))
     return Flops(projections, attention, feed_forward, predictor, head)
 

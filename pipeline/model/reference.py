@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.head import Head
 from engines.tokenization import Tokens
+from pipeline.model.answers import answer_move
 from pipeline.model.flops import flops_ratio
 from pipeline.model.retention import by_length, padded
 from pipeline.model.rounding import scale
@@ -20,7 +22,7 @@ from pipeline.model.transformer import Execution, Output, PrunedTransformer
 class Reference:
     """The reference's results, one entry per sample in the order of the texts.
 
-    logits [classes] or [length, classes]; alive [layers, length] bool; score [layers, length]; counts [layers].
+    logits [outputs] or [length, outputs]; alive [layers, length] bool; score [layers, length]; counts [layers].
     """
 
     samples: Sequence[Tokens]
@@ -28,6 +30,7 @@ class Reference:
     alive: list[Tensor]
     score: list[Tensor]
     counts: list[Tensor]
+    head: Head
 
     @classmethod
     def of(cls, model: PrunedTransformer, samples: Sequence[Tokens], execution: Execution = "compacted") -> Reference:
@@ -37,20 +40,20 @@ class Reference:
             out = run_batch(model, [samples[index] for index in chosen], execution)
             for place, index in enumerate(chosen):
                 n = len(samples[index])
-                logits = out.logits[place, :n] if out.logits.dim() == 3 else out.logits[place]
                 results[index] = (
-                    logits,
+                    out.logits[place, :n] if out.logits.dim() == 3 else out.logits[place],
                     out.alive[:, place, :n],
                     out.score[:, place, :n],
                     out.counts[:, place],
                 )
         columns = zip(*(results[index] for index in range(len(samples))), strict=True)
-        return cls(samples, *(list(column) for column in columns))
+        logits, alive, score, counts = (list(column) for column in columns)
+        return cls(samples, logits, alive, score, counts, model.config.head)
 
     def first(self, count: int) -> Reference:
         """The results of the first `count` samples."""
-        lists = (self.samples, self.logits, self.alive, self.score, self.counts)
-        return Reference(*(values[:count] for values in lists))  # type: ignore[arg-type]
+        lists = {name: value[:count] for name, value in vars(self).items() if name != "head"}
+        return Reference(**lists, head=self.head)
 
     @property
     def rows(self) -> Tensor:
@@ -71,18 +74,11 @@ class Reference:
         return scale(torch.cat([score[layer] for score in self.score]))
 
     def answer_moves(self, rounded: Reference) -> list[float]:
-        """Per sample, twice what a narrower precision moved its answer by, and no less than what it moved half of the
-        samples by: one answer may have hardly moved by chance.
-
-        An answer moves by the most that the gap between two of its logits changes, since a gap decides on a label; one
-        that is a value moves by what the value does. What it moves by does not grow with the logits, which differ in
-        what the head reads more than in how exactly.
+        """Per sample, twice what a narrower precision moved its answer by, see `answer_move`, and no less than what it
+        moved half of the samples by: one answer may have hardly moved by chance.
         """
-        moved = []
-        for ours, theirs in zip(self.logits, rounded.logits, strict=True):
-            change = ours - theirs
-            gaps = change.abs() if change.shape[-1] == 1 else change.amax(-1) - change.amin(-1)
-            moved.append(float(gaps.max()))
+        pairs = zip(self.logits, rounded.logits, strict=True)
+        moved = [answer_move(self.head, ours, theirs) for ours, theirs in pairs]
         return [2 * max(move, statistics.median(moved)) for move in moved]
 
 

@@ -33,13 +33,15 @@ def refuse_other_task(flag: str, path: str | Path, config: CheckpointConfig, tok
         raise InputError.listing(subject, problems)
 
 
-def _task(head: HeadConfig) -> tuple[str, list[str]]:
-    # What a regression calls its only output changes nothing about it.
-    return head.kind, [] if head.kind == "regression" else head.labels
+def _task(head: HeadConfig) -> tuple[str, int | None, list[str]]:
+    # What a regression or ranking calls its only output changes nothing about it.
+    return head.kind, head.size, [] if head.one_value else head.labels
 
 
 def _described(head: HeadConfig) -> str:
-    if head.kind == "regression":
-        return "a regression"
+    if head.one_value:
+        return f"a {head.kind}"
+    if head.kind == "embedding":
+        return f"an embedding of {head.size}"
     labels = head.labels[:_SHOWN] + ["…"] * (len(head.labels) > _SHOWN)
     return f"a {head.kind} of {len(head.labels)} in the order {', '.join(labels)}"

@@ -11,13 +11,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from engines.errors import InputError
 from engines.stages import Step
 from pipeline.model.compaction import are_carried, surviving, token_compact
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.encoder import Attention, Embeddings, FeedForward, make_norm
-from pipeline.model.heads import Head
+from pipeline.model.heads import Head, row_sums
 from pipeline.model.positions import Geometry, Positions
 from pipeline.model.pruners import make_pruner
 
@@ -30,7 +31,7 @@ class State:
 
     hidden [B, S, D]; alive [B, S] int32; position [B, S] int32, each row's place in the original sequence;
     mass [B, S] fp32, the attention mass of the last attention if a decision needs it; keep [B, S] fp32 in [0, 1],
-    only while training: the relaxation of `alive`.
+    only while training: the relaxation of `alive`; pooled [B, D + 1] fp32, only in a stage: see engines.stages.POOLED.
     """
 
     hidden: Tensor
@@ -38,6 +39,7 @@ class State:
     position: Tensor
     mass: Tensor | None = None
     keep: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 Decide = Callable[[int, Tensor, State], State]
@@ -46,7 +48,7 @@ Decide = Callable[[int, Tensor, State], State]
 
 @dataclass
 class Output:
-    """logits [B, classes] or [B, S, classes]; last_hidden_state [B, S, D]; alive [layers, B, S] bool after each layer's
+    """logits [B, outputs] or [B, S, outputs]; last_hidden_state [B, S, D]; alive [layers, B, S] bool after each layer's
     decision; score [layers, B, S] fp32, NaN where a layer does not score or the token was already dead; counts
     [layers, B] int32, the rows that are carried on."""
 
@@ -119,6 +121,15 @@ class PrunedTransformer(nn.Module):
         """Rows behind the last block to the encoder's last hidden state, row by row."""
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
+    def nothing_pooled(self, alive: Tensor) -> Tensor:
+        """`State.pooled` of whole texts, of which no token was dropped."""
+        share = 1 / alive.sum(-1, keepdim=True).clamp_min(1).float()
+        return F.pad(share, (self.config.encoder.hidden_size, 0))
+
+    def mean_share(self, hidden: Tensor, rows: Tensor, pooled: Tensor) -> Tensor:
+        """What these rows, [B, S] bool, add to `State.pooled`: their last states' part of the mean."""
+        return F.pad(row_sums(self.finished(hidden), rows, pooled[:, -1:]), (0, 1))
+
     def walk(self, state: State, steps: Sequence[Step], decide: Decide, ends_at: Step | None = None) -> State:
         """Runs `steps` from `state`; `decide` is called at every decision point with the scores.
 
@@ -147,7 +158,11 @@ class PrunedTransformer(nn.Module):
     def decide_masked(self, layer: int, score: Tensor, state: State) -> State:
         """Dead tokens stay where they are and leave the softmax."""
         keep = surviving(score, state.alive, self.pruner.threshold(layer), self.config.pruner.protect_first)
-        return replace(state, alive=keep.to(torch.int32))
+        pooled = state.pooled
+        if pooled is not None:
+            gone = are_carried(state.alive) & ~are_carried(keep)
+            pooled = pooled + self.mean_share(state.hidden, gone, pooled)
+        return replace(state, alive=keep.to(torch.int32), pooled=pooled)
 
     def decide_compacted(self, layer: int, score: Tensor, state: State) -> State:
         """Dead rows are removed; the batch is as long as its longest sample's survivors."""
@@ -199,7 +214,7 @@ class PrunedTransformer(nn.Module):
         alive = torch.stack(trace.alive) > 0
         counts = are_carried(alive).sum(-1, dtype=torch.int32)
         final = self.finished(trace.final)
-        result = Output(self.head(final), final, alive, torch.stack(trace.score), counts)
+        result = Output(self.head(final, mask), final, alive, torch.stack(trace.score), counts)
         return result if order is None else self._unpacked(result, order)
 
     def _checked(

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from calib.data import Example
-from calib.labels import is_number, listed
-from engines.errors import InputError
-from engines.tokenization import TextEncoder, Tokens
+from calib.ranking import by_query, queries_of
+from engines.head import HeadKind
+from engines.tokenization import TextEncoder
 from pipeline.model.retention import padded
+from pipeline.training.targets import IGNORED, targets_of
 
 
 @dataclass(frozen=True)
 class Batch:
-    """input_ids, mask, token_type_ids [B, S]; target [B] (class index, or a float for regression); index [B]."""
+    """input_ids, mask, token_type_ids [B, S]; target [B, ...] as `targets_of` has it, with IGNORED for padding.
+
+    index [B]: the examples' places in their set. query [B]: the number of a ranking's query; else of the example.
+    """
 
     input_ids: Tensor
     mask: Tensor
     token_type_ids: Tensor
     target: Tensor
     index: Tensor
+    query: Tensor
 
 
 class TokenisedSet:
@@ -36,20 +42,27 @@ class TokenisedSet:
         encoder: TextEncoder,
         labels: Sequence[str] | None,
         pad_token_id: int,
+        kind: HeadKind | None = None,
     ) -> None:
-        """`labels` are the class names; None means regression, with the label text read as a number."""
-        self.tokens: list[Tokens] = encoder([example.content for example in examples])
+        """`labels` are the class names; None means that the labels are numbers.
+
+        kind: of the head; of a ranking, the pairs of one query go into one batch. None: by `labels`.
+        """
+        self.examples, self.tokens = examples, encoder([example.content for example in examples])
         self.pad_token_id = pad_token_id
-        self.targets = torch.tensor(_targets([e.label for e in examples], labels))
+        kind = kind or ("classification" if labels is not None else "regression")
+        targets = targets_of(kind, examples, self.tokens, labels)
+        self.targets = targets if kind == "tagging" else torch.stack(targets)
+        alone = [[place] for place in range(len(examples))]
+        self.together = by_query(queries_of(examples)) if kind == "ranking" else alone
+        self.queries = torch.empty(len(examples), dtype=torch.int64)
+        for number, places in enumerate(self.together):
+            self.queries[places] = number
+        self.against: list[np.ndarray] | None = None
+        """The embeddings that those of the examples are to agree with."""
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    def first(self, count: int) -> TokenisedSet:
-        """The set of the first `count` examples."""
-        part = copy(self)
-        part.tokens, part.targets = self.tokens[:count], self.targets[:count]
-        return part
 
     def batches(self, max_tokens: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """Batches of at most `max_tokens` padded tokens; shuffled if a generator is given, else in order of length."""
@@ -60,19 +73,26 @@ class TokenisedSet:
         """The examples of these indices, padded on the right to the longest."""
         index = torch.tensor(list(chosen))
         batch = padded([self.tokens[i] for i in chosen], self.pad_token_id)
-        return Batch(*batch, target=self.targets[index], index=index)
+        if isinstance(self.targets, Tensor):
+            target = self.targets[index]
+        else:
+            target = pad_sequence([self.targets[i] for i in chosen], batch_first=True, padding_value=IGNORED)
+        return Batch(*batch, target=target, index=index, query=self.queries[index])
 
     def grouped(self, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
         """The indices of every batch, as `batches` makes them."""
         # A random jitter of a few tokens keeps lengths similar within a batch and batches different between epochs.
-        jitter = torch.zeros(len(self)) if generator is None else torch.rand(len(self), generator=generator) * 8
-        order = sorted(range(len(self)), key=lambda i: len(self.tokens[i]) + float(jitter[i]))
+        together, length = self.together, [max(len(self.tokens[i]) for i in places) for places in self.together]
+        jitter = torch.zeros(len(together)) if generator is None else torch.rand(len(together), generator=generator) * 8
+        order = sorted(range(len(together)), key=lambda number: length[number] + float(jitter[number]))
         groups: list[list[int]] = [[]]
-        for index in order:
-            longest = max([len(self.tokens[i]) for i in groups[-1]] + [len(self.tokens[index])])
-            if groups[-1] and longest * (len(groups[-1]) + 1) > max_tokens:
+        longest = 0
+        for number in order:
+            longest = max(longest, length[number])
+            if groups[-1] and longest * (len(groups[-1]) + len(together[number])) > max_tokens:
                 groups.append([])
-            groups[-1].append(index)
+                longest = length[number]
+            groups[-1] += together[number]
         if generator is not None:
             groups = [groups[i] for i in torch.randperm(len(groups), generator=generator)]
         return [group for group in groups if group]
@@ -84,15 +104,3 @@ class Sets:
 
     train: TokenisedSet
     dev: TokenisedSet
-
-
-def _targets(found: Sequence[str], labels: Sequence[str] | None) -> list[float] | list[int]:
-    if labels is None:
-        if wrong := sorted({label for label in found if not is_number(label)}):
-            raise InputError(f"labels: expected numbers, found {listed([repr(label) for label in wrong])}")
-        return [float(label) for label in found]
-    number = {name: index for index, name in enumerate(labels)}
-    unknown = sorted(set(found) - number.keys())
-    if unknown:
-        raise InputError(f"labels: expected only {listed(labels)}, found also {listed(unknown)}")
-    return [number[label] for label in found]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engines.head import HeadKind
 from pipeline.model.config import Method
 
 PhaseName = Literal["fine_tune", "soft", "straight_through", "hard"]
@@ -37,32 +38,35 @@ class Phase(BaseModel):
 
 
 class TrainConfig(BaseModel):
-    """Everything that decides the outcome of a run, besides the code and the library versions."""
+    """Everything that decides the outcome of a run, besides the code and the library versions.
+
+    What is None by default depends on the model that the run starts from: see `suited`, which makes a RunConfig of it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Method
     data: str
     dev_data: str | None = None
-    task: Literal["classification", "regression"] | None = None
+    task: HeadKind | None = None
     label: str | None = None
     text: str | None = None
     text_b: str | None = None
     backbone: str | None = None
     init: str | None = None
     teacher: str | None = None
-    max_length: int = Field(256, gt=1)
+    max_length: int | None = Field(None, gt=1)
     phases: list[PhaseName] | None = None
     epochs: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0], min_length=1)
     limit: int | None = Field(None, gt=0)
     dev_limit: int | None = Field(None, gt=0)
     batch_tokens: int = Field(4096, gt=0)
-    lr: float = Field(5e-4, gt=0)
-    head_lr: float = Field(5e-4, gt=0)
+    lr: float | None = Field(None, gt=0)
+    head_lr: float | None = Field(None, gt=0)
     pruner_lr: float = Field(2e-3, gt=0)
     warm_up: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
-    adapter_rank: int = Field(0, ge=0)
+    adapter_rank: int | None = Field(None, ge=0)
     flops_ratio: float = Field(2.4, ge=1)
     ramp: float = Field(0.6, ge=0, le=1)
     keep_rate: float = Field(0.7, gt=0, le=1)
@@ -103,3 +107,12 @@ class TrainConfig(BaseModel):
             Phase(name=name, epochs=share, temperature=0.1 if name == "soft" else 1.0, steer=name in _STEERED)
             for name, share in zip(names, epochs, strict=True)
         ]
+
+
+class RunConfig(TrainConfig):
+    """The settings of a run with nothing left open; `model_fields_set` are still those that were given."""
+
+    max_length: int
+    lr: float
+    head_lr: float
+    adapter_rank: int

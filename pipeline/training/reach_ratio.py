@@ -15,31 +15,39 @@ from torch import Tensor, nn
 
 from pipeline.model.pruners import LtpPruner, Pruner, TranskimmerPruner
 
-_WIDEST = 4.0
-_STEPS = 9
+_WIDEST = 16.0
+"""Farthest that decisions move: as good as all tokens live, or all but the first die, in front of it."""
+_FIRST, _FINEST = 0.25, 0.01
+"""The first step, and the width of an interval that is not divided further."""
+_NEAR = 0.004
+"""A ratio is met from this share of it on either side."""
 
 
 def reach_ratio(pruner: Pruner, ratio: float, measure: Callable[[], float]) -> float:
-    """Bisects the amount until `measure()` returns `ratio`; returns the last measurement.
+    """Finds the amount with which `measure()` returns `ratio`; returns the last measurement.
 
     LTP's thresholds are multiplied by exp(amount); the amount lowers Transkimmer's keep logits. Other pruners have
-    nothing learned and stay as they are.
+    nothing learned and stay as they are. Steps double until the ratio is passed; then the interval is bisected.
     """
-    tuned = _tuned(pruner)
-    if not tuned:
-        return measure()
+    tuned, found = _tuned(pruner), measure()
     start = [value.detach().clone() for value in tuned]
-    low, high, found = -_WIDEST, _WIDEST, math.nan
-    for _ in range(_STEPS):
-        amount = (low + high) / 2
+
+    def moved(amount: float) -> float:
         with torch.no_grad():
             for value, initial in zip(tuned, start, strict=True):
                 value.copy_(initial * math.exp(amount) if isinstance(pruner, LtpPruner) else initial - amount)
-        found = measure()
-        if found < ratio:
-            low = amount
-        else:
-            high = amount
+        return measure()
+
+    above, inner, outer = found > ratio, 0.0, math.copysign(_FIRST, ratio - found)
+    while tuned and abs(found - ratio) > _NEAR * ratio and abs(outer) < _WIDEST:
+        found = moved(outer)
+        if (found > ratio) != above:
+            break
+        inner, outer = outer, 2 * outer
+    while tuned and abs(found - ratio) > _NEAR * ratio and abs(outer - inner) > _FINEST:
+        middle = (inner + outer) / 2
+        found = moved(middle)
+        inner, outer = (middle, outer) if (found > ratio) == above else (inner, middle)
     return found
 
 

@@ -28,6 +28,7 @@ class Relaxation:
     kind:        "soft", "straight_through" or "hard".
     temperature: of the soft threshold, in units of the uniform score 1 / reference_length; or of the Gumbel sample.
     noise:       scale of the logistic noise of the straight-through sample; 0 is the decision of inference.
+    left:        [B, S, D], what dropped tokens leave to a head that reads every token.
     """
 
     model: PrunedTransformer
@@ -38,14 +39,17 @@ class Relaxation:
     survivors: Tensor | None = None
     real: int = 0
     weights: Tensor | None = None
+    left: Tensor | None = None
 
     def start(self, mask: Tensor) -> None:
         """Resets the counts for a new batch; mask [B, S] is 1 on real tokens."""
+        self.left = None
         self.counts = [mask.sum(-1).float()] * self.model.config.encoder.layers
         self.survivors, self.real, self.weights = mask.float(), int(mask.sum()), None
 
     def __call__(self, layer: int, score: Tensor, state: State) -> State:
         """The state after the decision of `layer` on score [B, S]."""
+        before, weights = state, self.weights
         if self.kind == "hard":
             state = self._hard(layer, score.float(), state)
             rows = state.alive.float()
@@ -55,7 +59,42 @@ class Relaxation:
             state = replace(state, keep=self._felt(self.weights))
         for later in range(layer, len(self.counts)):
             self.counts[later] = rows.sum(-1)
+        head = self.model.config.head
+        if head.token_level or head.pools:
+            self.left = self._left_behind(before, weights)
         return state
+
+    def last_states(self, state: State) -> Tensor:
+        """[B, S, D]: each token's last state at its own place, where the head reads all of them; else the rows."""
+        if self.left is None:
+            return state.hidden
+        return self._kept(state) if self.kind == "hard" else self.left + self._share(self.weights) * state.hidden
+
+    def _left_behind(self, before: State, weights: Tensor | None) -> Tensor:
+        """[B, S, D]: what `last_states` takes from decisions so far: of each token the part of its weight that it lost.
+
+        before: the state in front of the decision. weights: those in front of it; None: all are 1.
+        """
+        if self.kind == "hard":
+            return self._kept(before)
+        lost = self._share(weights) - self._share(self.weights)
+        left = lost * before.hidden
+        return left if self.left is None else self.left + left
+
+    def _kept(self, state: State) -> Tensor:
+        """The rows that a state carries at their places, and what was left at the others."""
+        left = state.hidden if self.left is None else self.left
+        place = state.position.long()[:, :, None].expand_as(state.hidden)
+        carried = are_carried(state.alive)[:, :, None]
+        return left.scatter(1, place, torch.where(carried, state.hidden, left.gather(1, place)))
+
+    @staticmethod
+    def _share(weights: Tensor | None) -> Tensor | float:
+        """Weights [B, S, 1], of which the first token's is 1: it is always carried."""
+        if weights is None:
+            return 1.0
+        first = torch.arange(weights.shape[1], device=weights.device) == 0
+        return torch.where(first, torch.ones_like(weights), weights)[:, :, None]
 
     def _counted(self, layer: int, score: Tensor, state: State) -> Tensor:
         """[B, S]: the decisions that inference would take, without noise or softness, with the gradient of the

@@ -28,7 +28,7 @@ from pipeline.model.huggingface.layout import is_model
 from pipeline.model.pruners import LTP_FLOOR, LtpPruner, TranskimmerPruner
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, read_weights
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import RunConfig
 
 _ADAPTED = r"(attention|feed_forward)\.\d+\.(query|key|value|output|gate|up|down)"
 _LTP_START = 0.02
@@ -76,10 +76,16 @@ class Trainee:
         save_checkpoint(config, tensors, directory, self.tokenizer)
 
 
-def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
-    """Returns the model at the start of a run. `labels` None means regression. Raises InputError."""
+def make_trainee(config: RunConfig, labels: list[str] | None, head: HeadConfig | None = None) -> Trainee:
+    """Returns the model at the start of a run. Raises InputError.
+
+    labels: the classes; None means regression or ranking. head: a new one of another kind.
+    """
     torch.manual_seed(config.seed)
-    origin = _from_backbone(config, labels) if config.init is None else _from_checkpoint(config, labels)
+    if head is None:
+        kind = config.task if config.task in ("regression", "ranking") else "regression"
+        head = HeadConfig(kind=kind, labels=["value"]) if labels is None else HeadConfig(labels=labels)
+    origin = _from_backbone(config, head) if config.init is None else _from_checkpoint(config, head)
     try:
         described = CheckpointConfig(
             encoder=origin.encoder,
@@ -104,8 +110,8 @@ def make_trainee(config: TrainConfig, labels: list[str] | None) -> Trainee:
         return trainee
     _inject_adapters(model, origin.adapter)
     _load_matching(model, {name: value for name, value in origin.weights.items() if ".lora_" not in name})
-    if origin.weights:
-        trainee.load_tensors({name: value for name, value in origin.weights.items() if ".lora_" in name})
+    if learned := {name: value for name, value in origin.weights.items() if ".lora_" in name}:
+        trainee.load_tensors(learned)
     return trainee
 
 
@@ -125,24 +131,29 @@ class _Origin:
     learned: PrunerConfig | None
 
 
-def _from_checkpoint(config: TrainConfig, labels: list[str] | None) -> _Origin:
+def _from_checkpoint(config: RunConfig, head: HeadConfig) -> _Origin:
     """Reads --init. Raises InputError for one of another task, or with other adapters or predictors."""
     assert config.init is not None
     source = Path(config.init)
     if not (source / CONFIG_NAME).is_file() and not is_model(source):
         raise InputError(f"--init {source}: expected a {CONFIG_NAME} or a Hugging Face config.json, found neither")
     started = read_config(source)
-    wanted = ("regression", started.head.labels) if labels is None else ("classification", labels)
-    if (started.head.kind, started.head.labels) != wanted:
+    # What a head calls its only value says nothing of the task, nor whether values rank or are amounts.
+    values = started.head.one_value and head.one_value and config.task in (None, started.head.kind)
+    if not values and (started.head.kind, started.head.labels) != (head.kind, head.labels):
         raise InputError(
             f"--init {source}: its head is a {started.head.kind} of {_shown(started.head.labels)}, the data is a "
-            f"{wanted[0]}{'' if labels is None else f' of {_shown(labels)}'}; start from a checkpoint of this task"
+            f"{head.kind}{'' if head.one_value else f' of {_shown(head.labels)}'}; start from a checkpoint of this task"
         )
     rank = started.adapter.rank if started.adapter else 0
-    if rank != config.adapter_rank:
+    if rank != config.adapter_rank and (source / CONFIG_NAME).is_file():
         raise InputError(f"--init {source}: it has adapters of rank {rank}; pass --adapter-rank {rank}")
-    whole = started.adapter is None
-    weights = dict(load_checkpoint(source).state_dict()) if whole else read_weights(find_weights(source))
+    backbone, adapter = started.backbone, started.adapter
+    weights = dict(load_checkpoint(source).state_dict()) if adapter is None else read_weights(find_weights(source))
+    if config.adapter_rank and adapter is None:  # its weights stay where they are, and only the head's are copied
+        adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank)
+        backbone = BackboneReference(name=str(source.resolve()), sha256=weights_digest(encoder_directory(source)))
+        weights = {name: value for name, value in weights.items() if name.startswith("head.")}
     learned = started.pruner if started.pruner.method == config.method else None
     width = None if learned is None else learned.predictor_hidden
     if width is not None and "predictor_hidden" in config.model_fields_set and config.predictor_hidden != width:
@@ -150,15 +161,14 @@ def _from_checkpoint(config: TrainConfig, labels: list[str] | None) -> _Origin:
             f"--init {source}: its predictors are {width} wide; pass --predictor-hidden {width} or leave it out"
         )
     tokenizer = tokenizer_path(source)
-    return _Origin(started.encoder, started.head, tokenizer, started.backbone, started.adapter, weights, learned)
+    return _Origin(started.encoder, started.head, tokenizer, backbone, adapter, weights, learned)
 
 
-def _from_backbone(config: TrainConfig, labels: list[str] | None) -> _Origin:
+def _from_backbone(config: RunConfig, head: HeadConfig) -> _Origin:
     """Reads the configuration of --backbone; its weights are loaded into the model later."""
     assert config.backbone is not None
     home = locate_backbone(config.backbone)
     encoder = read_huggingface(home, backbone=True)[0].encoder
-    head = HeadConfig(kind="regression", labels=["value"]) if labels is None else HeadConfig(labels=labels)
     adapter = backbone = None
     if config.adapter_rank:
         adapter = AdapterConfig(rank=config.adapter_rank, alpha=config.adapter_rank)
@@ -170,7 +180,7 @@ def _shown(labels: Sequence[str]) -> str:
     return f"[{listed([repr(label) for label in labels])}]"
 
 
-def _first_pruner(config: TrainConfig, encoder: EncoderConfig) -> PrunerConfig:
+def _first_pruner(config: RunConfig, encoder: EncoderConfig) -> PrunerConfig:
     # As in the paper, whose thresholds start on a line through 0: the first layer does not decide. Nor do local ones,
     # whose attention says nothing of the whole text.
     reading = [layer > 0 and layer not in encoder.local_layers for layer in range(encoder.layers)]
@@ -189,7 +199,7 @@ def _first_pruner(config: TrainConfig, encoder: EncoderConfig) -> PrunerConfig:
             return PrunerConfig(**common)
 
 
-def _as_asked(pruner: PrunerConfig, config: TrainConfig, layers: int) -> PrunerConfig:
+def _as_asked(pruner: PrunerConfig, config: RunConfig, layers: int) -> PrunerConfig:
     """The rule with the layers that decide, their rate and the first token as asked for.
 
     What was not asked for, and what a layer has learned, stays.

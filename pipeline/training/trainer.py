@@ -12,21 +12,22 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from engines.errors import InputError
-from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.flops import count_flops, dense_flops, flops_ratio
+from pipeline.model.retention import carried_rows
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import Batch, Sets
 from pipeline.training.budget import FlopsBudget
-from pipeline.training.config import Phase, TrainConfig
+from pipeline.training.config import Phase, RunConfig
 from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
+from pipeline.training.losses import DISTILLED, task_loss
 from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
 
-_DISTIL_TEMPERATURE = 2.0
 _CALIBRATION_EXAMPLES = 256
 _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
 
@@ -44,7 +45,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         trainee: Trainee,
         sets: Sets,
         out: Path,
@@ -56,7 +57,7 @@ class Trainer:
         self.content = content
         self.config, self.trainee, self.model = config, trainee, trainee.model
         self.teacher, self.train_set, self.dev, self.out = teacher, train, dev, out
-        self.teacher_logits = torch.full((len(train), len(self.model.config.head.labels)), torch.nan)
+        self.taught: dict[int, Tensor] = {}
         self.result = Result()
         self.best: tuple[int, float] = (-1, 0.0)
 
@@ -157,12 +158,15 @@ class Trainer:
         return _CANDIDATE, evaluation.metric
 
     def _calibrate(self) -> None:
-        sample, limit = self.train_set.first(_CALIBRATION_EXAMPLES), self.config.batch_tokens * 2
+        samples = self.train_set.tokens[:_CALIBRATION_EXAMPLES]
+        training = self.model.training
+        self.model.eval()
         reach_ratio(
             self.model.pruner,
             self.config.flops_ratio,
-            lambda: evaluate(self.model, sample, limit, self.config.bf16).flops_ratio,
+            lambda: flops_ratio(self.model.config, carried_rows(self.model, samples)),
         )
+        self.model.train(training)
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
         """Returns the indices of every batch of the phase; equal for equal seeds, so a resumed run continues alike."""
@@ -186,8 +190,9 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
             steps = [step for step in self.model.steps if step.kind != "decide" or phase.name != "fine_tune"]
-            logits = self.model.head(self.model.finished(self.model.walk(state, steps, relaxation).hidden)).float()
-        loss = self._task_loss(logits, batch)
+            hidden = relaxation.last_states(self.model.walk(state, steps, relaxation))
+            logits = self.model.head(self.model.finished(hidden), batch.mask).float()
+        loss = self._loss(logits, batch)
         if phase.steer:
             real = batch.mask.sum(-1)
             ours = count_flops(self.model.config, real, torch.stack(relaxation.counts)).total.sum()
@@ -199,31 +204,26 @@ class Trainer:
         optimizer.step()
         return float(loss.detach())
 
-    def _task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        if self.model.config.head.kind == "regression":
-            return F.mse_loss(logits[:, 0], batch.target)
-        loss = F.cross_entropy(logits, batch.target)
-        if self.teacher is None or self.config.distil == 0:
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        kind, share = self.model.config.head.kind, self.config.distil
+        loss = task_loss(kind, logits, batch)
+        if self.teacher is None or share == 0 or kind not in DISTILLED:
             return loss
-        # Hinton et al. 2015: soft targets at a temperature, scaled by its square.
-        t = _DISTIL_TEMPERATURE
-        soft = F.kl_div(
-            F.log_softmax(logits / t, -1),
-            F.log_softmax(self._taught(batch) / t, -1),
-            log_target=True,
-            reduction="batchmean",
-        )
-        return (1 - self.config.distil) * loss + self.config.distil * t**2 * soft
+        if kind == "embedding":
+            share = 1.0
+        return (1 - share) * loss + share * DISTILLED[kind](logits, self._taught(batch), batch)
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Tensor:
-        """The teacher's logits [B, classes], computed once per example."""
+        """The teacher's logits [B, outputs] or [B, S, outputs], computed once per example."""
         assert self.teacher is not None
-        if torch.isnan(self.teacher_logits[batch.index]).any():
+        places = batch.index.tolist()
+        if any(place not in self.taught for place in places):
             with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
                 out = self.teacher(batch.input_ids, batch.mask, batch.token_type_ids)
-            self.teacher_logits[batch.index] = out.logits.float()
-        return self.teacher_logits[batch.index]
+            for place, row, length in zip(places, out.logits.float(), batch.mask.sum(1).tolist(), strict=True):
+                self.taught[place] = row[:length].clone() if row.dim() == 2 else row.clone()
+        return pad_sequence([self.taught[place] for place in places], batch_first=True)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         groups: dict[str, list] = {"pruner": [], "head": [], "encoder": []}
@@ -260,6 +260,7 @@ def _measured(losses: Sequence[float], evaluation: Evaluation, seconds: float) -
     return {
         "loss": round(sum(losses) / len(losses), 4),
         "dev_metric": round(evaluation.metric, 4),
+        **{f"dev_{name}": value for name, value in evaluation.further.items()},
         "dev_flops_ratio": round(evaluation.flops_ratio, 3),
         "dev_keep": evaluation.keep,
         "seconds": round(seconds, 1),

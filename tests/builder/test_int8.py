@@ -257,5 +257,5 @@ def test_files_of_engines_without_a_profile_go(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     int8._remove_unused(built, used, tmp_path)
     left = sorted(str(file.relative_to(tmp_path / "engines")) for file in tmp_path.rglob("stage_*"))
-    names = ["stage_1.onnx", "stage_1.weights"], ["stage_10.onnx", "stage_10.weights"]
+    names = ["stage_1.onnx", "stage_1.onnx.weights"], ["stage_10.onnx", "stage_10.onnx.weights"]
     assert left == [*(f"cpu-fp32/{name}" for name in names[0]), *(f"cpu-int8/{name}" for name in names[1])]

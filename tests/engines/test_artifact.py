@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engines import Runner
-from engines.artifact import Artifact, digest_files
+from engines.artifact import Artifact, digest_files, sealed
 from engines.backends import BACKENDS
 from engines.errors import InputError
 from tests.engines.toy import Toy
@@ -33,11 +34,11 @@ def no_engine_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def edit(directory: Path, change: Callable[[dict], object]) -> None:
-    """Changes the manifest in place."""
+    """Changes the manifest in place, and seals it again."""
     path = directory / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(sealed(manifest))
 
 
 def refusal(directory: Path) -> str:
@@ -305,3 +306,27 @@ def test_sizes_and_texts_that_no_build_writes_are_refused(copy: Path, change, pr
 def test_a_manifest_without_end_is_not_read(copy: Path) -> None:
     os.truncate(copy / "manifest.json", 2**40)
     assert "expected at most 67108864 bytes, found 1099511627776" in refusal(copy)
+
+
+def test_every_byte_of_a_manifest_counts(copy: Path) -> None:
+    """Also those of a label or of a figure, which only the seal can miss."""
+    path = copy / "manifest.json"
+    content, generator = path.read_bytes(), random.Random(0)
+    for place in {0, len(content) - 1, *generator.sample(range(len(content)), 300)}:
+        for value in (content[place] ^ 1, content[place] ^ 0x20, ord("0")):
+            changed = content[:place] + bytes([value]) + content[place + 1 :]
+            if changed != content:
+                path.write_bytes(changed)
+                with pytest.raises(InputError) as caught:
+                    Artifact.read(copy)
+                assert "\n" not in str(caught.value), "one line"
+
+
+def test_an_artifact_from_before_there_were_seals_opens(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+    del manifest["seal"]
+    (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert Artifact.open(copy).manifest.max_length == 24
+    manifest["seal"] = "0" * 64  # not where it is written
+    (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert "found no seal in front; the artifact is damaged" in refusal(copy)

@@ -181,7 +181,7 @@ def test_an_input_that_is_passed_through(tmp_path: Path, provider: str) -> None:
 
 def test_large_weights_are_in_a_file_of_their_own(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_graph, "_SHARED_FROM", 64)
-    out, weights = tmp_path / "engines", tmp_path / "engines" / "stage_0.weights"
+    out, weights = tmp_path / "engines", tmp_path / "engines" / "stage_0.onnx.weights"
     cpu_graph.write_cpu_graph(graph, [SMALL, LARGE], out / "stage_0.onnx")
     assert sorted(out.iterdir()) == [out / "stage_0.onnx", weights]
     assert weights.stat().st_size >= Toy().table.nbytes

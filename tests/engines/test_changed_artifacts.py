@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 import pytest
 
 from engines import Runner, files
+from engines.artifact import sealed
 from engines.backends import cpu_graph
 from engines.buckets import parse_buckets
 from engines.errors import InputError
@@ -79,7 +80,7 @@ def test_engines_that_the_manifest_confuses_are_refused(toy_artifact, tmp_path: 
     files = {record["stage"]: record["file"] for record in manifest["engines"]}
     for record in manifest["engines"]:
         record["file"] = files[{one: other, other: one}.get(record["stage"], record["stage"])]
-    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (path / "manifest.json").write_bytes(sealed(manifest))
     with pytest.raises(InputError, match=r"expected an engine that (takes|returns)"):
         Runner(path, provider=provider)([words(2)])
 
@@ -93,6 +94,6 @@ def test_weights_that_the_manifest_does_not_list_are_not_read(
     manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     for name in [name for name in manifest["files"] if name.endswith(".weights")]:
         del manifest["files"][name]
-    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (path / "manifest.json").write_bytes(sealed(manifest))
     with pytest.raises(InputError, match=r"\.weights is used but has no digest"):
         Runner(path, provider=provider)([words(9)])

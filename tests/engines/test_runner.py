@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines import Runner
+from engines.artifact import sealed
 from engines.errors import InputError, SkimError
 from engines.loading import on_all_cores
 from engines.tokenization import Tokens
@@ -162,7 +163,7 @@ def test_another_number_of_labels_than_outputs_is_an_error(toy_artifact, tmp_pat
     path = Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
     manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     manifest["head"]["labels"] = labels
-    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    (path / "manifest.json").write_bytes(sealed(manifest))
     with pytest.raises(InputError, match=f"a label for each of the model's 2 outputs, found {len(labels)}"):
         Runner(path)(words(2))
 

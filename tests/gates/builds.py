@@ -124,11 +124,11 @@ def reseal(artifact: Path) -> None:
 
 
 def edit_manifest(artifact: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Changes the JSON of a manifest, which need not be valid afterwards."""
+    """Changes the JSON of a manifest, which need not be valid afterwards, and seals it again."""
     path = artifact / layout.MANIFEST_NAME
     content = json.loads(path.read_text("utf-8"))
     edit(content)
-    path.write_text(json.dumps(content), "utf-8")
+    path.write_bytes(layout.sealed(content))
 
 
 def set_attribute(graph: Path, name: str, value: float) -> None:

@@ -114,7 +114,7 @@ def changed_function(artifact: Path) -> None:
 
 def scaled_weights(artifact: Path) -> None:
     """The weights that the engines of a stage share, off by 1 %."""
-    (path,) = (artifact / "engines/cpu-fp32").glob("stage_1.weights")
+    (path,) = (artifact / "engines/cpu-fp32").glob("stage_1.onnx.weights")
     path.write_bytes((np.frombuffer(path.read_bytes(), np.float32) * np.float32(1.01)).tobytes())
 
 

@@ -119,7 +119,9 @@ class Baked(Stage):
     mistake = ""
     output_names = ("logits",)
 
-    def forward(self, first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, ...]:
+    def forward(  # type: ignore[override]
+        self, first: Tensor, second: Tensor, third: Tensor
+    ) -> tuple[Tensor, ...]:
         """[B, S], a mean that differs where the size of the trace is taken for the size of the input."""
         length = 24 if torch.compiler.is_exporting() else first.shape[1]
         total = (first + second + third).float()

@@ -17,6 +17,7 @@ from engines.backends import choose_backend
 from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
+from pipeline.builder.graphs import ExportOnce
 from pipeline.builder.profile import _key, cost_table, profiled_stages
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import decision_layers
@@ -148,13 +149,13 @@ def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
         return build(graph, *more)
 
     monkeypatch.setattr(backend, "build", counting)
-    scheme = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(model), 1.0))
-    table = cost_table(model, target, (1,), threads=1, scheme=scheme)
+    scheme, export = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(model), 1.0)), ExportOnce()
+    table = cost_table(model, target, (1,), 1, scheme, export)
     assert max(products) == len(scheme.ranges) == 24  # the whole model
 
     def measured(scheme: QuantizationScheme | None) -> bool:
         products.clear()
-        cost_table(model, target, (1,), threads=1, scheme=scheme)
+        cost_table(model, target, (1,), 1, scheme, export)
         return bool(products)
 
     other = scheme.model_copy(update={"ranges": dict.fromkeys(scheme.ranges, 2.0)})

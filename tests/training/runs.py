@@ -9,8 +9,9 @@ from calib.data import Example
 from engines.tokenization import TextEncoder
 from pipeline.model import load_checkpoint
 from pipeline.training.batches import Sets, TokenisedSet
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import RunConfig, TrainConfig
 from pipeline.training.setup import Trainee, make_trainee
+from pipeline.training.suited import suited
 from pipeline.training.trainer import Trainer
 from tests.conftest import WORDS
 
@@ -28,8 +29,8 @@ def make_examples(count: int, seed: int) -> list[Example]:
     return examples
 
 
-def make_config(backbone: Path | None, method: str, **changes) -> TrainConfig:
-    return TrainConfig(
+def make_config(backbone: Path | None, method: str, **changes) -> RunConfig:
+    given = TrainConfig(
         **{
             "method": method,
             "data": "train.jsonl",
@@ -42,14 +43,15 @@ def make_config(backbone: Path | None, method: str, **changes) -> TrainConfig:
             **changes,
         }
     )
+    return suited(given)
 
 
-def make_set(config: TrainConfig, trainee: Trainee, count: int, seed: int) -> TokenisedSet:
+def make_set(config: RunConfig, trainee: Trainee, count: int, seed: int) -> TokenisedSet:
     tokens = TextEncoder(trainee.tokenizer, config.max_length)
     return TokenisedSet(make_examples(count, seed), tokens, LABELS, pad_token_id=0)
 
 
-def make_trainer(config: TrainConfig, out: Path, examples: int = 24, content: dict[str, str] | None = None) -> Trainer:
+def make_trainer(config: RunConfig, out: Path, examples: int = 24, content: dict[str, str] | None = None) -> Trainer:
     """A run from its very start, as the verb makes it; `content`: what digests it is told of its inputs."""
     trainee = make_trainee(config, LABELS)
     train, dev = make_set(config, trainee, examples, seed=1), make_set(config, trainee, 8, seed=2)

@@ -83,7 +83,8 @@ def test_a_pruned_run_continues_adapters_and_loading_them_needs_no_peft(tiny_bac
     code = "import pipeline.model as m, sys; m.load_checkpoint(sys.argv[1]); assert 'peft' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     with pytest.raises(InputError, match="adapters of rank 2; pass --adapter-rank 2"):
-        make_trainee(make_config(None, "ltp", init=str(tmp_path)), LABELS)
+        make_trainee(make_config(None, "ltp", init=str(tmp_path), adapter_rank=0), LABELS)
+    assert make_config(None, "ltp", init=str(tmp_path)).adapter_rank == 2
 
 
 def test_learned_thresholds_are_saved_as_the_model_uses_them(tiny_backbone: Path, tmp_path: Path) -> None:

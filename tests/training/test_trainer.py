@@ -200,6 +200,7 @@ def test_a_pruned_model_learns_from_its_dense_teacher(tiny_backbone: Path, tmp_p
     assert torch.equal(before, dense.model.state_dict()["head.classifier.weight"])
     # With distillation alone the labels play no part: wrong ones lead to the same model.
     wrong = make_trainer(config, tmp_path / "wrong")
+    assert isinstance(wrong.train_set.targets, torch.Tensor)
     wrong.train_set.targets = 1 - wrong.train_set.targets
     trainer.run()
     wrong.run()

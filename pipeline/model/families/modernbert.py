@@ -51,9 +51,10 @@ def _global_layers(raw: Raw, problems: Problems) -> list[int]:
 
 def _head(raw: Raw, problems: Problems) -> dict[str, Any]:
     pooling = raw.get("classifier_pooling", "cls")
-    if pooling != "cls" and "SequenceClassification" in str(raw.get("architectures")):
-        problems.append(f"classifier_pooling must be 'cls': a head reads the first token, found {pooling!r}")
+    if pooling not in ("cls", "mean") and "SequenceClassification" in str(raw.get("architectures")):
+        problems.append(f"classifier_pooling must be 'cls' or 'mean', found {pooling!r}")
     return {
+        "pooling": "mean" if pooling == "mean" else "first",
         "dense": True,
         "dense_bias": raw.get("classifier_bias", False),
         "activation": activation(raw, problems, "classifier_activation"),

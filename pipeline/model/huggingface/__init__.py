@@ -13,6 +13,7 @@ from engines.errors import InputError
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.families import FAMILIES
 from pipeline.model.huggingface.config import reads_every_token, translate
+from pipeline.model.huggingface.embedder import read_embedder
 from pipeline.model.huggingface.layout import encoder_directory, locate_backbone, read_json_object
 from pipeline.model.huggingface.weights import our_tensors, tensor_shapes, weights_digest
 from pipeline.model.huggingface.weights import rename as names_of
@@ -33,7 +34,12 @@ def read_huggingface_config(directory: Path, backbone: bool = False) -> Checkpoi
     """Configuration (method dense) of a Hugging Face directory; of a `backbone` with any labels. Raises InputError."""
     home = encoder_directory(directory)
     raw = read_json_object(home / "config.json")
-    return translate(raw, home, backbone, None if backbone else _classifier_rows(raw, home))
+    config = translate(raw, home, backbone, None if backbone else _classifier_rows(raw, home))
+    embedder = None if backbone else read_embedder(directory, config.encoder.hidden_size)
+    if embedder is None:
+        return config
+    longest = min(config.max_length, embedder.max_length or config.max_length)
+    return config.model_copy(update={"head": embedder.head, "max_length": longest})
 
 
 def _classifier_rows(raw: Mapping[str, Any], home: Path) -> int | None:
@@ -52,6 +58,10 @@ def read_huggingface(directory: Path, backbone: bool = False) -> tuple[Checkpoin
     home = encoder_directory(directory)
     model_type = read_json_object(home / "config.json")["model_type"]
     weights = our_tensors(home, FAMILIES[model_type], config.head.token_level)
+    if config.head.kind == "embedding":  # a pooler that the encoder brings is no part of it
+        weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
+        embedder = read_embedder(directory, config.encoder.hidden_size)
+        weights |= {} if embedder is None else embedder.weights()
     if _SEGMENTS in weights and config.encoder.type_vocab_size == 1:
         # The tokenizer gives no segments: the first row is added to every token, and no other ever is.
         weights[_SEGMENTS] = weights[_SEGMENTS][:1]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from calib.row import shortened
 from engines.errors import InputError, validation_problems
+from engines.head import KINDS, HeadKind
 from engines.limits import LABELS
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
 from pipeline.model.families import FAMILIES
@@ -17,8 +18,8 @@ from pipeline.model.families.base import REQUIRED, Family, Problems, Raw
 from pipeline.model.huggingface.layout import gives_segments, token_limit
 
 _OF_THE_TASK = ("id2label", "label2id", "num_labels", "problem_type", "sentence_transformers")
-_PROBLEM_TYPES = (None, "single_label_classification", "regression")
-_HEADS = {
+_PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
+_HEADS: dict[str, HeadKind] = {
     "SequenceClassification": "classification",
     "QuestionAnswering": "question_answering",
     "TokenClassification": "tagging",
@@ -87,16 +88,20 @@ def _encoder(raw: Raw, family: Family, problems: Problems) -> dict[str, Any]:
 def _head(raw: Raw, family: Family, outputs: int | None, problems: Problems) -> dict[str, Any]:
     """The fields of HeadConfig, by the class that was saved."""
     kind, labels = _kind(raw, problems), _labels(raw, outputs, problems)
+    if kind == "classification" and raw.get("problem_type") == "multi_label_classification":
+        kind = "multi_label"
     if kind == "classification" and (raw.get("problem_type") == "regression" or len(labels) == 1):
         kind = "regression"
     parts = family.head(raw, problems)
+    if KINDS[kind].per_token:
+        parts.pop("pooling", None)
     return {"kind": kind, "labels": labels, **parts, "output": _output(raw, kind, problems)}
 
 
-def _kind(raw: Raw, problems: Problems) -> str:
+def _kind(raw: Raw, problems: Problems) -> HeadKind:
     if raw.get("problem_type") not in _PROBLEM_TYPES:
         known = " or ".join(repr(name) for name in _PROBLEM_TYPES if name)
-        problems.append(f"problem_type must be {known}: a text gets one label, found {raw['problem_type']!r}")
+        problems.append(f"problem_type must be {known}, found {raw['problem_type']!r}")
     saved = raw.get("architectures") or [""]
     if not isinstance(saved, list) or not isinstance(saved[0], str):
         problems.append(f"architectures must be a list of class names, found {saved!r}")
@@ -106,7 +111,7 @@ def _kind(raw: Raw, problems: Problems) -> str:
 
 def reads_every_token(raw: Raw) -> bool:
     """Whether the class that was saved has a head for tokens."""
-    return _kind(raw, []) in ("question_answering", "tagging")
+    return KINDS[_kind(raw, [])].per_token
 
 
 def _output(raw: Raw, kind: str, problems: Problems) -> str:

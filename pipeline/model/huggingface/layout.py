@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import InputError
+from pipeline.model.packages import PACKAGED, locate
 
 _MODULES = "modules.json"
 
@@ -23,9 +24,14 @@ def read_json_object(source: Path) -> dict[str, Any]:
 
 
 def locate_backbone(name: str) -> Path:
-    """Directory of a backbone given as a path or as an installed package that carries a model (in `model/`)."""
+    """Directory of a backbone given as a path or as an installed package that carries a model (in `model/`).
+
+    The packages of `PACKAGED` carry theirs in another form, which is unpacked.
+    """
     if is_model(Path(name)):
         return Path(name)
+    if name in PACKAGED:
+        return locate(name)
     module = name.replace("-", "_")
     spec = importlib.util.find_spec(module) if re.fullmatch(r"\w+", module) else None
     for root in (spec.submodule_search_locations or []) if spec else []:
@@ -49,10 +55,21 @@ def encoder_directory(directory: Path) -> Path:
         return directory
     for kind, path in _modules(directory):
         if kind.endswith("Transformer"):
-            if Path(path).is_absolute() or ".." in Path(path).parts:
-                raise InputError(f"{directory / _MODULES}: expected a folder in its own, found {path!r}")
-            return directory / path
+            return directory / _inside(directory, path)
     raise InputError(f"{directory / _MODULES}: expected a module of type Transformer, found none")
+
+
+def module_folders(directory: Path) -> list[tuple[str, Path]]:
+    """The kind, such as Pooling, and the folder of every module of sentence-transformers; [] in another directory."""
+    if not (directory / _MODULES).is_file():
+        return []
+    return [(kind.rpartition(".")[2], directory / _inside(directory, path)) for kind, path in _modules(directory)]
+
+
+def _inside(directory: Path, path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise InputError(f"{directory / _MODULES}: expected a folder in its own, found {path!r}")
+    return path
 
 
 def described_modules(directory: Path) -> str | None:

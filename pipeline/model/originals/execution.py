@@ -60,7 +60,7 @@ def run_ltp(model: PrunedTransformer, batch: PaddedBatch) -> Run:
         keep = decided
         alive.append(keep)
         scores.append(score)
-    return Run(model.head(state), state, torch.stack(alive), torch.stack(scores))
+    return Run(model.head(state, batch.mask), state, torch.stack(alive), torch.stack(scores))
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def run_transkimmer(model: PrunedTransformer, batch: PaddedBatch, noise: torch.G
         final = torch.where(keep[:, :, None], state, final)
         alive.append(keep)
         scores.append(score)
-    return Run(model.head(final), final, torch.stack(alive), torch.stack(scores))
+    return Run(model.head(final, batch.mask), final, torch.stack(alive), torch.stack(scores))
 
 
 Decision = Callable[[int, Tensor], tuple[Tensor, Tensor]]

@@ -1,0 +1,126 @@
+"""Labels that are more than one name: many labels of a text, spans in it, answers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from calib.labels import read_label
+from engines.entities import OUTSIDE, split_tag
+from engines.head import HeadKind
+
+_FORMS = (
+    'expected a list of labels, of spans such as {"start": 0, "end": 4, "label": "PER"}, or answers such as '
+    '{"text": ["in Rome"], "answer_start": [12]}'
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a text, in the order of the file; perhaps none."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Labelled pieces of a text: (first character, the one behind the last, label), in order."""
+
+    spans: tuple[tuple[int, int, str], ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers that a question has in its text: (first character, text); none where it has no answer."""
+
+    spans: tuple[tuple[int, str], ...]
+
+
+Target = Labels | Spans | Answers
+
+KIND_OF: Mapping[type, HeadKind] = {Labels: "multi_label", Spans: "tagging", Answers: "question_answering"}
+"""The head that learns from a target."""
+
+
+def is_target(label: object) -> bool:
+    """Whether a label of a file is a target, and no single label."""
+    return isinstance(label, list | tuple | dict)
+
+
+def read_target(label: object, text: str, context: str) -> Target:
+    """The target that a label of a file is; spans lie in `text`, answers in `context`. Raises ValueError.
+
+    An empty list is `Labels`, see `as_others`.
+    """
+    if isinstance(label, dict):
+        if not {"text", "answer_start"} <= label.keys():
+            raise ValueError(f"{_FORMS}, found an object with the keys {', '.join(map(str, label))}")
+        texts, starts = (
+            value if isinstance(value, list) else [value] for value in (label["text"], label["answer_start"])
+        )
+        if len(texts) != len(starts):
+            raise ValueError(f"expected a start for every answer, found {len(starts)} for {len(texts)}")
+        return Answers(tuple(_answer(start, answer, context) for start, answer in zip(starts, texts, strict=True)))
+    assert isinstance(label, list | tuple)
+    if any(isinstance(entry, dict) and "answer_start" in entry for entry in label):
+        return Answers(tuple(_answer(entry.get("answer_start"), entry.get("text"), context) for entry in label))
+    if any(isinstance(entry, dict | list | tuple) for entry in label):
+        return Spans(tuple(sorted(_span(entry, text) for entry in label)))
+    return Labels(tuple(dict.fromkeys(read_label(entry) for entry in label)))
+
+
+def read_words(words: Sequence[object], tags: object) -> tuple[str, Spans]:
+    """A text of words, a blank between them, and the spans that their tags mark. Raises ValueError."""
+    if not all(isinstance(word, str) and word.strip() for word in words) or not words:
+        raise ValueError(f"expected a text, or a list of words, found {list(words)!r:.80}")
+    if not isinstance(tags, list | tuple) or len(tags) != len(words) or not all(isinstance(t, str) for t in tags):
+        raise ValueError(f"expected a tag such as B-PER for each of {len(words)} words, found {tags!r:.80}")
+    spans: list[tuple[int, int, str]] = []
+    place, before = 0, OUTSIDE
+    for word, tag in zip(map(str, words), tags, strict=True):
+        begins, label = split_tag(tag)
+        if tag != OUTSIDE and (begins or label != before):
+            spans.append((place, place + len(word), label))
+        elif tag != OUTSIDE:
+            spans[-1] = (spans[-1][0], place + len(word), label)
+        place, before = place + len(word) + 1, label
+    return " ".join(map(str, words)), Spans(tuple(spans))
+
+
+def as_others(targets: Sequence[Target]) -> list[Target]:
+    """The targets of one file, in which an empty list is what the others are. Raises ValueError where they differ."""
+    kinds = {type(target) for target in targets if target != Labels(())}
+    if len(kinds) > 1:
+        raise ValueError(f"expected one kind of labels, found {' and '.join(sorted(KIND_OF[kind] for kind in kinds))}")
+    empty: Target = Spans(()) if kinds == {Spans} else Answers(()) if kinds == {Answers} else Labels(())
+    return [empty if target == Labels(()) else target for target in targets]
+
+
+def target_names(targets: Iterable[Target]) -> list[str]:
+    """The labels of a new model that learns from these: of spans the tags that mark them."""
+    targets = list(targets)
+    if any(isinstance(target, Answers) for target in targets):
+        return ["start", "end"]
+    spans = sorted({label for target in targets if isinstance(target, Spans) for _, _, label in target.spans})
+    if any(isinstance(target, Spans) for target in targets):
+        return [OUTSIDE, *(f"{mark}-{label}" for label in spans for mark in "BI")]
+    return sorted({name for target in targets if isinstance(target, Labels) for name in target.names})
+
+
+def _span(entry: object, text: str) -> tuple[int, int, str]:
+    fields = [entry.get(name) for name in ("start", "end", "label")] if isinstance(entry, dict) else entry
+    if not isinstance(fields, list | tuple) or len(fields) != 3:
+        raise ValueError(f"expected a start, an end and a label, found {entry!r:.80}")
+    start, end, label = fields
+    if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
+        raise ValueError(f"expected a span within the {len(text)} characters of the text, found {entry!r:.80}")
+    return start, end, read_label(label)
+
+
+def _answer(start: object, answer: object, text: str) -> tuple[int, str]:
+    if not isinstance(start, int) or not isinstance(answer, str):
+        raise ValueError(f"expected an answer and its first character, found {answer!r:.80} and {start!r:.20}")
+    if not answer or text[start : start + len(answer)] != answer:
+        found = text[max(0, start) : max(0, start) + len(answer)]
+        raise ValueError(f"expected the answer {answer!r:.80} at character {start}, found {found!r:.80}")
+    return start, answer

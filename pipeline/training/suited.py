@@ -1,0 +1,96 @@
+"""Settings that suit the model that a run starts from, for those that nobody has given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from engines.errors import InputError
+from pipeline.model.checkpoint import CONFIG_NAME, read_config
+from pipeline.model.config import CheckpointConfig, EncoderConfig
+from pipeline.model.flops import count_flops, dense_flops
+from pipeline.model.huggingface import locate_backbone, read_huggingface_config
+from pipeline.model.huggingface.layout import is_model
+from pipeline.training.config import RunConfig, TrainConfig
+from pipeline.training.evaluation import LEARN_THEIR_RATIO, REACHED
+
+_ADAPTER_RATE = _FRESH_HEAD_RATE = 5e-4
+_BASE_RATE, _BASE_WIDTH = 3e-5, 768
+"""Learning rate of all weights at the width of BERT base. Narrower models need and bear larger ones."""
+_WHOLE = 150e6
+"""Most weights in layers that are all trained: AdamW holds four numbers for each."""
+_RANK = 16
+_BACKBONE_LENGTH = 256
+"""Tokens per input that a new model is made for: attention makes more of them expensive to train."""
+
+
+def suited(config: TrainConfig) -> RunConfig:
+    """The settings with nothing left open: length, adapters, learning rates. Raises InputError for no such start."""
+    start = _start(config)
+    rank = config.adapter_rank
+    if rank is None:
+        ours = config.init is not None and (Path(config.init) / CONFIG_NAME).is_file()
+        known = start.adapter.rank if start.adapter else 0
+        rank = known if ours or weights_in_layers(start.encoder) <= _WHOLE else _RANK
+    lr = config.lr or (_ADAPTER_RATE if rank else whole_rate(start.encoder.hidden_size))
+    longest = start.max_length if config.init else min(_BACKBONE_LENGTH, start.max_length)
+    found = {
+        "adapter_rank": rank,
+        "lr": lr,
+        "head_lr": config.head_lr or (lr if config.init else _FRESH_HEAD_RATE),
+        "max_length": config.max_length or longest,
+    }
+    return RunConfig.model_construct(config.model_fields_set, **{**dict(config), **found})
+
+
+def whole_rate(width: int) -> float:
+    """The learning rate of all weights of an encoder of this width."""
+    return round(min(_ADAPTER_RATE, _BASE_RATE * (_BASE_WIDTH / width) ** 1.5), 7)
+
+
+def weights_in_layers(encoder: EncoderConfig) -> int:
+    """Weights of the layers' matrices, without embeddings."""
+    width, inner = encoder.hidden_size, encoder.intermediate_size
+    return (4 * width**2 + encoder.feed_forward_products * width * inner) * (encoder.layer_groups or encoder.layers)
+
+
+def refuse_unreachable(config: TrainConfig, model: CheckpointConfig, lengths: list[int]) -> None:
+    """Raises InputError for a FLOPs ratio that the model could not reach if it dropped all that it may.
+
+    lengths: tokens of the training texts.
+    """
+    if config.method not in LEARN_THEIR_RATIO:
+        return
+    most = most_ratio(model, torch.tensor(lengths))
+    if most < REACHED * config.flops_ratio:
+        deciding = ", ".join(map(str, deciding_layers(model)))
+        raise InputError(
+            f"--flops-ratio {config.flops_ratio:g}: a model that decides at layers {deciding} reaches at most "
+            f"{most:.2f} on these texts, even if it drops every token but the first; ask for less, or let an earlier "
+            "layer decide with --decide-at"
+        )
+
+
+def most_ratio(model: CheckpointConfig, lengths: torch.Tensor) -> float:
+    """Dense FLOPs over those of a model that drops all but the first token at its first decision; lengths [samples]."""
+    counts = lengths.expand(model.encoder.layers, -1).clone()
+    counts[min(deciding_layers(model), default=model.encoder.layers) :] = 1
+    return float(dense_flops(model, lengths).total.sum() / count_flops(model, lengths, counts).total.sum())
+
+
+def deciding_layers(model: CheckpointConfig) -> list[int]:
+    """The layers at which tokens can be dropped."""
+    if model.pruner.method == "transkimmer":
+        chosen = model.pruner.decides_at
+        return list(range(model.encoder.layers)) if chosen is None else sorted(chosen)
+    return model.pruner.reads_attention_at
+
+
+def _start(config: TrainConfig) -> CheckpointConfig:
+    if config.backbone is not None:
+        return read_huggingface_config(locate_backbone(config.backbone), backbone=True)
+    source = Path(config.init or "")
+    if not (source / CONFIG_NAME).is_file() and not is_model(source):
+        raise InputError(f"--init {source}: expected a {CONFIG_NAME} or a Hugging Face config.json, found neither")
+    return read_config(source)
