@@ -66,8 +66,7 @@ class TorchExecution:
         """Where a tensor lies from now on."""
         import torch
 
-        tensor = {**self._executable.inputs, **self._executable.outputs}[name]
-        view = torch.as_tensor(_Memory(address, tensor), device="cuda")
+        view = tensor_at(address, {**self._executable.inputs, **self._executable.outputs}[name])
         self._views[name] = view.view(torch.bfloat16) if name in self._executable.narrow else view
 
     def enqueue(self, stream: int) -> None:
@@ -82,6 +81,13 @@ class TorchExecution:
                 found = self._executable.run([self._views[name] for name in self._executable.inputs])
                 for name, value in zip(self._executable.outputs, found, strict=True):
                     self._views[name].copy_(value)
+
+
+def tensor_at(address: int, tensor: Tensor) -> Any:
+    """The array at an address of the GPU, as a tensor of PyTorch over the same memory."""
+    import torch
+
+    return torch.as_tensor(_Memory(address, tensor), device="cuda")
 
 
 class _Memory:

@@ -58,9 +58,15 @@ def test_a_build_passes_every_gate_and_answers_as_openvino_does(built: Built) ->
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.retention == other.retention and mine.label == other.label
         assert np.allclose(mine.logits, other.logits, atol=1e-4)
-    assert run_verb(parity, artifact.path, "--checkpoint", built.checkpoint, "--data", built.data, "--samples", 12) == 0
 
 
+@pytest.mark.slow
+def test_parity_holds(built: Built) -> None:
+    checkpoint = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", 12)
+    assert run_verb(parity, for_torch(built), *checkpoint) == 0
+
+
+@pytest.mark.slow
 def test_an_unchanged_engine_is_taken_and_not_compiled_again(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {record.file: record.key for record in Artifact.open(for_torch(built)).manifest.engines}
     monkeypatch.setattr(TorchCpuBackend, "build", lambda *given: pytest.fail("it was compiled again"))
