@@ -18,6 +18,8 @@ import pytest
 from engines.artifact import Artifact
 from engines.runner import Runner
 from pipeline import build, parity, run, train
+from tests.engines.driving import INNER
+from tests.engines.host_device import HostDevice, HostDeviceBackend, plain_regroup
 from tests.gates.builds import run_verb
 
 Row = dict[str, Any]
@@ -112,6 +114,11 @@ def check_answer(kind: str, found: Row, labels: list[str]) -> None:
         assert found["label"] is None and len(found["logits"]) == 1
 
 
+def device() -> HostDeviceBackend:
+    """The same engines with their rows on a device, to which the means' parts go and come back."""
+    return HostDeviceBackend(INNER, HostDevice(plain_regroup))
+
+
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_head_goes_all_the_way(
     kind: str, tmp_path: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture[str]
@@ -143,8 +150,12 @@ def test_a_head_goes_all_the_way(
     assert run_verb(run, out, *text, "--answers", 2) == 0
     check_answer(kind, json.loads(capsys.readouterr().out), manifest.head.labels)
     if kind == "embedding":
-        (prediction,) = Runner(out)(["w7 w4 w5"])
-        assert isinstance(prediction.embedding, np.ndarray) and prediction.embedding.dtype == np.float32
+        texts = [" ".join(words(random.Random(seed))) for seed in range(9)]
+        on_host, on_device = (Runner(out, target)(texts) for target in ("auto", device()))
+        for ours, theirs in zip(on_host, on_device, strict=True):
+            assert isinstance(ours.embedding, np.ndarray) and ours.embedding.dtype == np.float32
+            assert theirs.embedding is not None and np.abs(ours.embedding - theirs.embedding).max() < 1e-6
+            assert ours.retention == theirs.retention
 
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "own-model.md"
