@@ -14,6 +14,7 @@ from calib.correlation import ranks, spearman
 from calib.data import Example, examples_digest, label_names, read_data
 from calib.metric import labelled, measure
 from calib.overlap import answer_f1, exact_match, macro_f1, micro_f1
+from calib.summary import oddities, summary
 from calib.targets import Answers, Labels, Spans, target_names
 from engines.errors import InputError
 from engines.head import Head
@@ -76,6 +77,15 @@ def test_answers_are_as_in_squad(tmp_path: Path) -> None:
 def test_labels_that_mean_nothing_are_refused(tmp_path: Path, rows: list[dict], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, *rows)
+
+
+def test_what_was_taken_is_said() -> None:
+    several = [Example("x", "", target=Labels(("a", "b"))), Example("y", "", target=Labels(("a",)))]
+    assert "several labels a text: a (2), b (1);" in summary("data", several, False) and not oddities(several, False)
+    spans = [Example("Bob", "", target=Spans(((0, 3, "PER"),)))]
+    assert "entities: PER (1);" in summary("data", spans, False)
+    asked = [Example("who?", "", "Bob", target=Answers(((0, "Bob"),))), Example("who?", "", "x", target=Answers(()))]
+    assert "2 rows pairs, questions, 1 of them without an answer;" in summary("data", asked, False)
 
 
 def test_entities_are_counted_as_by_seqeval() -> None:
