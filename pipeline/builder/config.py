@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from calib.row import Columns
 from engines.binding import Compatibility, ComputeCapability
 from engines.errors import InputError, validation_problems
 from pipeline.planning.costs import DEVICES
@@ -58,14 +59,18 @@ class BuildConfig(BaseModel):
     checkpoint: Path = DEMO / "ltp"
     dense: Path | None = None
     target: Literal["cpu", "torch", "tensorrt", "tensorrt-rtx"] = "cpu"
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
     max_profiles: int = Field(512, gt=0)
+    memory: int | None = Field(None, gt=0)
     token_budget: int | None = Field(None, gt=0)
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False
     data: str = "movie-reviews"
+    label: str | None = None
+    text: str | None = None
+    text_b: str | None = None
     samples: int = Field(256, gt=0)
     metric_samples: int = Field(512, gt=0)
     max_drop: float = Field(1.0, allow_inf_nan=False)
@@ -83,6 +88,15 @@ class BuildConfig(BaseModel):
     out: Path = Path("artifact")
     force: bool = False
     resume: bool = True
+
+    def in_precision(self, precision: str) -> BuildConfig:
+        """The same build in a precision that the target may have."""
+        return self.model_copy(update={"precision": precision})
+
+    @property
+    def settled(self) -> BuildConfig:
+        """The same build; of `auto`, where nothing was compared yet, in fp32, which every target has."""
+        return self.in_precision("fp32") if self.precision == "auto" else self
 
     @property
     def torch_device(self) -> str | None:
@@ -105,6 +119,11 @@ class BuildConfig(BaseModel):
         """The dense model to compare with: the one named, or the shipped one for a shipped checkpoint."""
         shipped = self.checkpoint.resolve().parent == DEMO and self.checkpoint.name != "dense"
         return self.dense or (DEMO / "dense" if shipped else None)
+
+    @property
+    def columns(self) -> Columns | None:
+        """What the files call their columns; None: as usual."""
+        return Columns.given(self.label, self.text, self.text_b)
 
     @property
     def arguments(self) -> list[str]:

@@ -8,12 +8,15 @@ from rich.table import Table
 from calib.int8.calibrate import Calibration
 from engines.buckets import within_budget
 from engines.errors import InputError
+from engines.memory import engine_bytes
 from engines.writing import write_whole
 from pipeline.builder.profile import cost_table
 from pipeline.builder.typical import TypicalTexts
 from pipeline.builder.work import Work
+from pipeline.graph.precision import DTYPES
 from pipeline.model.reference import Reference
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
+from pipeline.planning.memory import best_within
 from pipeline.planning.plan import ChosenPlan, Planner, describe, describe_knees, finest_for, padding
 from pipeline.planning.simple import choose_cuts
 
@@ -37,12 +40,10 @@ def choose_plan(work: Work, reference: Reference, calibration: Calibration | Non
         plan = _as_asked(work, reference)
     else:
         planner = _planner(work, calibration)
-        plan = planner.best()
+        plan = planner.best() if config.memory is None else _within_memory(work, planner, config.memory << 20)
         if config.explain:
             explain(planner, plan, work.progress.console)
-    if config.token_budget is not None:
-        larger = tuple(tuple(within_budget(buckets, config.token_budget)) for buckets in plan.buckets)
-        plan = plan.model_copy(update={"buckets": larger})
+    plan = _with_larger(plan, config.token_budget)
     if planner is not None:
         plan = planner.timed(plan)
     write_whole(path, (plan.model_dump_json(indent=1) + "\n").encode())
@@ -50,10 +51,35 @@ def choose_plan(work: Work, reference: Reference, calibration: Calibration | Non
     return plan
 
 
+def _with_larger(plan: ChosenPlan, token_budget: int | None) -> ChosenPlan:
+    """Returns the plan with the larger batches that a token budget allows."""
+    if token_budget is None:
+        return plan
+    larger = tuple(tuple(within_budget(buckets, token_budget)) for buckets in plan.buckets)
+    return plan.model_copy(update={"buckets": larger})
+
+
+def _within_memory(work: Work, planner: Planner, limit: int) -> ChosenPlan:
+    """Returns the best plan whose engines take at most `limit` bytes. Raises InputError where none does."""
+    target, config, encoder = work.start.target, work.config, planner.model.config.encoder
+    precision = target.graph_precision
+    weights = sum(part.numel() for part in planner.model.parameters()) * DTYPES[precision].itemsize
+    if target.chooses_int8_by_time:
+        weights += weights // 4  # both engines stay where each is the faster one for some bucket
+
+    def bytes_of(plan: ChosenPlan) -> int:
+        stages = _with_larger(plan, config.token_budget).buckets
+        sizes = [weights, *[0] * (len(stages) - 1)]
+        pairs = zip(sizes, stages, strict=True)
+        return sum(engine_bytes(encoder, target.backend.target, precision, size, held) for size, held in pairs)
+
+    return best_within(planner, limit, bytes_of)
+
+
 def _as_asked(work: Work, reference: Reference) -> ChosenPlan:
     """Returns the stages and buckets of the command line, or the default ones, without planning."""
     config, start = work.config, work.start
-    planned = {"explain", "max_profiles"} | ({"device"} if config.sheet is not None else set())
+    planned = {"explain", "max_profiles", "memory"} | ({"device"} if config.sheet is not None else set())
     if unused := sorted(config.model_fields_set & planned):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         work.progress.console.print(f"note: nothing is planned here, so {flags} change nothing", highlight=False)

@@ -45,6 +45,7 @@ class BuildTarget:
 
         Raises InputError for settings that the target does not have, TargetError if something is missing here.
         """
+        config = config.settled
         if config.frontend == "torch-tensorrt":
             _refuse_tracing(config)
         if config.export_only:

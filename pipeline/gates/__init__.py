@@ -4,7 +4,7 @@ from pipeline.gates.decisions import decision_parity
 from pipeline.gates.metric import int8_changed, int8_metric, task_metric
 from pipeline.gates.numeric import numeric_parity
 from pipeline.gates.planned import attention_gate, int8_products_gate
-from pipeline.gates.provenance import Origin, provenance
+from pipeline.gates.provenance import Origin, bound_engines, provenance
 from pipeline.gates.reference import reference_parity
 from pipeline.model.reference import Reference
 
@@ -12,6 +12,7 @@ __all__ = [
     "Origin",
     "Reference",
     "attention_gate",
+    "bound_engines",
     "decision_parity",
     "int8_changed",
     "int8_metric",

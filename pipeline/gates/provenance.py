@@ -66,11 +66,21 @@ def provenance(origin: Origin, folder: Path, manifest: Manifest) -> Gate:
             free = [record for record in manifest.engines if not _is_bound(record)]
             again = Path(scratch) / "again"
             problems += engine_differences(folder, manifest, free, again)
-            figures |= {
-                "engines_made_again": len(free),
-                "engines_bound_to_a_machine": len(manifest.engines) - len(free),
-            }
+            figures |= {"engines_made_again": len(free)}
     return verdict(NAME, figures, problems)
+
+
+def bound_engines(manifest: Manifest) -> list[Gate]:
+    """SKIPPED for engines that no compiler makes a second time with the same bytes; nothing where there are none."""
+    bound = [record for record in manifest.engines if _is_bound(record)]
+    if not bound:
+        return []
+    targets = ", ".join(sorted({record.target for record in bound}))
+    reason = (
+        f"{len(bound)} engine(s) are not a function of their graph, so they cannot be made again and compared; "
+        "the gates behind this one compare those that run here by sample"
+    )
+    return [Gate(name=f"{NAME}: engines ({targets})", status="SKIPPED", reason=reason)]
 
 
 def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
@@ -82,6 +92,7 @@ def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
         **{f"head.{name}": (getattr(manifest.head, name), getattr(config.head, name)) for name in Head.model_fields},
         "max_length": (manifest.max_length, config.max_length),
         "protect_first": (manifest.protect_first, config.pruner.protect_first),
+        "protect_until": (manifest.protect_until, config.pruner.protect_until),
         "plan.precision": (manifest.plan.precision, origin.expected.precision),
         **{f"encoder.{name}": (getattr(manifest.encoder, name), value) for name, value in encoder.items()},
     }

@@ -50,6 +50,27 @@ def test_a_published_build_is_all_that_is_left(tmp_path: Path) -> None:
     assert left == {"artifact"}
 
 
+def test_all_of_a_build_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 24: every file and directory of it is flushed, then renamed, then the directory above is flushed."""
+    out, flushed, appeared = tmp_path / "artifact", set[int](), list[bool]()
+    fsync, rename = os.fsync, os.rename
+
+    def flush(handle: int) -> None:
+        flushed.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def appear(source: Path, target: Path) -> None:
+        if Path(target) == out:
+            appeared.append({path.stat().st_ino for path in (source, *source.rglob("*"))} <= flushed)
+            flushed.clear()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "rename", appear)
+    build(out, "one")
+    assert appeared == [True] and tmp_path.stat().st_ino in flushed
+
+
 def test_nothing_is_visible_before_publish(tmp_path: Path) -> None:
     with Publisher(tmp_path / "artifact", key="k") as publisher:
         (publisher.path / "manifest.json").write_text("one")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Barrier, current_thread
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import Runner
+from engines import Runner, stage_runner
 from engines.artifact import sealed
 from engines.errors import InputError, SkimError
 from engines.loading import on_all_cores
+from engines.stage_runner import StageRunner
 from engines.tokenization import Tokens
 from tests.engines.driving import check as check_results
 from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WIDTH, WORDS, Toy, random_tokens, tokens_of, words
@@ -215,6 +217,29 @@ def test_threads_share_a_runner(toy_artifact, provider: str) -> None:
     runner = Runner(toy_artifact(Toy()), provider=provider)
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda seed: check(runner, Toy(), random_tokens(seed, 25)), range(6)))
+
+
+def test_calls_take_turns_at_a_profile(toy_artifact, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fault 30: from filling a profile's buffers to reading its outputs, a call is alone with them."""
+    inside, most = list[int](), list[int]()
+    fill, move_on = stage_runner.fill, StageRunner._move_on
+
+    def slow_fill(*arguments, **named) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        sleep(0.002)
+        fill(*arguments, **named)
+
+    def leave(*arguments) -> None:
+        move_on(*arguments)
+        inside.pop()
+
+    monkeypatch.setattr(stage_runner, "fill", slow_fill)
+    monkeypatch.setattr(StageRunner, "_move_on", leave)
+    runner = Runner(toy_artifact(Toy()), provider=provider)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: runner.run_tokens(random_tokens(seed, 9)), range(4)))
+    assert max(most) == 1
 
 
 def test_an_interrupted_stream_leaves_the_runner_usable(toy_artifact) -> None:

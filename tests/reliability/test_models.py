@@ -131,7 +131,11 @@ def verbs(
     monkeypatch.setattr(steps, "ExportOnce", ExportOnce)
     out = tmp_path / "out"
     building = ("--data", built.data, "--stages", 1, "--buckets", "1x32", "--samples", 4, "--threads", 1)
-    training = ("--data", built.data, "--dev-data", built.data, "--max-length", 16, "--out", tmp_path / "run")
+    data = tmp_path / "texts.tsv"
+    data.write_text(
+        "".join(f"{label}\tw5 w{number} w7\n" for number in range(8, 16) for label in ("no", "maybe", "yes"))
+    )
+    training = ("--data", data, "--dev-data", data, "--max-length", 16, "--out", tmp_path / "run")
 
     def built_from(model: Path) -> Outcome:
         return outcome_of(build, "--checkpoint", model, *building, "--out", out, "--force", "--no-resume")
