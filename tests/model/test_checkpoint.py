@@ -337,5 +337,5 @@ def test_what_is_no_checkpoint_has_no_digest(tiny_checkpoint, tmp_path: Path) ->
     directory = shutil.copytree(tiny_checkpoint("dense"), tmp_path / "checkpoint")
     assert len(checkpoint_digest(directory)) == 64
     (directory / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="expected model.safetensors, found no weight file"):
+    with pytest.raises(InputError, match=r"expected model\.safetensors, found no weight file"):
         checkpoint_digest(directory)
