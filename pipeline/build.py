@@ -107,7 +107,7 @@ def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) ->
     )
     group.add_argument(
         "--device",
-        choices=list(dict.fromkeys((*TORCH_DEVICES, *DEVICES))),
+        choices=list(dict.fromkeys((*DEVICES, *TORCH_DEVICES))),
         help="target torch: cpu or cuda, what to compile for (default cuda if it is there); otherwise plan for this "
         "device's data sheet instead of measuring this machine",
     )

@@ -43,7 +43,7 @@ def _parts(value: Any) -> Any:
 
 def _known_device(name: str) -> str:
     if name not in DEVICES and name not in TORCH_DEVICES:
-        raise ValueError(f"expected one of {', '.join(dict.fromkeys((*TORCH_DEVICES, *DEVICES)))}, found {name}")
+        raise ValueError(f"expected one of {', '.join(dict.fromkeys((*DEVICES, *TORCH_DEVICES)))}, found {name}")
     return name
 
 
