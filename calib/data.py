@@ -22,7 +22,7 @@ from calib.labels import are_amounts, fitted, is_number, read_label, refuse_alik
 from calib.row import Columns, Row, text_of_row
 from calib.rows import read_rows
 from calib.tables import class_names, is_dataset, split_folder, splits_in
-from calib.targets import Labels, Target, as_others, is_target, read_target, read_words, target_names
+from calib.targets import Target, is_target, of_one_kind, read_target, read_words, target_names
 from engines.errors import InputError
 from engines.plan import repeated
 from engines.tokenization import Text, text_of
@@ -271,7 +271,9 @@ def _read_file(path: Path, columns: Columns | None, unlabelled: bool) -> Data:
     if unlabelled:
         return Data(str(path), examples)
     if any(example.target is not None for example in examples):
-        return Data(str(path), _of_one_kind(path, examples, places), classes)
+        targets = of_one_kind(str(path), [example.target for example in examples], places)
+        examples = [replace(example, target=target) for example, target in zip(examples, targets, strict=True)]
+        return Data(str(path), examples, classes)
     labels = [example.label for example in examples]
     if not are_amounts(labels):
         where: dict[str, list[str]] = {}
@@ -301,27 +303,6 @@ def _example(row: Row, classes: Sequence[str]) -> Example:
     if classes and label.isdecimal() and int(label) < len(classes):
         label = classes[int(label)]
     return Example(text, label) if isinstance(text, str) else Example(text[0], label, text[1])
-
-
-def _of_one_kind(path: Path, examples: Sequence[Example], places: Sequence[str]) -> list[Example]:
-    """The examples, all of which must have targets of one kind. Raises InputError."""
-    single = [place for example, place in zip(examples, places, strict=True) if example.target is None]
-    if single:
-        raise InputError(
-            f"{path}: expected a list of labels in every row, as in others, found one label in {single[0]}; write "
-            '["a"] for a single one'
-        )
-    targets = [example.target for example in examples if example.target is not None]
-    try:
-        targets = as_others(targets)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    where: dict[str, list[str]] = {}
-    for target, place in zip(targets, places, strict=True):
-        for name in target.names if isinstance(target, Labels) else ():
-            where.setdefault(name, []).append(place)
-    refuse_alike(where, str(path))
-    return [replace(example, target=target) for example, target in zip(examples, targets, strict=True)]
 
 
 def _unlabelled(row: Row) -> Example:

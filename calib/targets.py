@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from calib.labels import listed, read_label
+from calib.labels import listed, read_label, refuse_alike
 from engines.entities import OUTSIDE, split_tag
+from engines.errors import InputError
 from engines.head import HeadKind
 
 _FORMS = (
@@ -51,7 +52,7 @@ def is_target(label: object) -> bool:
 def read_target(label: object, text: str, context: str) -> Target:
     """The target that a label of a file is; spans lie in `text`, answers in `context`. Raises ValueError.
 
-    An empty list is `Labels`, see `as_others`.
+    An empty list is `Labels`, see `of_one_kind`.
     """
     if isinstance(label, dict):
         if not {"text", "answer_start"} <= label.keys():
@@ -88,13 +89,29 @@ def read_words(words: Sequence[object], tags: object) -> tuple[str, Spans]:
     return " ".join(map(str, words)), Spans(tuple(spans))
 
 
-def as_others(targets: Sequence[Target]) -> list[Target]:
-    """The targets of one file, in which an empty list is what the others are. Raises ValueError where they differ."""
-    kinds = {type(target) for target in targets if target != Labels(())}
+def of_one_kind(source: str, targets: Sequence[Target | None], places: Sequence[str]) -> list[Target]:
+    """The targets of a file's rows, which lie at `places`; an empty list is what the others are.
+
+    Raises InputError where they differ in kind, where a row has a single label, and for labels that are written alike.
+    """
+    single = [place for target, place in zip(targets, places, strict=True) if target is None]
+    if single:
+        raise InputError(
+            f"{source}: expected a list of labels in every row, as in others, found one label in {single[0]}; write "
+            '["a"] for a single one'
+        )
+    known = [target for target in targets if target is not None]
+    kinds = {type(target) for target in known if target != Labels(())}
     if len(kinds) > 1:
-        raise ValueError(f"expected one kind of labels, found {' and '.join(sorted(KIND_OF[kind] for kind in kinds))}")
+        found = " and ".join(sorted(KIND_OF[kind] for kind in kinds))
+        raise InputError(f"{source}: expected one kind of labels, found those of {found}")
     empty: Target = Spans(()) if kinds == {Spans} else Answers(()) if kinds == {Answers} else Labels(())
-    return [empty if target == Labels(()) else target for target in targets]
+    where: dict[str, list[str]] = {}
+    for target, place in zip(known, places, strict=True):
+        for name in target.names if isinstance(target, Labels) else ():
+            where.setdefault(name, []).append(place)
+    refuse_alike(where, source)
+    return [empty if target == Labels(()) else target for target in known]
 
 
 def target_names(targets: Iterable[Target]) -> list[str]:

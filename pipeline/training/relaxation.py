@@ -86,7 +86,7 @@ class Relaxation:
         left = state.hidden if self.left is None else self.left
         place = state.position.long()[:, :, None].expand_as(state.hidden)
         carried = are_carried(state.alive)[:, :, None]
-        return left.scatter(1, place, torch.where(carried, state.hidden, left.gather(1, place)))
+        return left.scatter(1, place, torch.where(carried, state.hidden.to(left.dtype), left.gather(1, place)))
 
     @staticmethod
     def _share(weights: Tensor | None) -> Tensor | float:
