@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,8 @@ import pytest
 from engines.artifact import Artifact
 from engines.runner import Runner
 from pipeline import build, parity, run, train
+from tests.engines.driving import INNER
+from tests.engines.host_device import HostDevice, HostDeviceBackend, plain_regroup
 from tests.gates.builds import run_verb
 
 Row = dict[str, Any]
@@ -109,6 +114,11 @@ def check_answer(kind: str, found: Row, labels: list[str]) -> None:
         assert found["label"] is None and len(found["logits"]) == 1
 
 
+def device() -> HostDeviceBackend:
+    """The same engines with their rows on a device, to which the means' parts go and come back."""
+    return HostDeviceBackend(INNER, HostDevice(plain_regroup))
+
+
 @pytest.mark.parametrize("kind", ROWS)
 def test_a_head_goes_all_the_way(
     kind: str, tmp_path: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture[str]
@@ -140,5 +150,42 @@ def test_a_head_goes_all_the_way(
     assert run_verb(run, out, *text, "--answers", 2) == 0
     check_answer(kind, json.loads(capsys.readouterr().out), manifest.head.labels)
     if kind == "embedding":
-        (prediction,) = Runner(out)(["w7 w4 w5"])
-        assert isinstance(prediction.embedding, np.ndarray) and prediction.embedding.dtype == np.float32
+        texts = [" ".join(words(random.Random(seed))) for seed in range(9)]
+        on_host, on_device = (Runner(out, target)(texts) for target in ("auto", device()))
+        for ours, theirs in zip(on_host, on_device, strict=True):
+            assert isinstance(ours.embedding, np.ndarray) and ours.embedding.dtype == np.float32
+            assert theirs.embedding is not None and np.abs(ours.embedding - theirs.embedding).max() < 1e-6
+            assert ours.retention == theirs.retention
+
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "own-model.md"
+FILES = {
+    "labels": "multi_label",
+    "values": "regression",
+    "entities": "tagging",
+    "answers": "question_answering",
+    "texts": "embedding",
+}
+SMALL = {
+    "train": ["--batch-tokens", "256", "--evaluations", "1", "--max-length", "24", "--flops-ratio", "1.02"],
+    "build": ["--max-drop", "100", "--buckets", "1x24,2x24", "--threads", "1", "--precision", "fp32"],
+    "parity": ["--max-drop", "100", "--threads", "1"],
+}
+"""What makes a command quick and a random model's loss no failure; the last of two flags counts."""
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run_as_they_stand(
+    tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = PAGE.read_text("utf-8").split("\n## Heads\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == len(ROWS)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_backbone, "my-encoder")
+    embedder(Path("my-embedder"), tiny_backbone)
+    for name, kind in FILES.items():
+        write(Path(f"{name}.jsonl"), kind, 60, 1)
+    for line in "".join(blocks).splitlines():
+        _, verb, *words = shlex.split(line)
+        assert run_verb(importlib.import_module(f"pipeline.{verb}"), *words, *SMALL.get(verb, [])) == 0, line

@@ -148,7 +148,7 @@ def metric_gates(subject: Subject, budget: Budget, runner: Runner) -> list[Gate]
 def _no_metric(subject: Subject) -> str | None:
     """Why the examples give no metric, or None."""
     head = subject.model.config.head
-    if not has_labels(subject.examples):
+    if not has_labels(subject.examples) and head.kind != "embedding":
         return f"{subject.data} has no labels"
     if not labelled(head, subject.examples):
         wanted = "numbers" if head.one_value else f"the model's ({', '.join(head.labels)})"
