@@ -77,7 +77,9 @@ class Runner:
                 "pipeline.inspect shows why; build it again"
             )
         self._limit = min(manifest.max_length, max_length or manifest.max_length)
-        self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
+        if not isinstance(target, Backend):
+            target = choose_backend(target, provider, manifest.built, manifest.bindings)
+        self.backend = target
         used = [name for record in records_for(manifest, self.backend) for name in record.files]
         self.artifact.check([TOKENIZER_NAME, *used] if verify else ())
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]

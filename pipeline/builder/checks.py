@@ -67,6 +67,8 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord], hea
         for profile in report.profiles
         if profile.bucket in record.profiles
     }
+    if not profiles:  # a library that tells of no layers
+        return []
     fusion = {name: (fusible, profile.fused) for name, (_, profile, fusible) in profiles.items()}
     found = [gates.attention_gate(f"fused attention {where}", precision, fusion, head_size)]
     if precision == "int8":

