@@ -76,6 +76,7 @@ def test_one_command_trains_builds_checks_and_reports_and_goes_on_where_it_stopp
     assert not Artifact.open(out).manifest.failed
 
 
+@pytest.mark.slow
 def test_texts_without_labels_are_taught_by_the_model_alone(own: Path, capsys: pytest.CaptureFixture) -> None:
     given = [own, "--data", own.parent / "bare.jsonl", "--out", own.parent / "bare", "--flops-ratio", 1.3]
     assert run_verb(skim, *given, "--buckets", "1x40,2x40", "--threads", 1, "--json") == 0
@@ -106,6 +107,7 @@ def test_what_cannot_be_published_is_refused_before_the_training(
     assert "the work of a run with another" in error and "--epochs" in error and "--max-drop" not in error
 
 
+@pytest.mark.slow
 def test_a_gate_that_fails_says_what_to_do(
     own: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from engines.backends.layers import Layer, by_profile, parse_build_log, parse_in
 from engines.backends.worker import Say, answering
 from engines.errors import BuildError, InputError
 from engines.stages import static_shape
-from plugins.library import load_into, require_plugin_layers
+from plugins.library import PluginError, load_into, require_plugin_layers
 
 
 def main() -> int:
@@ -24,7 +24,10 @@ def main() -> int:
 
     def work(asked: dict[str, Any], say: Say) -> list[list[dict[str, Any]]]:
         request = Request(**{**asked, "options": EngineOptions(**asked["options"])})
-        layers = compile_engine(importlib.import_module(request.library), request, say)
+        try:
+            layers = compile_engine(importlib.import_module(request.library), request, say)
+        except PluginError as error:
+            raise BuildError(str(error)) from None
         return [[asdict(layer) for layer in profile] for profile in layers]
 
     return answering(work)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import BuildError, InputError
-from plugins.library import PluginError
 
 Say = Callable[[dict[str, Any]], bool]
 """Sends a message; False when nobody listens any more."""
@@ -37,7 +36,7 @@ def answering(work: Callable[[dict[str, Any], Say], list[list[dict[str, Any]]]])
 
     try:
         layers = work(json.load(sys.stdin), say)
-    except (InputError, BuildError, PluginError) as error:
+    except (InputError, BuildError) as error:
         say({"error": str(error), "kind": "input" if isinstance(error, InputError) else "build"})
         return 1
     except OSError as error:

@@ -27,7 +27,7 @@ from pipeline.graph.stages import Stage, cut_stages, decision_layers
 from tests.gates.builds import SETTINGS, Built, classifier, edit_manifest, model_of, run_verb, tagger
 from tests.graph.small import small_model
 
-TORCH = ("--target", "torch", "--device", "cpu", "--precision", "fp32")
+TORCH = ("--target", "torch", "--device", "cpu", "--precision", "fp32", "--jobs", 2)
 TEXTS = ["w5 w6 w7", "w9 w4 w8 w12 w30 w31 w5", "w40", "w11 w12 w13 w14 w15 w16 w17 w18 w19 w20 w21 w22"]
 
 
