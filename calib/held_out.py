@@ -11,6 +11,7 @@ from pathlib import Path
 
 from calib.data import Example
 from calib.labels import are_amounts
+from calib.targets import Labels, Spans
 from engines.writing import write_whole
 
 MOST = 1000
@@ -42,8 +43,20 @@ def _digest(example: Example) -> str:
 
 def write_rows(path: Path, examples: Sequence[Example]) -> None:
     """Writes examples as .jsonl, which reads back as the same examples; a file that is alike stays."""
-    rows = [{"label": e.label, "text": e.text, "text_b": e.text_b} for e in examples]
-    lines = [json.dumps({name: value for name, value in row.items() if value}) for row in rows]
+    rows = [{"label": _label(e), "text": e.text, "text_b": e.text_b} for e in examples]
+    lines = [json.dumps({name: value for name, value in row.items() if value is not None}) for row in rows]
     content = ("\n".join(lines) + "\n").encode()
     if not path.is_file() or path.read_bytes() != content:
         write_whole(path, content)
+
+
+def _label(example: Example) -> object:
+    """The label as `read_target` takes it; None for none."""
+    target = example.target
+    if target is None:
+        return example.label or None
+    if isinstance(target, Labels):
+        return list(target.names)
+    if isinstance(target, Spans):
+        return [dict(zip(("start", "end", "label"), span, strict=True)) for span in target.spans]
+    return {"text": [text for _, text in target.spans], "answer_start": [start for start, _ in target.spans]}

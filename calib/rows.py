@@ -6,16 +6,18 @@ are no rows at the end of a file, and between the rows of .jsonl and .csv.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from calib.conll import conll_rows
 from calib.csv_rows import csv_rows
 from calib.lines import Line, read_lines
 from calib.row import Columns, Row, header_problem, named, refused, shortened
+from calib.squad import json_rows
+from calib.tables import table_rows
 from engines.errors import InputError
 
 _NAMES = re.compile(
@@ -27,15 +29,16 @@ _NAMES = re.compile(
 
 
 def read_rows(path: Path, columns: Columns | None = None, labelled: bool = True) -> Iterator[Row]:
-    """The rows of a file, read as its ending in FORMATS says. Raises InputError.
+    """The rows of a file, read as its ending in FORMATS says, or of a saved set of `datasets`. Raises InputError.
 
     columns:  the names of the columns; a .tsv file has a header then, and otherwise may do without one.
     labelled: whether a header must name the label, too.
     """
-    kind = FORMATS[path.suffix.lower()]
-    if kind == "parquet":
-        yield from _parquet(path, columns or Columns(), labelled)
+    kind = FORMATS.get(path.suffix.lower())
+    if kind == "parquet" or path.is_dir():
+        yield from table_rows(path, columns or Columns(), labelled)
         return
+    assert kind is not None
     try:
         with path.open("rb") as file:
             yield from parse_rows(file, str(path), kind, columns, labelled)
@@ -47,6 +50,8 @@ def parse_rows(
     file: BinaryIO, name: str, kind: str, columns: Columns | None = None, labelled: bool = True
 ) -> Iterator[Row]:
     """The rows of an open file of a kind in FORMATS but parquet. Raises InputError, which calls the file `name`."""
+    if kind == "json":
+        return json_rows(file, name, columns)
     return _PARSERS[kind](read_lines(file, name), columns, labelled)
 
 
@@ -99,36 +104,19 @@ def _tsv(lines: Iterable[Line], columns: Columns | None, labelled: bool) -> Iter
             yield named(line.place, dict(zip(order, cells, strict=False)), wanted)
 
 
-def _parquet(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise InputError(f"{path}: reading parquet needs the package pyarrow; pip install pyarrow")
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: expected a file, found a directory, a pipe or a device")
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if (problem := header_problem(file.schema_arrow.names, columns, labelled)) is not None:
-                raise InputError(f"{path}: {problem}")
-            for batch in file.iter_batches():
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield named(f"row {number}", fields, columns)
-    except (pyarrow.ArrowException, OSError, UnicodeError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: expected a parquet file, found a damaged one: {reason}") from None
-
-
 def _is_header(cells: Sequence[str]) -> bool:
     return len(cells) > 1 and all(_NAMES.fullmatch(cell.strip()) for cell in cells)
 
 
-FORMATS = {".jsonl": "jsonl", ".tsv": "tsv", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
+FORMATS = {
+    **{".jsonl": "jsonl", ".json": "json", ".tsv": "tsv", ".csv": "csv", ".txt": "text", ".parquet": "parquet"},
+    **{".conll": "conll", ".bio": "conll"},
+}
 """The formats by a file's ending."""
 _PARSERS: dict[str, Callable[[Iterable[Line], Columns | None, bool], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "tsv": _tsv,
     "csv": csv_rows,
     "text": _text,
+    "conll": conll_rows,
 }

@@ -21,6 +21,7 @@ from engines.files import Digest, checked_content, digest_tree, open_inside, sha
 from engines.head import Head
 from engines.limits import ENGINES, FILES, GATES, MANIFEST_BYTES, Layers, Length, Vocabulary, Width
 from engines.plan import Plan, Positive, RelativePath, Unit, repeated
+from engines.precisions import ComparedPrecision
 
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
@@ -114,6 +115,7 @@ class Manifest(_Strict):
     build_key:       what the artifact depends on, but for the machine that compiles its engines.
     build_arguments: of pipeline.build, with which another machine adds its engines to the artifact.
     engines:         empty in an artifact that was only exported.
+    compared:        the precisions that it was chosen from; empty where one was asked for.
     """
 
     schema_version: Literal[2] = 2
@@ -125,6 +127,7 @@ class Manifest(_Strict):
     max_length: Length
     encoder: Encoder
     protect_first: bool
+    protect_until: int | None = None
     checkpoint: Checkpoint
     data: Data | None = None
     plan: Plan
@@ -134,6 +137,7 @@ class Manifest(_Strict):
     machine: dict[str, str] = {}
     files: dict[RelativePath, Digest] = Field(max_length=FILES)
     gates: list[Gate] = Field([], max_length=GATES)
+    compared: list[ComparedPrecision] = []
 
     @property
     def built(self) -> dict[str, set[str]]:
@@ -142,6 +146,12 @@ class Manifest(_Strict):
         for engine in self.engines:
             found.setdefault(engine.target, set()).add(engine.precision)
         return found
+
+    @property
+    def bindings(self) -> list[tuple[str, Binding]]:
+        """The targets of the engines that are bound to machines, and to what."""
+        found = [(engine.target, engine.binding) for engine in self.engines if engine.binding is not None]
+        return list(dict.fromkeys(found))
 
     @property
     def failed(self) -> list[str]:
@@ -206,6 +216,11 @@ class Artifact:
         if relative not in self.manifest.files:
             raise InputError(f"artifact {self.path}: {relative} is not listed in {MANIFEST_NAME}; it is never read")
         return self.path / relative
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file that the manifest lists, by its relative name."""
+        return {name: self.file(name).stat().st_size for name in self.manifest.files}
 
     def content(self, file: str | Path) -> np.ndarray:
         """The bytes of a file that the manifest lists, by its relative name or its path: those that were built.

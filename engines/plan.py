@@ -71,6 +71,7 @@ class Plan(_Strict):
     """The stages, the buckets that they are compiled for, and the number format of their graphs.
 
     expected_ms: milliseconds per sample by batch size, as the planner saw it; empty where it did not choose the plan.
+    padding:     rows computed over rows alive, minus 1, of the gates' texts one by one; None in older artifacts.
     """
 
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -78,6 +79,7 @@ class Plan(_Strict):
     head_graph: RelativePath | None = None
     buckets: list[Bucket] = Field(min_length=1)
     expected_ms: dict[int, float] = {}
+    padding: Annotated[float, Field(ge=0)] | None = None
 
     @property
     def graphs(self) -> dict[Unit, str]:

@@ -15,7 +15,7 @@ from engines.buckets import Bucket
 from engines.errors import InputError, SkimError
 from engines.loading import load_engine, on_all_cores
 from engines.samples import Sample
-from engines.stages import POOLED, POOLED_ON, tensor_names
+from engines.stages import POOLED, POOLED_ON, original, tensor_names
 
 
 @dataclass
@@ -154,7 +154,7 @@ class StageRunner:
             raise SkimError(
                 f"stage {sample.unit}: expected 1 to {before} carried rows for text {sample.number + 1}, found {count}"
             )
-        alive, position = outputs["packed_alive"][place], outputs["packed_position"][place]
+        alive, position = outputs["packed_alive"][place], original(outputs["packed_position"][place])
         if self._token_level:
             # Rows behind `count` have just died (and behind them is padding): this is their last state.
             self._restore(sample, outputs["packed"][place, count:before], position[count:before])
@@ -174,7 +174,7 @@ class StageRunner:
 
     def _end(self, call: Call, place: int, outputs: Arrays) -> None:
         sample, rows = call.samples[place], call.rows[place]
-        position, alive = outputs["final_position"][place, :rows], outputs["final_alive"][place, :rows]
+        position, alive = original(outputs["final_position"][place, :rows]), outputs["final_alive"][place, :rows]
         sample.survivors.append(position[alive > 0])
         sample.unit += 1
         if self._token_level:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+import numpy as np
+
 StepKind = Literal["attend", "decide", "feed"]
 
 
@@ -30,12 +32,20 @@ class Step:
         return cls(cast("StepKind", kind), int(layer))
 
 
+def original(position: np.ndarray) -> np.ndarray:
+    """Places in the text of rows: those of a protected segment are carried as -1 minus their place.
+
+    So a stage knows what it may not drop, and the operator between two stages moves it like any other row.
+    """
+    return np.where(position < 0, -1 - position, position)
+
+
 OPERATOR, DOMAIN = "TokenCompact", "skimrt"
 """Of the node that ends every stage but the last."""
 FIRST_INPUTS = ("input_ids", "token_type_ids", "alive")
 """Of stage 0, each [B, S] int32. `alive` is 1 on real tokens, which come first, and 0 on padding."""
 LATER_INPUTS = ("hidden", "alive", "position")
-"""Of the others: [B, S, D] float, [B, S] int32, [B, S] int32 (index in the original sequence)."""
+"""Of the others: [B, S, D] float, [B, S] int32, [B, S] int32 (index in the original sequence, see `original`)."""
 CUT_OUTPUTS = ("packed", "packed_alive", "packed_position", "count")
 """Of a stage that ends at a cut, those of TokenCompact: [B, S, D], [B, S] int32, [B, S] int32, [B] int32."""
 CARRIED = dict(zip(LATER_INPUTS, CUT_OUTPUTS, strict=False))

@@ -36,6 +36,22 @@ class Template:
         """The special tokens, in order."""
         return [token for token, _, _ in self.pieces if token is not None]
 
+    @property
+    def separator(self) -> int | None:
+        """The special token behind the first part; None if there is none."""
+        first = next(place for place, (_, part, _) in enumerate(self.pieces) if part == 0)
+        return next((token for token, _, _ in self.pieces[first + 1 : first + 2]), None)
+
+    def room(self, lengths: Sequence[int], max_length: int) -> tuple[list[int], list[int]]:
+        """How many tokens of every part stay, and where each part starts in the input."""
+        kept = _cut(lengths, max_length - len(self.special))
+        starts, at = [0] * len(kept), 0
+        for _, part, _ in self.pieces:
+            if part is not None:
+                starts[part] = at
+            at += 1 if part is None else kept[part]
+        return kept, starts
+
     def fill(self, parts: Sequence[list[int]], max_length: int) -> tuple[list[int], list[int]]:
         """Ids and segment ids of an input, cut at `max_length` tokens."""
         kept = _cut([len(part) for part in parts], max_length - len(self.special))

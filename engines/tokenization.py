@@ -75,6 +75,11 @@ class TextEncoder:
         structural = [token for template in self._templates for token in template.special]
         self._structural = frozenset(token for token in [*structural, *pads] if token is not None)
 
+    @property
+    def separator(self) -> int | None:
+        """The special token behind the first text of a pair; None if there is none."""
+        return self._templates[1].separator
+
     def __call__(self, texts: Sequence[Text], first: int = 1) -> list[Tokens]:
         """Tokens of every text, in order; `first` is the number of the first one in errors.
 
@@ -90,6 +95,16 @@ class TextEncoder:
                 raise
             return [self([text], number)[0] for number, text in enumerate(texts, first)]  # one of them raises
         return [self._tokens(parts, [next(read) for _ in parts]) for parts in inputs]
+
+    def places_of_second(self, pair: tuple[str, str]) -> list[tuple[int, int, int]]:
+        """Of every token of the second text that is not cut off: its position in the input, and its characters from
+        start to end. Empty where a text has a structural token written in it, or is cut at MAX_BYTES."""
+        encodings = [self._tokenizer.encode(part, add_special_tokens=False) for part in pair]
+        written = any(not self._structural.isdisjoint(encoding.ids) for encoding in encodings)
+        if written or any(_head(part) < len(part) for part in pair):
+            return []
+        kept, starts = self._templates[1].room([len(encoding.ids) for encoding in encodings], self._max_length)
+        return [(starts[1] + n, *span) for n, span in enumerate(encodings[1].offsets[: kept[1]])]
 
     def _parts(self, text: Text, number: int) -> list[str]:
         if (problem := text_problem(text)) is not None:

@@ -16,11 +16,12 @@ with importing(__name__, "skimrt[cpu]"):
 
     from engines.artifact import BENCH_NAME, Artifact
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
+    from engines.memory import memory_bytes
     from pipeline.builder.baseline import build_against_dense
-    from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
+    from pipeline.builder.config import DEMO, TORCH_DEVICES, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
     from pipeline.builder.target import BuildTarget
-    from pipeline.cli import main_of, not_checked, print_gates
+    from pipeline.cli import add_column_flags, main_of, not_checked, print_gates
     from pipeline.planning.costs import DEVICES
 
 
@@ -44,7 +45,12 @@ def parser() -> argparse.ArgumentParser:
         "here it is built too, as OUT-dense",
     )
     p.add_argument("--target", choices=_choices("target"), help="what runs the engines (default cpu)")
-    p.add_argument("--precision", choices=_choices("precision"), help="number format (default fp32)")
+    p.add_argument(
+        "--precision",
+        choices=_choices("precision"),
+        help="number format (default auto: the fastest one whose gates pass, timed on this machine; INT8 only where "
+        "--calibration names texts)",
+    )
     p.add_argument(
         "--buckets",
         help="shapes to compile, such as 1x128,8x128 (default: batches 1 and 8, lengths as the planner finds best; "
@@ -52,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_planning_flags(p.add_argument_group("planning"), default)
     p.add_argument("--data", help=f"texts for the gates: a named set or a file (default {default.data})")
+    add_column_flags(p)
     p.add_argument("--samples", type=int, help=f"texts for numeric and decision parity (default {default.samples})")
     p.add_argument("--metric-samples", type=int, help=f"texts for the task metric (default {default.metric_samples})")
     p.add_argument("--max-drop", type=float, help=f"points that the metric may lose (default {default.max_drop})")
@@ -87,13 +94,22 @@ def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) ->
         help=f"shapes that the planner may use, over all stages (default {default.max_profiles})",
     )
     group.add_argument(
+        "--memory",
+        type=int,
+        metavar="MIB",
+        help="memory that the loaded engines may take, as estimated; the planner keeps to it by fewer shapes",
+    )
+    group.add_argument(
         "--token-budget",
         type=int,
         help="tokens of a call: every length also gets the largest batch that it allows, so that short texts run in "
         "larger ones, such as 2048 for 8x256 and 64x32 (default: no larger batches)",
     )
     group.add_argument(
-        "--device", choices=list(DEVICES), help="plan for this device's data sheet instead of measuring this machine"
+        "--device",
+        choices=list(dict.fromkeys((*DEVICES, *TORCH_DEVICES))),
+        help="target torch: cpu or cuda, what to compile for (default cuda if it is there); otherwise plan for this "
+        "device's data sheet instead of measuring this machine",
     )
     group.add_argument(
         "--explain", action="store_const", const=True, help="show the chosen plan beside the alternatives"
@@ -159,6 +175,8 @@ def run(args: argparse.Namespace) -> int:
         f"\nartifact   {config.out}  ({len(artifact.manifest.engines)} engines, "
         f"{len(artifact.manifest.plan.stages)} stages)"
     )
+    memory = memory_bytes(artifact.manifest, artifact.manifest.engines, artifact.sizes)
+    console.print(f"memory     {memory / 1e6:.0f} MB (estimated) with every profile in use", highlight=False)
     print_gates(artifact.manifest.gates, console)
     if bench is not None:
         timings = [Timing(**timing) for timing in bench["timings"]]

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from calib.row import Columns
 from engines.artifact import Gate
 from engines.errors import InputError, SkimError
 from engines.version import __version__
@@ -118,6 +119,18 @@ def standard_output() -> Iterator[TextIO]:
 def _discard_output() -> None:
     """Redirects output to nothing, so that not even Python's last flush writes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def add_column_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds the flags that name the columns of data files."""
+    for flag, what in (("label", "the label"), ("text", "the text"), ("text-b", "the second text of pairs")):
+        name = flag.replace("-", "_")
+        parser.add_argument(f"--{flag}", metavar="COLUMN", help=f"column or key of {what} in files (default {name})")
+
+
+def columns_of(args: argparse.Namespace) -> Columns | None:
+    """The columns that were named; None for the usual ones."""
+    return Columns.given(args.label, args.text, args.text_b)
 
 
 def print_gates(gates: Sequence[Gate], console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.importing import importing, program
@@ -64,6 +65,11 @@ def parser() -> argparse.ArgumentParser:
         "--tokenizer", type=Path, help="tokenizer.json, or a directory with one, where SRC has none of its own"
     )
     p.add_argument(
+        "--task",
+        choices=["ranking"],
+        help="huggingface: what a model with one output is, if it is no regression: a reranker of (query, passage)",
+    )
+    p.add_argument(
         "--padded-length",
         type=int,
         default=128,
@@ -88,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     if not is_model(args.source):
         raise InputError(f"{args.source}: expected a directory with a config.json, found none")
     found = read_original(args.kind, args.source, args.padded_length)
+    if args.task is not None:
+        found = _as_ranking(found, args.source)
     tokenizer = _tokenizer(args.tokenizer, args.source)
     encoder = TextEncoder(tokenizer, found.config.max_length, found.config.encoder.type_vocab_size)
     examples = read_examples(args.data, "test")[: args.samples] if args.data else []
@@ -113,6 +121,17 @@ def _told(found: Conversion, args: argparse.Namespace) -> Iterator[str]:
         yield f"unused   {name}"
     for line in _OTHERWISE.get(pruner.method, ()):
         yield f"differs  {line}"
+
+
+def _as_ranking(found: Conversion, source: Path) -> Conversion:
+    """The model with its only output as the relevance of a passage for a query. Raises InputError for another."""
+    head = found.config.head
+    if not head.one_value:
+        raise InputError(
+            f"--task ranking: expected a model with one output (num_labels 1), found {source}, "
+            f"a {head.kind} of {len(head.labels)} labels"
+        )
+    return replace(found, config=found.config.model_copy(update={"head": head.model_copy(update={"kind": "ranking"})}))
 
 
 def _measured(found: Conversion, encoder: TextEncoder, examples: Sequence[Example]) -> Iterator[str]:

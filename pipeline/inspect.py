@@ -16,6 +16,7 @@ with importing(__name__, "skimrt"):
     from engines.artifact import Artifact, Manifest
     from engines.buckets import format_buckets
     from engines.memory import memory_bytes
+    from engines.precisions import told
     from pipeline.cli import figures_line, main_of, plain_table, standard_output
 
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the manifest, for people or as JSON."""
     artifact = Artifact.open(args.artifact, verify=not args.no_verify)
     manifest = artifact.manifest
-    sizes = {name: artifact.file(name).stat().st_size for name in manifest.files}
+    sizes = artifact.sizes
     with standard_output():
         if args.json:
             print(json.dumps({**manifest.model_dump(), "sizes": sizes}, indent=1))
@@ -62,14 +63,18 @@ def _model(artifact: Artifact, size: int, verified: bool) -> Table:
     table = plain_table(str(artifact.path))
     labels = ", ".join(m.head.labels[:8]) + (", ..." if len(m.head.labels) > 8 else "")
     rows = {
-        "method": m.method + ("" if m.protect_first else ", the first token may die"),
-        "predicts": f"{m.head.kind}: {labels}",
+        "method": m.method
+        + ("" if m.protect_first else ", the first token may die")
+        + ("" if m.protect_until is None else ", the first text of a pair stays"),
+        "predicts": f"{m.head.kind}: {labels or f'{m.head.size} numbers'}",
         "encoder": f"{encoder.family}, {encoder.layers} x {encoder.hidden_size}, {encoder.heads} heads",
         "max length": f"{m.max_length} tokens",
         "checkpoint": f"{m.checkpoint.path} ({m.checkpoint.sha256[:12]}…)",
         "built": f"{m.created} by skimrt {m.skimrt_version}",
         "with": ", ".join(f"{name} {version}" for name, version in m.tools.items()),
         "on": ", ".join(f"{name} {value}" for name, value in m.machine.items()),
+        "precision": told(m.compared),
+        "padding": "" if m.plan.padding is None else f"{100 * m.plan.padding:.1f} % of the gates' rows, one by one",
         "files": f"{len(m.files)}, {_megabytes(size)}, " + ("digests match" if verified else "digests not checked"),
     }
     for name, value in rows.items():

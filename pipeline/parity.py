@@ -25,7 +25,7 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.dense import DenseModel
     from pipeline.builder.graphs import specs_of
     from pipeline.builder.subject import TYPICAL, Inputs, Subject, tokens_of
-    from pipeline.cli import main_of, not_checked, print_gates
+    from pipeline.cli import add_column_flags, columns_of, main_of, not_checked, print_gates
     from pipeline.gates.expected import Expected
     from pipeline.gates.under_test import EnginesUnderTest
     from pipeline.graph.export import export_stage
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote")
     p.add_argument("--data", help="texts to check on: a named set or a file (default: the set of the build)")
+    add_column_flags(p)
     p.add_argument("--samples", type=int, default=256, help="how many texts (default 256)")
     p.add_argument("--checkpoint", type=Path, help="the model, if it is no longer where the artifact was built from")
     p.add_argument("--dense", type=Path, help="dense checkpoint of the same task and tokenizer, for the task metric")
@@ -97,13 +98,13 @@ def check(args: argparse.Namespace) -> list[Gate]:
     if dense is not None:
         dense.refuse_for(checkpoint)
     data = args.data or (manifest.data.name if manifest.data else config.data)
-    subject = Subject.load(checkpoint, data, args.samples)
+    subject = Subject.load(checkpoint, data, args.samples, columns_of(args))
     specs = specs_of(subject.model, manifest)
-    backend = choose_backend(args.target, args.provider, manifest.built)
+    backend = choose_backend(args.target, args.provider, manifest.built, manifest.bindings)
     found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
     reference = Reference.of(subject.model, subject.samples)
     expected = Expected(subject.model, specs, reference, manifest.plan.precision)
-    texts = _calibration_texts(args.calibration, artifact, subject)
+    texts = _calibration_texts(args, artifact, subject)
     origin = gates.Origin(expected, tokenizer_path(checkpoint), export_stage, remakes=True, calibration=texts)
     found.append(gates.provenance(origin, artifact.path, manifest))
     if found[-1].status == "FAILED":
@@ -121,7 +122,7 @@ def _ended(found: list[Gate]) -> list[Gate]:
     return found + [Gate(name=name, status="SKIPPED", reason=reason) for name in _GATES[len(found) :]]
 
 
-def _calibration_texts(given: str | None, artifact: Artifact, subject: Subject) -> list[Tokens] | None:
+def _calibration_texts(args: argparse.Namespace, artifact: Artifact, subject: Subject) -> list[Tokens] | None:
     """What the model sees of the texts that INT8 was calibrated on; None without INT8. Raises InputError."""
     if CALIBRATION_FILE not in artifact.manifest.files:
         return None
@@ -129,8 +130,8 @@ def _calibration_texts(given: str | None, artifact: Artifact, subject: Subject) 
         coverage = read_calibration(artifact.path).coverage
     except InputError:
         return None  # which the gate says
-    data = given or coverage.data
-    examples = Inputs().examples(data, "dev")[:TYPICAL]
+    data = args.calibration or coverage.data
+    examples = Inputs(columns_of(args)).examples(data, "dev")[:TYPICAL]
     if (found := examples_digest(examples)) != coverage.data_sha256:
         raise InputError(
             f"calibration {data}: expected texts with digest {coverage.data_sha256[:12]}…, found {found[:12]}…; name "

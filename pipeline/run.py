@@ -9,14 +9,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt"):
-    from calib.row import Row, text_of_row
+    from calib.row import Columns, Row, text_of_row
     from calib.rows import FORMATS, parse_rows, read_rows
+    from calib.tables import is_dataset, split_folder
     from engines.artifact import Artifact
     from engines.errors import InputError, SkimError
+    from engines.reading import PLAIN, Aggregation, Reading
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
     from engines.writing import output_file
@@ -31,9 +34,10 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog=program("run"),
         description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
-        "in the order of the texts: label, probability, logits, tokens (of the text) and "
-        "retention (tokens still worked on at the end of every stage of the model). Files of any "
-        "size are streamed.",
+        "in the order of the texts: what the model's head gives (label, probability and logits; "
+        "of several labels those that are given and every probability; embedding; entities or answer with their "
+        "places in characters), tokens (of the text) and retention (tokens still worked on at the end of every stage "
+        "of the model). Files of any size are streamed.",
         epilog="""\
 examples:
   python -m pipeline.run artifact --text "a film to remember"
@@ -43,9 +47,11 @@ examples:
 
 input formats (by the file's ending, or --format):
   .jsonl    a line is {"text": "..."} or {"text": "...", "text_b": "..."}, other keys are ignored, or just "..."
+            (with --input, --text and --text-b give the keys or columns other names)
   .tsv      label<TAB>text or label<TAB>text<TAB>second text, as a build's --data, or columns named in a first line
   .csv      columns named text and perhaps text_b in a first line, other columns are ignored
-  .parquet  the same columns
+  .parquet  the same columns; so has a directory that Hugging Face's datasets has saved
+  .json     a list of such objects, or SQuAD's articles: a question and its context are a pair
   .txt      a line is a text
 Empty lines at the end of a file are no texts, nor are those between lines of .jsonl and .csv. A line may have 16 MiB,
 a text 1 MiB; --truncate cuts longer texts.
@@ -55,10 +61,11 @@ no line, 2 bad usage or input, 4 this machine cannot run it""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote")
-    source = p.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", help="one text to answer")
-    source.add_argument("--input", metavar="FILE", help="file of texts, a line each; - reads standard input")
-    p.add_argument("--text-b", help="with --text: the second text of a pair")
+    p.add_argument("--text", help="one text to answer; with --input, the column or key of the texts (default text)")
+    p.add_argument("--input", metavar="FILE", help="file of texts, a line each; - reads standard input")
+    p.add_argument(
+        "--text-b", help="the second text of a pair; with --input, the column or key of them (default text_b)"
+    )
     p.add_argument(
         "--format", choices=["jsonl", "tsv", "csv", "text"], help="of --input (default: by its ending; jsonl for -)"
     )
@@ -76,17 +83,26 @@ no line, 2 bad usage or input, 4 this machine cannot run it""",
     p.add_argument("--provider", help="library that runs them: openvino or onnxruntime (default: the target's first)")
     p.add_argument("--threads", type=int, help="CPU threads (default: the library's choice)")
     p.add_argument("--batch", type=int, help="most texts per engine call; 1 answers each text at once (default: any)")
+    add = p.add_argument_group("what is made of the logits, where the model's head leaves a choice").add_argument
+    add("--aggregation", choices=get_args(Aggregation), help=f"of tagged tokens (default {PLAIN.aggregation})")
+    add("--answers", type=int, default=PLAIN.answers, help=f"most answers to a question (default {PLAIN.answers})")
+    add("--max-answer", type=int, default=PLAIN.max_answer, help=f"most tokens of one (default {PLAIN.max_answer})")
+    add("--no-answer", action="store_true", default=None, help="a question may have no answer (default: the model's)")
+    add("--threshold", type=float, help="least probability of a label of several (default: the model's, or 0.5)")
     p.add_argument("--window", type=int, default=256, help="texts read ahead at most (default 256)")
     return p
 
 
 def run(args: argparse.Namespace) -> int:
     """Answers; returns 1 where some text came to no finite numbers, else 0."""
-    if args.text_b is not None and args.text is None:
-        raise InputError("--text-b: expected together with --text; in a file a pair has its own column or key")
+    if args.input is None and args.text is None:
+        raise InputError("one of the arguments --text --input is required")
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
     Artifact.open(args.artifact)  # also what this target does not read: damage is never only in one file
+    reading = Reading(
+        args.aggregation or PLAIN.aggregation, args.answers, args.max_answer, args.no_answer, args.threshold
+    )
     runner = Runner(
         args.artifact,
         args.target,
@@ -96,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         max_batch=args.batch,
         window=args.window,
         truncate=args.truncate,
+        reading=reading,
     )
     failed: list[SkimError] = []
 
@@ -120,18 +137,21 @@ def _same_file(one: str, other: Path) -> bool:
 
 @contextmanager
 def _texts(args: argparse.Namespace) -> Iterator[Iterable[Text]]:
-    if args.text is not None:
+    if args.input is None:
         yield [text_of(args.text, args.text_b)]
         return
+    columns = Columns.given(None, args.text, args.text_b)
+    if columns is not None and args.input.lower().endswith(".txt"):
+        raise InputError("--text and --text-b name columns, of which a file of plain lines has none")
     suffix = Path(args.input).suffix.lower()
     kind = args.format or ("jsonl" if args.input == "-" else FORMATS.get(suffix))
-    if kind is None:
+    if kind is None and not is_dataset(Path(args.input)):
         raise InputError(
             f"--input {args.input}: expected {', '.join(FORMATS)} or --format, found {suffix or 'no ending'}"
         )
     name = "standard input" if args.input == "-" else args.input
-    if kind == "parquet":
-        yield _texts_of(read_rows(Path(args.input), labelled=False), name)
+    if kind == "parquet" or kind is None:
+        yield _texts_of(read_rows(split_folder(Path(args.input), None), columns, labelled=False), name)
         return
     if args.input == "-" and sys.stdin is None:
         raise InputError("standard input: expected it to be open, found it closed; pipe texts into it or name a file")
@@ -140,7 +160,7 @@ def _texts(args: argparse.Namespace) -> Iterator[Iterable[Text]]:
     except OSError as error:
         raise InputError(f"--input {args.input}: cannot be read: {error.strerror}") from None
     with file:
-        yield _texts_of(parse_rows(file, name, kind, labelled=False), name)
+        yield _texts_of(parse_rows(file, name, kind, columns, labelled=False), name)
 
 
 def _texts_of(rows: Iterator[Row], name: str) -> Iterator[Text]:

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ from pipeline.importing import importing, program
 with importing(__name__, "skimrt[train]"):
     from rich.console import Console
 
-    from calib.data import NAMED_SETS, Data, examples_digest, has_labels, read_data, relabelled
+    from calib.data import Data, examples_digest, has_labels, read_data, relabelled, splits_of
     from calib.held_out import hold_out, write_rows
-    from calib.row import Columns
     from engines.artifact import BENCH_NAME, Artifact
     from engines.errors import GateError, InputError
     from engines.runner import Runner
@@ -27,7 +27,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline import build, parity, train
     from pipeline.builder.dense import DenseModel
     from pipeline.builder.measure import Timing, speedups
-    from pipeline.cli import main_of
+    from pipeline.cli import add_column_flags, columns_of, main_of
     from pipeline.model.checkpoint import checkpoint_digest, read_config
     from pipeline.model.config import CheckpointConfig
     from pipeline.report.artifact import write_artifact_report
@@ -36,6 +36,8 @@ with importing(__name__, "skimrt[train]"):
 _METHODS = ("ltp", "transkimmer")
 _SETTINGS, _PARITY = "skim.json", "parity.json"
 _PARTS = ("train", "dev", "test")
+_OF_THE_BUILD = {"--max-drop", "--precision", "--buckets"}
+"""Settings that a trained model does not depend on: a build that failed is tried again with others."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,17 +63,21 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
     p.add_argument("--data", required=True, help="texts to train on: a named set or a file, with or without labels")
     p.add_argument("--dev-data", help="texts for early stopping (default: a tenth of --data is held out)")
     p.add_argument("--test-data", help="texts for the checks and the accuracy (default: another tenth)")
-    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
-    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
-    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
+    add_column_flags(p)
     p.add_argument("--out", type=Path, default=Path("artifact"), help="directory of the artifact (default artifact)")
     p.add_argument("--method", choices=_METHODS, default="ltp", help="how it learns to skip tokens (default ltp)")
     p.add_argument("--flops-ratio", type=float, default=2.0, help="dense over pruned FLOPs to reach (default 2)")
     p.add_argument("--max-drop", type=float, default=1.0, help="points of accuracy that may be lost (default 1)")
     p.add_argument("--decide-at", type=int, nargs="+", help="layers that drop tokens (default: one early layer)")
-    p.add_argument("--epochs", type=float, nargs="+", default=[1.0, 2.0], help="soft, then hard (default 1 2)")
+    p.add_argument("--epochs", type=float, nargs="+", default=[1.0], help="epochs of each phase (default 1)")
     p.add_argument("--max-length", type=int, help="tokens per text (default: the model's)")
-    p.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the engines (default fp32)")
+    p.add_argument(
+        "--precision",
+        choices=["fp32", "auto", "bf16", "int8"],
+        default="fp32",
+        help="of the engines; auto takes the fastest that passes the checks (default fp32)",
+    )
+    p.add_argument("--buckets", help="shapes to compile, such as 1x128,8x128 (default: as the planner finds best)")
     p.add_argument("--threads", type=int, help="CPU threads")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -141,14 +147,14 @@ def _step(skim: Skim, number: int, name: str, done: bool, take: Callable[[], Non
 
 def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, Data]:
     """The three sets, with labels as the model calls them. Raises InputError."""
-    columns = Columns.given(args.label, args.text, args.text_b)
+    columns = columns_of(args)
 
     def read(name: str, split: Any) -> Data:
         return read_data(name, split, columns=columns, unlabelled=args.label is None)
 
     sets = {"train": read(args.data, "train")}
     for name, given in (("test", args.test_data), ("dev", args.dev_data)):
-        if given is not None or args.data in NAMED_SETS:
+        if given is not None or name in splits_of(args.data):
             sets[name] = read(given or args.data, name)
             continue
         rest, held = hold_out(sets["train"].examples)
@@ -170,9 +176,11 @@ def _settings(args: argparse.Namespace, sets: dict[str, Data]) -> dict[str, str]
 def _claim(skim: Skim, settings: dict[str, str]) -> None:
     """Takes the directory of the work; what another run has left there is kept."""
     path = skim.work / _SETTINGS
-    if path.is_file():
+    trained = skim.checkpoint.is_dir() and any(skim.checkpoint.iterdir())
+    if path.is_file() and trained:
         found = json.loads(path.read_text("utf-8"))
-        if other := [name for name in {**settings, **found} if settings.get(name) != found.get(name)]:
+        decided = {**settings, **found}.keys() - (set() if _is_built(skim) else _OF_THE_BUILD)
+        if other := sorted(name for name in decided if settings.get(name) != found.get(name)):
             raise InputError(
                 f"{skim.work}: it holds the work of a run with another {', '.join(other)}; give the same command to go "
                 "on with it, choose another --out, or remove it"
@@ -205,6 +213,8 @@ def _train(skim: Skim) -> None:
         *("--data", skim.part("train"), "--dev-data", skim.part("dev"), "--flops-ratio", args.flops_ratio),
         *("--decide-at", *layers, "--epochs", *args.epochs),
     ]
+    if args.method == "ltp" and len(layers) == 1:
+        flags += ["--phases", "hard"]  # the one threshold follows from the ratio: nothing of it has to be learned
     optional = {"--max-length": args.max_length, "--threads": args.threads}
     _verb(skim, train, [*flags, *_given(optional)])
 
@@ -217,18 +227,18 @@ def _build(skim: Skim, count: int) -> None:
         *("--metric-samples", count),
     ]
     try:
-        _verb(skim, build, [*flags, *_given({"--threads": args.threads})])
+        _verb(skim, build, [*flags, *_given({"--buckets": args.buckets, "--threads": args.threads})])
     except GateError as error:
         raise GateError(
             f"{error}\nwhere the model loses too much: train it longer (--epochs), on more texts or for a smaller "
-            "--flops-ratio, with another --out; or allow more with --max-drop"
+            "--flops-ratio, with another --out; or allow more with --max-drop, for which nothing is trained again"
         ) from None
 
 
 def _parity(skim: Skim, count: int) -> None:
     args = skim.args
     flags = ["--data", skim.part("test"), "--samples", count, "--dense", args.model, "--max-drop", args.max_drop]
-    if args.precision == "int8":
+    if args.precision in ("auto", "int8"):
         flags += ["--calibration", skim.part("dev")]
     if _verb(skim, parity, [args.out, *flags, *_given({"--threads": args.threads})]):
         raise GateError(f"{args.out}: parity does not hold; the lines above say where")
@@ -248,7 +258,8 @@ def _verb(skim: Skim, verb: Any, flags: list[object]) -> int:
     """Runs another verb, and shows the command that does the same alone."""
     words = [str(word) for word in flags]
     skim.say(f"python -m pipeline.{verb.__name__.rpartition('.')[2]} {shlex.join(words)}")
-    return verb.run(verb.parser().parse_args(words))
+    with redirect_stdout(sys.stderr) if skim.args.json else nullcontext():
+        return verb.run(verb.parser().parse_args(words))
 
 
 def _given(flags: dict[str, object]) -> list[object]:
@@ -272,15 +283,15 @@ def _conclude(skim: Skim, test: Data, report: Path) -> int:
     figures = next(gate.figures for gate in manifest.gates if gate.name == "task metric")
     found = {"artifact": str(args.out), "report": str(report), "flops_ratio": bench["flops_ratio"]}
     found["speedup"] = speedups([Timing(**timing) for timing in bench["timings"]], "pruned", "dense")
-    if has_labels(test.examples):
-        found |= {name: figures[name] for name in ("metric", "dense_metric", "drop_points") if name in figures}
-    else:
+    found |= {name: figures[name] for name in ("metric", "dense_metric", "drop_points") if name in figures}
+    head = manifest.head
+    if not has_labels(test.examples) and (head.kind == "classification" or head.one_value):
         found["agreement"] = _agreement(skim, test)
     if args.json:
         print(json.dumps(found))
         return 0
     skim.say(f"\nartifact   {args.out}\nreport     {report}")
-    if "metric" in found:
+    if "drop_points" in found:
         lost = f"the model itself {figures['dense_metric']:.4f}: {figures['drop_points']:.2f} points less"
         skim.say(f"accuracy   {found['metric']:.4f} on {len(test.examples)} held-out texts, {lost}")
     if "agreement" in found:

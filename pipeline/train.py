@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from pipeline.importing import importing, program
 
@@ -24,7 +24,7 @@ with importing(__name__, "skimrt[train]"):
     from engines.head import HeadKind
     from engines.tokenization import TextEncoder
     from engines.writing import write_whole
-    from pipeline.cli import main_of
+    from pipeline.cli import add_column_flags, main_of
     from pipeline.model import load_checkpoint
     from pipeline.model.checkpoint import checkpoint_digest
     from pipeline.model.config import Method
@@ -38,7 +38,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
-    from pipeline.training.suited import refuse_unreachable, suited
+    from pipeline.training.suited import suited, unreachable
     from pipeline.training.teaching import taught
     from pipeline.training.trainer import Trainer, make_progress
 
@@ -103,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--no-protect-first", dest="protect_first", action="store_const", const=False, help="let the first token die"
     )
+    p.add_argument(
+        "--protect-segment",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep every token of the first text of a pair, such as a query (default: in a ranking)",
+    )
     p.add_argument("--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)")
     flag("threads", "CPU threads", type=int)
     flag("seed", "seed of everything random", type=int)
@@ -114,7 +120,8 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--data",
         required=True,
-        help=f"{', '.join(NAMED_SETS)}, or a .tsv, .csv, .jsonl or .parquet file; with --init, labels may be missing: "
+        help=f"{', '.join(NAMED_SETS)}, a file (.jsonl, .csv, .tsv, .parquet, .json of SQuAD, .conll), or a directory "
+        "that Hugging Face's datasets has saved; with --init, labels may be missing: "
         "the texts are then trained by the teacher's answers",
     )
     p.add_argument(
@@ -128,9 +135,7 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
         "query, or none, for an embedding (default: that of --init; else amounts if they are numbers of which some "
         "have a fraction; several labels, spans and answers by their form; and classes otherwise)",
     )
-    p.add_argument("--label", metavar="COLUMN", help="column or key of the label in files (default label)")
-    p.add_argument("--text", metavar="COLUMN", help="column or key of the text in files (default text)")
-    p.add_argument("--text-b", metavar="COLUMN", help="column or key of the second text of pairs (default text_b)")
+    add_column_flags(p)
 
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:
@@ -189,7 +194,8 @@ def _train(given: TrainConfig, out: Path) -> int:
     if head.kind == "embedding" and teacher is not None:
         dev_set.against = [answer.numpy() for answer in Reference.of(teacher, dev_set.tokens).logits]
     _report(examples, {config.data: train_set, config.dev_data or config.data: dev_set}, config.max_length)
-    refuse_unreachable(config, trainee.model.config, [len(sample) for sample in train_set.tokens])
+    if problem := unreachable(config, trainee.model.config, [len(sample) for sample in train_set.tokens]):
+        print(f"WARNING: {problem}", file=sys.stderr)
     progress = make_progress()
     with progress:
         content = _content(config, trainee, train, dev)
@@ -221,8 +227,8 @@ def _labelled(
     examples: TrainingExamples, config: RunConfig, teacher: PrunedTransformer | None, tokens: TextEncoder
 ) -> tuple[TrainingExamples, RunConfig]:
     """Sets without labels get the teacher's; a training set of those is trained by the teacher alone."""
-    bare = {name: given for name in ("train", "dev") if not has_labels(given := getattr(examples, name))}
-    if not bare:
+    bare = [not has_labels(examples.train), not has_labels(examples.dev)]
+    if not any(bare):
         return examples, config
     if teacher is None:
         raise InputError(
@@ -230,10 +236,11 @@ def _labelled(
             "--distil above 0, or labels"
         )
     said = "texts without labels get the answers of --teacher or --init, with which the dev metric is the agreement"
-    answered: dict[str, Any] = {name: taught(given, teacher, tokens) for name, given in bare.items()}
-    if "train" in bare:
+    train = taught(examples.train, teacher, tokens) if bare[0] else examples.train
+    dev = taught(examples.dev, teacher, tokens) if bare[1] else examples.dev
+    if bare[0]:
         config = config.model_copy(update={"distil": 1.0})
-    return replace(examples, **answered, taken=[*examples.taken, said]), config
+    return replace(examples, train=train, dev=dev, taken=[*examples.taken, said]), config
 
 
 def _report(examples: TrainingExamples, sets: dict[str, TokenisedSet], max_length: int) -> None:

@@ -62,7 +62,18 @@ def test_a_build_traces_every_stage_once_and_loads_every_engine_once(
     monkeypatch.setattr(stage_graphs, "export_stage", exporting)
     monkeypatch.setattr(OpenVinoBackend, "load", loading)
     out = tmp_path / "out"
-    arguments = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", 12, "--threads", 1)
+    arguments = (
+        "--checkpoint",
+        built.checkpoint,
+        "--data",
+        built.data,
+        "--samples",
+        12,
+        "--threads",
+        1,
+        "--precision",
+        "fp32",
+    )
     assert run_verb(build, *arguments, "--max-drop", 100, "--max-profiles", 4, "--out", out) == 0
     assert len(exported) == len(set(exported)) > 1
     engines = [file.name for file in loaded if "engines" in file.parts]
@@ -223,7 +234,18 @@ def test_without_stages_and_buckets_the_planner_chooses(
 ) -> None:
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
     out = tmp_path / "artifact"
-    arguments = ("--checkpoint", built.checkpoint, "--data", built.data, "--samples", "12", "--threads", "1")
+    arguments = (
+        "--checkpoint",
+        built.checkpoint,
+        "--data",
+        built.data,
+        "--samples",
+        "12",
+        "--threads",
+        "1",
+        "--precision",
+        "fp32",
+    )
     assert run_verb(build, *arguments, "--out", out, "--max-profiles", "8", "--explain") == 0
     printed = capsys.readouterr().out
     assert "no cut" in printed and "every cut" in printed

@@ -211,3 +211,32 @@ def test_bad_data_is_refused_before_anything_is_written(words: Path, tmp_path: P
     for more in (("--data", tmp_path / "none.tsv"), ("--samples", 0), ("--padded-length", 0)):
         assert convert_case("ltp_b3_delta", GOLDEN / "ltp_b3_delta", tmp_path / "out", words, *more) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cross_encoder_with_one_logit_is_a_reranker(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from tests.model.families import make_original, random_text, run_original
+
+    for variant in ("bert", "xlm-roberta"):
+        original, source = make_original(variant, num_labels=1), tmp_path / variant
+        original.save_pretrained(source)
+        tokenizer = write_tokenizer(tmp_path / f"{variant}.json")
+        given = ("--from", "huggingface", source, tmp_path / f"{variant}-ours", "--tokenizer", tokenizer)
+        assert run_verb(convert, *given, "--task", "ranking") == 0
+        assert "dense, " in capsys.readouterr().out
+        ours = load_checkpoint(tmp_path / f"{variant}-ours")
+        assert ours.config.head.kind == "ranking"
+        segments = ours.config.encoder.type_vocab_size
+        ids, mask, types = random_text([9, 6], segments, seed=0)
+        expected = run_original(original, ids, mask, types, 0)[1].logits
+        with torch.no_grad():
+            torch.testing.assert_close(ours(ids, mask, types).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_a_classifier_is_no_reranker(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from tests.model.families import make_original
+
+    make_original("bert").save_pretrained(tmp_path / "src")
+    given = ("--from", "huggingface", tmp_path / "src", tmp_path / "out", "--tokenizer", words, "--task", "ranking")
+    assert run_verb(convert, *given) == 2
+    assert "expected a model with one output (num_labels 1), found" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -105,7 +105,7 @@ def test_pairs_in_files(answer, tmp_path: Path) -> None:
         ("a.txt", b"w7\n\nw8\n", "line 2: expected at least one word"),
         ("a.txt", b"w7\n" + b"w8 " * 40, "text 2: 42 tokens, the model takes 24"),
         ("a.txt", b"", "expected at least one line"),
-        ("a.xml", b"w7\n", "expected .jsonl, .tsv, .csv, .txt, .parquet or --format, found .xml"),
+        ("a.xml", b"w7\n", "expected .jsonl, .json, .tsv, .csv, .txt, .parquet, .conll, .bio or --format, found .xml"),
         ("a.csv", b"w7\n", "line 1: expected a column text, found the header w7"),
         ("a.csv", b'text\n"w7\nw8\n', "line 2: a quote that is opened here is never closed"),
         ("a.txt", b"w7 " * 2**23, "line 1: expected at most 16777216 bytes"),

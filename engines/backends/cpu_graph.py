@@ -44,6 +44,7 @@ def write_cpu_graph(stage_graph: Path, buckets: Sequence[Bucket], out: Path) -> 
     content = _take_weights(model, weights.name)
     model = onnx.inliner.inline_local_functions(model)
     _split_key_transposes(model)
+    _widen_ends(model)
     if content:
         write_whole(weights, content)
     else:
@@ -84,6 +85,30 @@ def _split_key_transposes(model: onnx.ModelProto) -> None:
             model.graph.node.extend([first, swap])
         else:
             model.graph.node.append(node)
+
+
+def _widen_ends(model: onnx.ModelProto) -> None:
+    """Makes inputs and outputs in bf16 float32, which NumPy has, and converts them inside."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    ends = [
+        value for value in (*graph.input, *graph.output) if value.type.tensor_type.elem_type == TensorProto.BFLOAT16
+    ]
+    inner = {value.name: f"{value.name}.narrow" for value in ends}
+    for node in graph.node:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    taken, nodes = {value.name for value in graph.input}, list(graph.node)
+    for value in ends:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        outer, narrow = value.name, inner[value.name]
+        if outer in taken:
+            nodes.insert(0, helper.make_node("Cast", [outer], [narrow], narrow, to=TensorProto.BFLOAT16))
+        else:
+            nodes.append(helper.make_node("Cast", [narrow], [outer], narrow, to=TensorProto.FLOAT))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _require_symbolic(model: onnx.ModelProto, source: Path) -> None:

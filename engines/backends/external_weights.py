@@ -30,6 +30,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DEEPEST = 64
 """Messages inside messages: ours are seven deep, or twelve inside a function."""
 _TYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}
+BFLOAT16 = 16
+"""ONNX's type whose values NumPy does not know: they are given as their bits."""
+_TYPES[BFLOAT16] = np.uint16
 _EXTERNAL = 1
 
 Read = Callable[[Path], np.ndarray]
@@ -38,7 +41,7 @@ Read = Callable[[Path], np.ndarray]
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a graph: its name, its ONNX type, and its values, which lie in the content of a file."""
+    """A weight of a graph: its name, its ONNX type, and its values (of bf16 their bits), which lie in a file."""
 
     name: str
     kind: int

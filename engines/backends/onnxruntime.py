@@ -23,6 +23,11 @@ class OnnxRuntimeBackend(CpuBackend):
 
     provider = "onnxruntime"
 
+    def unfit(self, precision: str) -> str | None:
+        if precision == "bf16":
+            return "it has almost no kernels in bf16; install openvino, or build with --precision fp32"
+        return None
+
     def load(
         self, engine_file: Path, threads: int | None, binding: Binding | None = None, read: Read = content_of
     ) -> Engine:

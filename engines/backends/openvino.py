@@ -13,7 +13,7 @@ import numpy as np
 from engines.backends.base import Arrays, Engine, Profile
 from engines.backends.cpu import CpuBackend
 from engines.backends.cpu_graph import BOUNDS, parse_bounds
-from engines.backends.external_weights import Read, Weight, external_weights, with_inputs
+from engines.backends.external_weights import BFLOAT16, Read, Weight, external_weights, with_inputs
 from engines.binding import Binding
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
@@ -65,7 +65,8 @@ def compile_on_cpu(model: Any, threads: int | None) -> Any:
         # costs every engine two threads, and every call the way to them and back.
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 0 if threads == 1 else 1,
-        # Also where the CPU would prefer bf16: the precision is the artifact's choice.
+        # Also where the CPU would prefer bf16: the precision is the artifact's choice. What a graph in bf16 types as
+        # bf16 is computed in it, and what it types as float32 (scores, softmax, layer norm) is not.
         "INFERENCE_PRECISION_HINT": "f32",
         # Pinned threads of many engines, or of several processes, wait for the same cores while others idle.
         "ENABLE_CPU_PINNING": False,
@@ -77,14 +78,20 @@ def compile_on_cpu(model: Any, threads: int | None) -> Any:
 
 def _set_weights(model: Any, weights: Sequence[Weight]) -> None:
     """Puts constants in the place of the inputs that stand for the weights, which share the weights' memory."""
-    ops = openvino_package().opset13
-    values = {weight.name: weight.values for weight in weights}
+    constants = {weight.name: _constant(weight) for weight in weights}
     for port in list(model.inputs):
-        (name,) = port.get_names() & values.keys() or {None}
+        (name,) = port.get_names() & constants.keys() or {None}
         if name is not None:
-            port.node.output(0).replace(ops.constant(values[name], shared_memory=True).output(0))
+            port.node.output(0).replace(constants[name].output(0))
             model.remove_parameter(port.node)
     model.validate_nodes_and_infer_types()
+
+
+def _constant(weight: Weight) -> Any:
+    openvino, values = openvino_package(), weight.values
+    if weight.kind == BFLOAT16:
+        values = openvino.Tensor(values, openvino.Shape(list(values.shape)), openvino.Type.bf16)
+    return openvino.opset13.constant(values, shared_memory=True)
 
 
 class _Request:

@@ -11,8 +11,10 @@ from engines.buckets import Bucket, default_buckets, format_buckets, parse_bucke
 from engines.errors import InputError
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.dense import DenseModel
+from pipeline.builder.precision import in_fastest_precision
 from pipeline.builder.start import Start
 from pipeline.builder.steps import build_from
+from pipeline.builder.subject import Inputs
 
 
 def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
@@ -21,11 +23,15 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
     Nothing is timed if the target's engines cannot run here. Errors that can be known are raised before anything is
     built.
     """
-    start = Start.of(config)
-    with start.publisher() as publisher:
-        compared = start.dense is not None and start.target.cannot_run is None
-        baseline = dense_artifact(start, console) if compared else None
-        return build_from(start, publisher, console, baseline)
+    inputs = Inputs()
+
+    def attempt(start: Start) -> Artifact:
+        with start.publisher() as publisher:
+            timed = start.dense is not None and start.target.cannot_run is None
+            baseline = dense_artifact(start, console) if timed else None
+            return build_from(start, publisher, console, baseline)
+
+    return in_fastest_precision(config, console, lambda chosen: Start.of(chosen, inputs), attempt)
 
 
 def dense_artifact(start: Start, console: Console) -> Path:

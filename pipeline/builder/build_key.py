@@ -33,6 +33,7 @@ def build_key(
         "samples": config.samples,
         "buckets": format_buckets(buckets),
         "max_profiles": config.max_profiles,
+        "memory": config.memory,
         "token_budget": config.token_budget,
         "device": config.device,
         "target": config.target,

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from calib.row import Columns
 from engines.binding import Compatibility, ComputeCapability
 from engines.errors import InputError, validation_problems
 from pipeline.planning.costs import DEVICES
@@ -41,9 +42,13 @@ def _parts(value: Any) -> Any:
 
 
 def _known_device(name: str) -> str:
-    if name not in DEVICES:
-        raise ValueError(f"expected one of {', '.join(DEVICES)}, found {name}")
+    if name not in DEVICES and name not in TORCH_DEVICES:
+        raise ValueError(f"expected one of {', '.join(dict.fromkeys((*DEVICES, *TORCH_DEVICES)))}, found {name}")
     return name
+
+
+TORCH_DEVICES = ("cpu", "cuda")
+"""What the target `torch` compiles for. Other targets have one kind of device, and `--device` is a data sheet."""
 
 
 class BuildConfig(BaseModel):
@@ -53,15 +58,19 @@ class BuildConfig(BaseModel):
 
     checkpoint: Path = DEMO / "ltp"
     dense: Path | None = None
-    target: Literal["cpu", "tensorrt", "tensorrt-rtx"] = "cpu"
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    target: Literal["cpu", "torch", "tensorrt", "tensorrt-rtx"] = "cpu"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
     max_profiles: int = Field(512, gt=0)
+    memory: int | None = Field(None, gt=0)
     token_budget: int | None = Field(None, gt=0)
     device: Annotated[str, AfterValidator(_known_device)] | None = None
     explain: bool = False
     data: str = "movie-reviews"
+    label: str | None = None
+    text: str | None = None
+    text_b: str | None = None
     samples: int = Field(256, gt=0)
     metric_samples: int = Field(512, gt=0)
     max_drop: float = Field(1.0, allow_inf_nan=False)
@@ -80,11 +89,41 @@ class BuildConfig(BaseModel):
     force: bool = False
     resume: bool = True
 
+    def in_precision(self, precision: str) -> BuildConfig:
+        """The same build in a precision that the target may have."""
+        return self.model_copy(update={"precision": precision})
+
+    @property
+    def settled(self) -> BuildConfig:
+        """The same build; of `auto`, where nothing was compared yet, in fp32, which every target has."""
+        return self.in_precision("fp32") if self.precision == "auto" else self
+
+    @property
+    def torch_device(self) -> str | None:
+        """What the target torch is asked to compile for; None for another target, or for the best that is here."""
+        return self.device if self.target == "torch" and self.device in TORCH_DEVICES else None
+
+    @property
+    def sheet(self) -> str | None:
+        """The data sheet to plan with; None: costs are measured."""
+        return None if self.torch_device is not None else self.device
+
+    @model_validator(mode="after")
+    def _device_of_target(self) -> BuildConfig:
+        if self.target != "torch" and self.device is not None and self.device not in DEVICES:
+            raise ValueError(f"device: {self.device} is one of the target torch, found target {self.target}")
+        return self
+
     @property
     def dense_checkpoint(self) -> Path | None:
         """The dense model to compare with: the one named, or the shipped one for a shipped checkpoint."""
         shipped = self.checkpoint.resolve().parent == DEMO and self.checkpoint.name != "dense"
         return self.dense or (DEMO / "dense" if shipped else None)
+
+    @property
+    def columns(self) -> Columns | None:
+        """What the files call their columns; None: as usual."""
+        return Columns.given(self.label, self.text, self.text_b)
 
     @property
     def arguments(self) -> list[str]:

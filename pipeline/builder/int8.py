@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from calib.data import NAMED_SETS
+from calib.data import splits_of
 from calib.int8.calibrate import FILE, Calibration, DropBudget, calibrate, read_calibration, write_calibration
 from calib.int8.qdq import quantize_graphs
 from calib.int8.scheme import QuantizationScheme
@@ -49,7 +49,7 @@ def same_texts_warning(config: BuildConfig) -> str | None:
     calibration, compared = config.calibration or config.data, config.dense_checkpoint is not None
     if config.precision != "int8" and not compared:
         return None
-    if config.data in NAMED_SETS or Path(calibration).resolve() != Path(config.data).resolve():
+    if splits_of(config.data) or Path(calibration).resolve() != Path(config.data).resolve():
         return None
     return (
         f"calibration {calibration}: the gates read the same texts, so the "

@@ -17,7 +17,7 @@ from engines.plan import Plan, StagePlan
 from engines.version import __version__
 from pipeline.builder.start import Start
 from pipeline.builder.work import Exported, Planned
-from pipeline.planning.plan import ChosenPlan
+from pipeline.planning.plan import ChosenPlan, padding
 
 
 def plan_of(planned: Planned, exported: Exported, failed: Mapping[Bucket, str]) -> Plan:
@@ -41,6 +41,7 @@ def plan_of(planned: Planned, exported: Exported, failed: Mapping[Bucket, str]) 
         head_graph=graphs.get("head"),
         buckets=everything,
         expected_ms={batch: round(1e3 * seconds, 4) for batch, seconds in chosen.expected_seconds.items()},
+        padding=round(padding(chosen, planned.expected.reference.rows.numpy()), 4),
     )
 
 
@@ -68,6 +69,7 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
         max_length=model.max_length,
         encoder=layout.Encoder(**encoder),
         protect_first=model.pruner.protect_first,
+        protect_until=model.pruner.protect_until,
         checkpoint=layout.Checkpoint(path=str(config.checkpoint), sha256=subject.digest),
         data=layout.Data(name=config.data, count=len(subject.examples), sha256=examples_digest(subject.examples)),
         plan=plan,
@@ -75,4 +77,5 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
         tools=tool_versions(),
         machine={"processor": platform.machine(), "system": platform.system(), "cpus": str(os.cpu_count())},
         files=layout.digest_files(root),
+        compared=list(start.compared),
     )

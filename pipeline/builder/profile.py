@@ -54,7 +54,7 @@ def cost_table(
     target: can run here. scheme: the layers in INT8; their ranges do not change the time. export: writes the graphs of
             the stages.
     """
-    path = cache_folder("profiles") / f"{_key(model, target, batches, threads, scheme)}.json"
+    path = cache_folder("profiles") / f"{cost_key(model, target, batches, threads, scheme)}.json"
     if path.is_file():
         try:
             return CostTable.read(path)
@@ -157,13 +157,14 @@ def _seconds(call: Call) -> float:
     return time.perf_counter() - started
 
 
-def _key(
+def cost_key(
     model: PrunedTransformer,
     target: BuildTarget,
     batches: Sequence[int],
     threads: int | None,
     scheme: QuantizationScheme | None,
 ) -> str:
+    """What the times of stages of such a model depend on, as a file name."""
     config = model.config
     inputs = {
         "table": CostTable.model_fields["schema_version"].default,

@@ -88,6 +88,14 @@ class Publisher:
         if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
             raise self._cannot_write(error) from error
 
+    def check(self) -> None:
+        """Raises InputError where `out` is taken now, as entering would; changes nothing."""
+        try:
+            self._check_work()
+            self._check_free()
+        except OSError as error:
+            raise self._cannot_write(error) from None
+
     def done(self, step: str) -> bool:
         """Whether the build that is resumed has marked the step."""
         return step in self._done

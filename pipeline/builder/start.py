@@ -10,6 +10,7 @@ from calib.texts import CalibrationSet
 from engines.artifact import Artifact, EngineRecord
 from engines.buckets import Bucket, parse_buckets
 from engines.errors import InputError
+from engines.precisions import ComparedPrecision
 from pipeline.builder.build_key import build_key, chosen_buckets
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.dense import DenseModel
@@ -27,7 +28,7 @@ class Start:
     """The inputs of a build, read once.
 
     previous:  the artifact that is already at `out`. elsewhere: its engines for other machines, if it is from the same
-               build.
+               build. compared: the precisions that the configuration's was chosen from.
     """
 
     config: BuildConfig
@@ -40,6 +41,7 @@ class Start:
     key: str
     previous: Artifact | None
     elsewhere: list[EngineRecord]
+    compared: tuple[ComparedPrecision, ...] = ()
 
     @classmethod
     def of(
@@ -55,7 +57,8 @@ class Start:
         typical_length: tokens at which the texts that are planned for are cut; None: what the model takes.
         Raises InputError or TargetError for what can be known before anything is computed.
         """
-        target, inputs = BuildTarget.of(config), inputs or Inputs()
+        config = config.settled
+        target, inputs = BuildTarget.of(config), inputs or Inputs(config.columns)
         subject = replace(_subject(config, inputs), typical_length=typical_length)
         if config.dense_checkpoint is not None:
             dense = dense or DenseModel(config.dense_checkpoint, inputs)

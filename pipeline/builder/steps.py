@@ -21,16 +21,17 @@ from pipeline.builder.config import BuildConfig
 from pipeline.builder.contents import write_contents
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.engines import compile_all
-from pipeline.builder.graphs import ExportOnce, export_graphs, traced
+from pipeline.builder.graphs import ExportOnce, drop_programs, export_graphs, traced
 from pipeline.builder.int8 import calibrated, quantised_graphs, same_texts_warning
 from pipeline.builder.measure import as_record, common_length, measure
 from pipeline.builder.plan import FILE as PLAN_FILE
 from pipeline.builder.plan import choose_plan
+from pipeline.builder.precision import in_fastest_precision
 from pipeline.builder.progress import progress_bars
 from pipeline.builder.publish import Publisher
 from pipeline.builder.reuse import Previous
 from pipeline.builder.start import Start
-from pipeline.builder.subject import tokens_of
+from pipeline.builder.subject import Inputs, tokens_of
 from pipeline.builder.work import Engines, Exported, Planned, Work
 from pipeline.gates.expected import Expected
 from pipeline.gates.under_test import EnginesUnderTest
@@ -52,9 +53,13 @@ def build(
               loaded it already. An artifact of the same build key without engines for this machine gets them added.
               Raises InputError, GateError, BuildError or TargetError; then nothing is published.
     """
-    start = Start.of(config, dense=dense)
-    with start.publisher() as publisher:
-        return build_from(start, publisher, console, baseline)
+    inputs = Inputs()
+
+    def attempt(start: Start) -> Artifact:
+        with start.publisher() as publisher:
+            return build_from(start, publisher, console, baseline)
+
+    return in_fastest_precision(config, console, lambda chosen: Start.of(chosen, inputs, dense), attempt)
 
 
 def build_from(start: Start, publisher: Publisher, console: Console, baseline: Path | None = None) -> Artifact:
@@ -63,7 +68,7 @@ def build_from(start: Start, publisher: Publisher, console: Console, baseline: P
     for line in start.subject.report():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with progress_bars(console) as progress:
-        work = Work(start, publisher, previous, progress, ExportOnce())
+        work = Work(start, publisher, previous, progress, ExportOnce(start.target.backend.reads_program))
         planned = plan(work)
         exported = export(work, planned)
         engines = compile_engines(work, planned, exported)
@@ -121,6 +126,7 @@ def export(work: Work, planned: Planned) -> Exported:
 def compile_engines(work: Work, planned: Planned, exported: Exported) -> Engines:
     """Compiles every stage for its buckets, and writes the other files of the artifact."""
     engines = compile_all(work, planned, exported)
+    drop_programs(work)
     write_contents(work, planned, exported, engines)
     return engines
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
-from calib.data import NAMED_SETS, Example, has_labels, read_examples, relabelled
+from calib.data import Example, has_labels, read_examples, relabelled, splits_of
 from calib.labels import listed
 from calib.metric import labelled
+from calib.row import Columns
 from calib.summary import oddities, summary
 from engines.tokenization import TextEncoder, Tokens
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
@@ -20,14 +21,19 @@ TYPICAL = 1024
 
 
 class Inputs:
-    """Reads every checkpoint and every set of examples once, for a build and for that of its dense baseline."""
+    """Reads every checkpoint and every set of examples once, for a build and for that of its dense baseline.
 
-    def __init__(self) -> None:
+    columns: what files call their label and texts, where that is not the usual.
+    """
+
+    def __init__(self, columns: Columns | None = None) -> None:
+        self._columns = columns
         self._examples, self._models = cache(read_examples), cache(load_checkpoint)
 
     def examples(self, data: str, split: str) -> list[Example]:
         """The examples of a named set's split, or of a file, which has no splits. Raises InputError."""
-        return self._examples(data, split if data in NAMED_SETS else "test", unlabelled=True)
+        named = split if splits_of(data) else "test"
+        return self._examples(data, named, columns=self._columns, unlabelled=True)
 
     def model(self, checkpoint: Path) -> PrunedTransformer:
         """The model of a checkpoint. Raises InputError."""
@@ -54,9 +60,9 @@ class Subject:
     typical_length: int | None = None
 
     @classmethod
-    def load(cls, checkpoint: Path, data: str, count: int) -> Subject:
+    def load(cls, checkpoint: Path, data: str, count: int, columns: Columns | None = None) -> Subject:
         """Loads a checkpoint and the first `count` examples of the test split (or the file). Raises InputError."""
-        return cls.of(checkpoint, load_checkpoint(checkpoint), data, Inputs().examples(data, "test")[:count])
+        return cls.of(checkpoint, load_checkpoint(checkpoint), data, Inputs(columns).examples(data, "test")[:count])
 
     @classmethod
     def of(
@@ -83,7 +89,7 @@ class Subject:
         odd = oddities(self.examples, regression)
         if self.assumed is not None:
             odd.append(self.assumed)
-        if not has_labels(self.examples):
+        if not has_labels(self.examples) and head.kind != "embedding":
             odd.append("it has no labels: no accuracy is measured")
         elif not fits and not head.token_level:
             expected = "numbers" if head.one_value else listed(head.labels)

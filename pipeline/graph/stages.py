@@ -125,11 +125,12 @@ class Stage(nn.Module):
         if not self.spec.last:
             *inner, cut = self.spec.steps
             state = self.model.walk(state, inner, decide, ends_at=cut)
-            score = self.model.pruner.score(cut.layer, state.hidden, state.mass, state.alive).float()
+            score = self.model.score(cut.layer, state)
             see(Decision(score, state.alive, self.model.pruner.threshold(cut.layer)))
             return self._passed_on(state, self._compact(score, state))
         state = self.model.walk(state, self.spec.steps, decide)
-        return self._answer(state), state.alive, state.position
+        place = state.position if self.model.config.pruner.protect_until is None else state.place
+        return self._answer(state), state.alive, place
 
     def _answer(self, state: State) -> Tensor:
         """The logits; for a token-level head, which is a unit of its own, the rows."""

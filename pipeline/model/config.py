@@ -140,6 +140,8 @@ class PrunerConfig(Strict):
     predictor_hidden: width of Transkimmer's predictor.
     decides_at:       the layers of `transkimmer` that have a predictor; None: every one, as in the paper.
     protect_first:    whether the first token stays alive whatever its score.
+    protect_until:    the token that ends a protected segment, such as [SEP] behind a query: the tokens up to the first
+                      one stay alive whatever their scores. None: only the first token may be protected.
     """
 
     method: Method = "dense"
@@ -149,6 +151,7 @@ class PrunerConfig(Strict):
     predictor_hidden: Width | None = None
     decides_at: list[Annotated[int, Field(ge=0)]] | None = None
     protect_first: bool = True
+    protect_until: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _method_has_its_fields(self) -> PrunerConfig:

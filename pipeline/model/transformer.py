@@ -29,7 +29,8 @@ Execution = Literal["masked", "compacted"]
 class State:
     """What flows from step to step.
 
-    hidden [B, S, D]; alive [B, S] int32; position [B, S] int32, each row's place in the original sequence;
+    hidden [B, S, D]; alive [B, S] int32; position [B, S] int32, each row's place in the original sequence, or -1 minus
+    it where the row is protected;
     mass [B, S] fp32, the attention mass of the last attention if a decision needs it; keep [B, S] fp32 in [0, 1],
     only while training: the relaxation of `alive`; pooled [B, D + 1] fp32, only in a stage: see engines.stages.POOLED.
     """
@@ -40,6 +41,16 @@ class State:
     mass: Tensor | None = None
     keep: Tensor | None = None
     pooled: Tensor | None = None
+
+    @property
+    def place(self) -> Tensor:
+        """[B, S] int32: each row's place in the original sequence."""
+        return torch.where(self.position < 0, -1 - self.position, self.position)
+
+    @property
+    def protected(self) -> Tensor:
+        """[B, S] bool: the rows of a protected segment."""
+        return self.position < 0
 
 
 Decide = Callable[[int, Tensor, State], State]
@@ -69,7 +80,7 @@ class _Trace:
 
     def write_states(self, state: State) -> None:
         """Stores the rows that were just processed."""
-        place = state.position.long()[:, :, None].expand_as(state.hidden)
+        place = state.place.long()[:, :, None].expand_as(state.hidden)
         carried = are_carried(state.alive)[:, :, None]
         # The other rows write back what is stored at their place, which changes nothing.
         rows = torch.where(carried, state.hidden.to(self.final.dtype), self.final.gather(1, place))
@@ -78,7 +89,7 @@ class _Trace:
     def to_original(self, values: Tensor, state: State, fill: float) -> Tensor:
         """values [B, s] to [B, S] at the rows' original places."""
         full = torch.full(self.final.shape[:2], fill, dtype=values.dtype, device=values.device)
-        return full.scatter(1, state.position.long(), values)
+        return full.scatter(1, state.place.long(), values)
 
 
 class PrunedTransformer(nn.Module):
@@ -110,8 +121,11 @@ class PrunedTransformer(nn.Module):
     def embed(self, input_ids: Tensor, token_type_ids: Tensor, alive: Tensor) -> State:
         """The state in front of the first step. Tokens must be packed to the left; `alive` [B, S] is 0 on padding."""
         place = torch.arange(input_ids.shape[1], device=input_ids.device)[None, :].expand_as(input_ids)
-        hidden = self.embeddings(input_ids, token_type_ids, place)
-        return State(hidden, alive.to(torch.int32), place.to(torch.int32))
+        hidden, position = self.embeddings(input_ids, token_type_ids, place), place.to(torch.int32)
+        if self.config.pruner.protect_until is not None:
+            ends = torch.where(input_ids == self.config.pruner.protect_until, position, input_ids.shape[1])
+            position = torch.where(position <= ends.amin(1, keepdim=True), -1 - position, position)
+        return State(hidden, alive.to(torch.int32), position)
 
     def group(self, layer: int) -> int:
         """Which of the distinct layers a layer is; its own number, unless layers are shared."""
@@ -136,11 +150,14 @@ class PrunedTransformer(nn.Module):
         `ends_at` is a decision that the caller takes behind the last step; the state then holds what it needs.
         """
         geometry: Geometry | None = None
+        located: Tensor | None = None
         for index, step in enumerate(steps):
             group = self.group(step.layer)
             if step.kind == "attend":
-                if geometry is None or geometry.position is not state.position:
-                    geometry = self.positions.at(state.position, state.hidden.dtype)
+                if geometry is None or located is not state.position:
+                    located = state.position
+                    place = located if self.config.pruner.protect_until is None else state.place
+                    geometry = self.positions.at(place, state.hidden.dtype)
                 following = steps[index + 1] if index + 1 < len(steps) else ends_at
                 need_mass = following == Step("decide", step.layer)
                 zero_dead = not self.config.pruner.protect_first
@@ -151,9 +168,16 @@ class PrunedTransformer(nn.Module):
             elif step.kind == "feed":
                 state = replace(state, hidden=self.feed_forward[group](state.hidden))
             else:
-                score = self.pruner.score(step.layer, state.hidden, state.mass, state.alive)
+                score = self.score(step.layer, state)
                 state = replace(decide(step.layer, score, state), mass=None)
         return state
+
+    def score(self, layer: int, state: State) -> Tensor:
+        """The fp32 score [B, S] of a decision; that of a protected row is at least the threshold, whatever it was."""
+        score = self.pruner.score(layer, state.hidden, state.mass, state.alive).float()
+        if self.config.pruner.protect_until is None:
+            return score
+        return torch.where(state.protected, score.clamp_min(self.pruner.threshold(layer)), score)
 
     def decide_masked(self, layer: int, score: Tensor, state: State) -> State:
         """Dead tokens stay where they are and leave the softmax."""

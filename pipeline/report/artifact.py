@@ -9,9 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from calib.retention import FILE as RETENTION_FILE
 from calib.retention import RetentionStatistics
-from engines.artifact import BENCH_NAME, Artifact, Manifest
+from engines.artifact import BENCH_NAME, Artifact, EngineRecord, Manifest
 from engines.errors import InputError, validation_problems
+from engines.memory import memory_bytes
 from engines.plan import Plan
+from engines.precisions import told
 from pipeline.builder.measure import Timing, speedups
 from pipeline.report.charts import retention_chart
 from pipeline.report.page import write_page
@@ -52,7 +54,9 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
         target,
         name=directory.name,
         m=manifest,
-        size=sum(opened.file(name).stat().st_size for name in manifest.files),
+        size=sum(opened.sizes.values()),
+        memory=_memory(opened),
+        precisions=told(manifest.compared),
         statuses={status: sum(gate.status == status for gate in manifest.gates) for status in _STATUSES},
         engines=Counter((engine.target, engine.precision) for engine in manifest.engines),
         profiles=Counter((e.target, e.precision) for e in manifest.engines for _ in e.profiles),
@@ -63,6 +67,14 @@ def write_artifact_report(artifact: Path, out: Path | None = None) -> Path:
         bench=bench,
         times_dense=_times_dense(bench.timings) if bench else {},
     )
+
+
+def _memory(artifact: Artifact) -> dict[tuple[str, str], int]:
+    """Bytes that the engines take when all are loaded, by target and precision."""
+    engines: dict[tuple[str, str], list[EngineRecord]] = defaultdict(list)
+    for engine in artifact.manifest.engines:
+        engines[engine.target, engine.precision].append(engine)
+    return {key: memory_bytes(artifact.manifest, held, artifact.sizes) for key, held in engines.items()}
 
 
 def _buckets(plan: Plan) -> list[tuple[str, int, list[int]]]:

@@ -73,6 +73,7 @@ class TrainConfig(BaseModel):
     predictor_hidden: int = Field(64, gt=0)
     decide_at: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1)
     protect_first: bool = True
+    protect_segment: bool | None = None
     distil: float = Field(0.5, ge=0, le=1)
     evaluations: int = Field(6, gt=0)
     patience: int = Field(4, gt=0)

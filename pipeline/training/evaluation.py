@@ -12,7 +12,9 @@ from torch import Tensor
 from calib.metric import measure
 from calib.ranking import mrr, ndcg
 from engines.head import Head
-from pipeline.model.flops import count_flops, dense_flops
+from engines.tokenization import Tokens
+from pipeline.model.flops import count_flops, dense_flops, flops_ratio
+from pipeline.model.retention import carried_rows
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
@@ -75,6 +77,14 @@ def _metric(head: Head, data: TokenisedSet, logits: Sequence[Tensor]) -> tuple[f
         return -float((ours - theirs).square().mean()), known
     figures = measure(head, found, data.examples, data.tokens, data.against)
     return next(iter(figures.values())), {name: round(value, 4) for name, value in figures.items()}
+
+
+def ratio_on(model: PrunedTransformer, samples: Sequence[Tokens]) -> float:
+    """Dense over pruned FLOPs; nothing is computed behind the last decision."""
+    was_training = model.training
+    rows = carried_rows(model.eval(), samples)
+    model.train(was_training)
+    return flops_ratio(model.config, rows)
 
 
 def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from calib.data import NAMED_SETS, Data, Example, has_labels, label_names, read_data, relabelled
+from calib.data import Data, Example, has_labels, label_names, read_data, relabelled, splits_of
 from calib.held_out import hold_out
 from calib.labels import are_amounts, is_number, refuse_no_classes
 from calib.ranking import refuse_no_ranking
@@ -105,7 +105,7 @@ def _sets(config: TrainConfig, columns: Columns | None) -> tuple[Data, Data, lis
     """
     unlabelled = config.init is not None and config.label is None
     data = read_data(config.data, "train", columns=columns, unlabelled=unlabelled)
-    if config.dev_data is not None or config.data in NAMED_SETS:
+    if config.dev_data is not None or "dev" in splits_of(config.data):
         return data, read_data(config.dev_data or config.data, "dev", columns=columns, unlabelled=unlabelled), []
     train, dev = hold_out(data.examples)
     if not dev:

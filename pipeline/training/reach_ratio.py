@@ -17,7 +17,7 @@ from pipeline.model.pruners import LtpPruner, Pruner, TranskimmerPruner
 
 _WIDEST = 16.0
 """Farthest that decisions move: as good as all tokens live, or all but the first die, in front of it."""
-_FIRST, _FINEST = 0.25, 0.01
+_FIRST, _FINEST = 0.25, 0.001
 """The first step, and the width of an interval that is not divided further."""
 _NEAR = 0.004
 """A ratio is met from this share of it on either side."""

@@ -54,7 +54,7 @@ class Relaxation:
             state = self._hard(layer, score.float(), state)
             rows = state.alive.float()
         else:
-            self.weights = self._weights(layer, score.float())
+            self.weights = self._weights(layer, score.float(), state)
             rows = self._counted(layer, score.float(), state)
             state = replace(state, keep=self._felt(self.weights))
         for later in range(layer, len(self.counts)):
@@ -121,7 +121,7 @@ class Relaxation:
         felt.register_hook(lambda gradient: gradient.clamp(-bound, bound))
         return felt
 
-    def _weights(self, layer: int, score: Tensor) -> Tensor:
+    def _weights(self, layer: int, score: Tensor, state: State) -> Tensor:
         """The weight of every token, [B, S] in [0, 1], never above what it was before."""
         pruner = self.model.pruner
         if isinstance(pruner, LtpPruner):
@@ -136,7 +136,8 @@ class Relaxation:
         weight = torch.sigmoid(logit)
         if self.kind == "straight_through":
             weight = (logit >= 0).float() + weight - weight.detach()
+        protected = state.protected
         if self.model.config.pruner.protect_first:
-            first = torch.arange(weight.shape[1], device=weight.device) == 0
-            weight = torch.where(first[None, :], torch.ones_like(weight), weight)
+            protected = protected | (torch.arange(weight.shape[1], device=weight.device) == 0)[None, :]
+        weight = torch.where(protected, torch.ones_like(weight), weight)
         return weight if self.weights is None else weight * self.weights

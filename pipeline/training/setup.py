@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from calib.labels import listed
 from engines.errors import InputError, TargetError, validation_problems
+from engines.tokenization import TextEncoder
 from pipeline.model.checkpoint import CONFIG_NAME, load_checkpoint, read_config, save_checkpoint, tokenizer_path
 from pipeline.model.config import (
     AdapterConfig,
@@ -90,7 +91,11 @@ def make_trainee(config: RunConfig, labels: list[str] | None, head: HeadConfig |
         described = CheckpointConfig(
             encoder=origin.encoder,
             head=origin.head,
-            pruner=_as_asked(origin.learned or _first_pruner(config, origin.encoder), config, origin.encoder.layers),
+            pruner=_protecting(
+                _as_asked(origin.learned or _first_pruner(config, origin.encoder), config, origin.encoder.layers),
+                config,
+                origin,
+            ),
             max_length=config.max_length,
             backbone=origin.backbone,
             adapter=origin.adapter,
@@ -226,6 +231,22 @@ def _as_asked(pruner: PrunerConfig, config: RunConfig, layers: int) -> PrunerCon
             for layer, value in enumerate(values)
         ]
     return pruner.model_copy(update=update)
+
+
+def _protecting(pruner: PrunerConfig, config: RunConfig, origin: _Origin) -> PrunerConfig:
+    """The rule with the first text of a pair protected: as asked, else as it was, else where it is a query."""
+    wanted = config.protect_segment
+    if wanted is None:
+        wanted = origin.head.kind == "ranking" if origin.learned is None else pruner.protect_until is not None
+    if not wanted or pruner.method == "dense":
+        return pruner.model_copy(update={"protect_until": None})
+    separator = TextEncoder(origin.tokenizer, config.max_length).separator
+    if separator is None:
+        raise InputError(
+            f"{origin.tokenizer}: expected a special token behind the first text of a pair, found none; "
+            "pass --no-protect-segment"
+        )
+    return pruner.model_copy(update={"protect_until": separator})
 
 
 def _initialise_new_parts(model: PrunedTransformer) -> None:

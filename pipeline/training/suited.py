@@ -55,21 +55,25 @@ def weights_in_layers(encoder: EncoderConfig) -> int:
     return (4 * width**2 + encoder.feed_forward_products * width * inner) * (encoder.layer_groups or encoder.layers)
 
 
-def refuse_unreachable(config: TrainConfig, model: CheckpointConfig, lengths: list[int]) -> None:
-    """Raises InputError for a FLOPs ratio that the model could not reach if it dropped all that it may.
+def unreachable(config: TrainConfig, model: CheckpointConfig, lengths: list[int]) -> str | None:
+    """Why the model could not reach the FLOPs ratio if it dropped all that it may; None if it could.
 
-    lengths: tokens of the training texts.
+    lengths: tokens of the training texts. Raises InputError with that for a ratio that was asked for.
     """
     if config.method not in LEARN_THEIR_RATIO:
-        return
+        return None
     most = most_ratio(model, torch.tensor(lengths))
-    if most < REACHED * config.flops_ratio:
-        deciding = ", ".join(map(str, deciding_layers(model)))
-        raise InputError(
-            f"--flops-ratio {config.flops_ratio:g}: a model that decides at layers {deciding} reaches at most "
-            f"{most:.2f} on these texts, even if it drops every token but the first; ask for less, or let an earlier "
-            "layer decide with --decide-at"
-        )
+    if most >= REACHED * config.flops_ratio:
+        return None
+    deciding = ", ".join(map(str, deciding_layers(model)))
+    problem = (
+        f"--flops-ratio {config.flops_ratio:g}: a model that decides at layers {deciding} reaches at most "
+        f"{most:.2f} on these texts, even if it drops every token but the first; ask for less, or let an earlier "
+        "layer decide with --decide-at"
+    )
+    if "flops_ratio" in config.model_fields_set:
+        raise InputError(problem)
+    return problem
 
 
 def most_ratio(model: CheckpointConfig, lengths: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -15,20 +16,22 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from engines.errors import InputError
-from pipeline.model.flops import count_flops, dense_flops, flops_ratio
-from pipeline.model.retention import carried_rows
+from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import Batch, Sets
 from pipeline.training.budget import FlopsBudget
 from pipeline.training.config import Phase, RunConfig
-from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, reaches_ratio
+from pipeline.training.evaluation import LEARN_THEIR_RATIO, Evaluation, evaluate, ratio_on, reaches_ratio
 from pipeline.training.losses import DISTILLED, task_loss
 from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
 
-_CALIBRATION_EXAMPLES = 256
+_CALIBRATION_EXAMPLES, _FEWEST_EXAMPLES, _CALIBRATION_TOKENS = 256, 32, 2**14
+"""What a ratio is measured on: so many examples, or as many as have so many tokens."""
+_MARGIN = 1.01
+"""Decisions are moved to a little more than the ratio on some texts, so that others reach it too."""
 _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
 
 
@@ -158,15 +161,10 @@ class Trainer:
         return _CANDIDATE, evaluation.metric
 
     def _calibrate(self) -> None:
-        samples = self.train_set.tokens[:_CALIBRATION_EXAMPLES]
-        training = self.model.training
-        self.model.eval()
-        reach_ratio(
-            self.model.pruner,
-            self.config.flops_ratio,
-            lambda: flops_ratio(self.model.config, carried_rows(self.model, samples)),
-        )
-        self.model.train(training)
+        sample = self.train_set.tokens[:_CALIBRATION_EXAMPLES]
+        ends = itertools.accumulate(map(len, sample))
+        sample = sample[: max(_FEWEST_EXAMPLES, sum(end <= _CALIBRATION_TOKENS for end in ends))]
+        reach_ratio(self.model.pruner, _MARGIN * self.config.flops_ratio, lambda: ratio_on(self.model, sample))
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
         """Returns the indices of every batch of the phase; equal for equal seeds, so a resumed run continues alike."""

@@ -43,7 +43,7 @@ def short(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Bui
     built = Built(folder / "artifact", folder / "cut", data, folder / "whole")
     model_of = ("--checkpoint", built.checkpoint, "--dense", built.dense, "--data", built.data)
     shapes = ("--buckets", f"1x{SHORT},2x{SHORT}", "--stages", 1)
-    given = (*model_of, *shapes, "--samples", 12, "--threads", 1, "--max-drop", 100)
+    given = (*model_of, *shapes, "--samples", 12, "--threads", 1, "--precision", "fp32", "--max-drop", 100)
     assert run_verb(build, *given, "--out", built.artifact) == 0
     return built
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from calib.data import Example, are_quantities, examples_digest, is_number, label_names, read_examples, split_of
-from engines.errors import InputError
+from engines.errors import InputError, TargetError
 
 SHARES = {"train": 0.90, "dev": 0.04, "test": 0.06}
 PAIRS = [Example("a film", "1"), Example('one, "two"', "0", "three"), Example("naïve 映画", "1")]
@@ -121,7 +121,7 @@ def test_parquet_without_pyarrow_names_the_package(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     path = tmp_path / "data.parquet"
     path.touch()
-    with pytest.raises(InputError, match="pip install pyarrow"):
+    with pytest.raises(TargetError, match=r"pip install 'skimrt\[data\]'"):
         read_examples(str(path))
 
 
@@ -258,6 +258,7 @@ def test_bytes_that_are_no_text_are_an_input_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["no-such-set", "missing.tsv", "README.md", ""])
 def test_an_unknown_name_lists_what_there_is(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"named set \(movie-reviews, bbc-news\) or an existing file \(\.tsv, \.csv, \.jsonl"
+        InputError,
+        match=r"named set \(movie-reviews, bbc-news, bbc-headlines\) or an existing file \(\.tsv, \.csv, \.jsonl",
     ):
         read_examples(name)

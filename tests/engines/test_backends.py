@@ -57,6 +57,16 @@ def test_int8_is_left_to_a_provider_that_computes_it_right(overflows: bool, monk
             choose_builder("cpu", "int8")
 
 
+def test_bf16_is_left_to_a_provider_with_kernels_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (backend for backend in BACKENDS if backend.target == "cpu")
+    assert choose_backend("cpu", built={"cpu": {"bf16"}}) is choose_builder("cpu", "bf16") is first
+    with pytest.raises(TargetError, match=r"almost no kernels in bf16.*--precision fp32"):
+        choose_backend("cpu", second.provider, {"cpu": {"bf16"}})
+    monkeypatch.setattr(type(first), "available", lambda self: "the package is missing")
+    with pytest.raises(TargetError, match=r"(?s)is missing.*install openvino"):
+        choose_builder("cpu", "bf16")
+
+
 def test_what_the_probe_says_of_this_machine_is_so(tmp_path: Path) -> None:
     """The largest values in a graph as calibration writes it, where the sums are exact or far off."""
     rows, width, largest = 16, 384, 127

@@ -24,6 +24,7 @@ BUCKETS = parse_buckets("1x4,1x8,1x12,1x24,3x4,3x8,3x12,3x24")
 LABELS = {
     "classification": ["no", "yes"],
     "regression": ["value"],
+    "ranking": ["value"],
     "question_answering": ["start", "end"],
     "tagging": ["O", "B"],
 }

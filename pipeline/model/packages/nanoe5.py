@@ -124,7 +124,7 @@ def _tensors(content: bytes, at: int, config: dict[str, Any]) -> dict[str, Tenso
             raise ValueError(f"tensor {name}: {values} values were announced, {len(plain)} are there")
         ours = _TENSORS.get(name) or _name_in_layer(name)
         width = _width(ours, config)
-        found[ours] = torch.from_numpy(plain.reshape(-1, width) if width else plain).clone()
+        found[ours] = torch.tensor(plain.reshape(-1, width) if width else plain)
     return found
 
 
