@@ -96,9 +96,8 @@ def named_tensors(
                 "quantised weights are not read; save the model before it was quantised"
             )
         if not value.numel() or not value.dim() or value.shape[0] % len(ours):
-            raise InputError(
-                f"{directory}: {name}: expected rows in {len(ours)} equal part(s), found {list(value.shape)}"
-            )
+            parts = f"{len(ours)} equal parts of rows" if len(ours) > 1 else "rows"
+            raise InputError(f"{directory}: {name}: expected {parts}, found the shape {list(value.shape)}")
         found.update(zip(ours, value.chunk(len(ours)), strict=True))
     return found
 
