@@ -146,7 +146,8 @@ def test_a_path_that_leaves_the_directory(copy: Path, path: str, where: str) -> 
             manifest["plan"]["stages"][0]["graph"] = path
 
     edit(copy, change)
-    assert "path" in refusal(copy)
+    said = refusal(copy)
+    assert any(rule in said for rule in ("a relative path with forward slashes", "a plain path inside the artifact"))
 
 
 def test_a_duplicate_bucket_and_a_duplicate_engine(copy: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,7 @@ def test_locks_exclude_each_other_although_they_are_removed(tmp_path: Path) -> N
             with locked(tmp_path / "file", "file", timeout=30):
                 inside += 1
                 most = max(most, inside)
+                time.sleep(0.002)
                 inside -= 1
         done.append(True)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -227,3 +229,13 @@ def test_a_missing_backbone_says_how_to_get_it() -> None:
         locate_backbone("no-such-backbone")
     with pytest.raises(InputError, match="found neither"):
         locate_backbone("no/such/directory")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 32)])
+@pytest.mark.parametrize("name", ["encoder.layer.0.attention.self.query.bias", "classifier.weight"])
+def test_a_tensor_without_rows_is_refused(tiny_backbone: Path, tmp_path: Path, name: str, shape: tuple) -> None:
+    home = Path(shutil.copytree(tiny_backbone, tmp_path / "model"))
+    weights = {**read_weights(home / "model.safetensors"), name: torch.zeros(shape)}
+    write_weights(home / "model.safetensors", weights)
+    with pytest.raises(InputError, match=re.escape(f"{name}: expected rows, found the shape {list(shape)}")):
+        read_huggingface(home)

@@ -49,7 +49,7 @@ def _classifier_rows(raw: Mapping[str, Any], home: Path) -> int | None:
         shapes = {} if family is None else tensor_shapes(home, family, reads_every_token(raw))
     except InputError:
         return None
-    return shapes.get("head.classifier.weight", [None])[0]
+    return next(iter(shapes.get("head.classifier.weight", [])), None) or None
 
 
 def read_huggingface(directory: Path, backbone: bool = False) -> tuple[CheckpointConfig, dict[str, Tensor]]:

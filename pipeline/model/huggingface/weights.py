@@ -95,8 +95,9 @@ def named_tensors(
                 f"{directory}: {name}: expected fp32, fp16 or bf16, found {str(value.dtype).removeprefix('torch.')}: "
                 "quantised weights are not read; save the model before it was quantised"
             )
-        if value.shape[0] % len(ours):
-            raise InputError(f"{directory}: {name}: expected {len(ours)} equal parts, found {list(value.shape)}")
+        if not value.numel() or not value.dim() or value.shape[0] % len(ours):
+            parts = f"{len(ours)} equal parts of rows" if len(ours) > 1 else "rows"
+            raise InputError(f"{directory}: {name}: expected {parts}, found the shape {list(value.shape)}")
         found.update(zip(ours, value.chunk(len(ours)), strict=True))
     return found
 
