@@ -8,6 +8,7 @@ from statistics import fmean, median
 
 from calib.data import Example, has_labels
 from calib.labels import listed
+from calib.targets import described
 
 
 def summary(name: str, examples: Sequence[Example], regression: bool) -> str:
@@ -23,7 +24,7 @@ def summary(name: str, examples: Sequence[Example], regression: bool) -> str:
 
 def oddities(examples: Sequence[Example], regression: bool) -> list[str]:
     """What can be meant, but seldom is."""
-    if not has_labels(examples):
+    if not any(example.label for example in examples):
         return []
     found = []
     counts = Counter(example.label for example in examples)
@@ -44,6 +45,8 @@ def oddities(examples: Sequence[Example], regression: bool) -> list[str]:
 def _task(examples: Sequence[Example], regression: bool) -> str:
     if not has_labels(examples):
         return "without labels"
+    if targets := [example.target for example in examples if example.target is not None]:
+        return described(targets)
     return _regression(examples) if regression else _classes(examples)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from calib.labels import read_label
+from calib.labels import listed, read_label
 from engines.entities import OUTSIDE, split_tag
 from engines.head import HeadKind
 
@@ -105,6 +106,19 @@ def target_names(targets: Iterable[Target]) -> list[str]:
     if any(isinstance(target, Spans) for target in targets):
         return [OUTSIDE, *(f"{mark}-{label}" for label in spans for mark in "BI")]
     return sorted({name for target in targets if isinstance(target, Labels) for name in target.names})
+
+
+def described(targets: Sequence[Target]) -> str:
+    """What the targets of a file are, with the number of texts that each label has, in words."""
+    if any(isinstance(target, Answers) for target in targets):
+        none = sum(target == Answers(()) for target in targets)
+        return f"questions, {none} of them without an answer"
+    named = [
+        [n for _, _, n in t.spans] if isinstance(t, Spans) else t.names for t in targets if not isinstance(t, Answers)
+    ]
+    counts = Counter(name for names in named for name in names)
+    kind = "entities" if any(isinstance(target, Spans) for target in targets) else "several labels a text"
+    return f"{kind}: {listed([f'{name} ({count})' for name, count in counts.most_common()]) or 'none'}"
 
 
 def _span(entry: object, text: str) -> tuple[int, int, str]:

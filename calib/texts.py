@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from calib.data import Example, examples_digest
+from calib.targets import Labels
 from engines.buckets import Bucket, smallest_holding
 from engines.errors import InputError
 from engines.tokenization import Tokens
@@ -68,7 +69,7 @@ class CalibrationSet:
         _refuse(data, samples, pad_token_id)
         lengths = sorted({bucket.length for bucket in buckets})
         per_length = Counter(smallest_holding(len(s), lengths, f"calibration {data}") for s in samples)
-        per_label = Counter(example.label for example in examples)
+        per_label = Counter(name for example in examples for name in _names(example))
         coverage = Coverage(
             data=data,
             data_sha256=examples_digest(examples),
@@ -81,6 +82,13 @@ class CalibrationSet:
             empty=[length for length in lengths if not per_length[length]],
         )
         return cls(examples, samples, coverage)
+
+
+def _names(example: Example) -> Sequence[str]:
+    """The labels of a text; spans and answers are none of it."""
+    if example.target is None:
+        return [example.label]
+    return example.target.names if isinstance(example.target, Labels) else ()
 
 
 def _refuse(data: str, samples: Sequence[Tokens], pad_token_id: int) -> None:

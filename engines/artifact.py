@@ -148,6 +148,12 @@ class Manifest(_Strict):
         return found
 
     @property
+    def bindings(self) -> list[tuple[str, Binding]]:
+        """The targets of the engines that are bound to machines, and to what."""
+        found = [(engine.target, engine.binding) for engine in self.engines if engine.binding is not None]
+        return list(dict.fromkeys(found))
+
+    @property
     def failed(self) -> list[str]:
         """The gates that failed. A build that has any is not published."""
         return [gate.name for gate in self.gates if gate.status == "FAILED"]

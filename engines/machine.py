@@ -10,6 +10,10 @@ from pathlib import Path
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "tokenizers", "numpy")
 
 
+_COMPILED = ("sse", "ssse3", "avx", "fma", "f16c", "bmi", "abm", "popcnt", "movbe", "amx", "gfni", "vaes", "vpclmul")
+"""How x86's sets begin that compilers use unasked where they are told to compile for the CPU at hand."""
+
+
 def tool_versions() -> dict[str, str]:
     """Name to version, of those that are installed."""
     found = {}
@@ -34,14 +38,28 @@ def machine_record() -> dict:
     }
 
 
+def instruction_sets(info: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """The machine, such as x86_64, then the sets of instructions that a compiler may use on its CPU, as Linux names
+    them."""
+    flags = _cpu_fields(info)
+    found = {flag for flag in flags.get("flags", "").split() if flag.startswith(_COMPILED)}
+    found |= set(flags.get("Features", "").split())
+    return (platform.machine(), *sorted(found))
+
+
 def processor(info: Path = Path("/proc/cpuinfo")) -> str:
     """The CPU's name as the system gives it, and the widest instructions that its matrix products can use."""
-    lines = info.read_text("utf-8", errors="replace").splitlines() if info.is_file() else []
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    fields = _cpu_fields(info)
     name = fields.get("model name") or platform.processor() or platform.machine()
     flags = (fields.get("flags") or fields.get("Features") or "").split()
     widest = next(filter(flags.__contains__, _INSTRUCTIONS), None)
     return f"{name} ({widest})" if widest else name
+
+
+def _cpu_fields(info: Path) -> dict[str, str]:
+    """What Linux says of the last CPU."""
+    lines = info.read_text("utf-8", errors="replace").splitlines() if info.is_file() else []
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def cache_folder(name: str) -> Path:

@@ -77,7 +77,9 @@ class Runner:
                 "pipeline.inspect shows why; build it again"
             )
         self._limit = min(manifest.max_length, max_length or manifest.max_length)
-        self.backend = target if isinstance(target, Backend) else choose_backend(target, provider, manifest.built)
+        if not isinstance(target, Backend):
+            target = choose_backend(target, provider, manifest.built, manifest.bindings)
+        self.backend = target
         used = [name for record in records_for(manifest, self.backend) for name in record.files]
         self.artifact.check([TOKENIZER_NAME, *used] if verify else ())
         self._buckets = [self._usable(manifest.plan.buckets_of(unit), max_batch) for unit in manifest.plan.units]
@@ -90,7 +92,7 @@ class Runner:
             self.artifact.content(TOKENIZER_NAME).tobytes(),
             origins=manifest.head.token_level,
         )
-        self._reading = reading
+        self.reading = reading
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
 
     @overload
@@ -116,7 +118,7 @@ class Runner:
         """
         if _is_one(texts) or isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
             raise InputError(f"texts: expected several texts or pairs, such as a list, found a {type(texts).__name__}")
-        return (predict(result, self.manifest.head, self._reading) for result in self._run(self._tokens(texts), failed))
+        return (predict(result, self.manifest.head, self.reading) for result in self._run(self._tokens(texts), failed))
 
     def rerank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[Ranked]:
         """The passages by their relevance for the query, the best first, each with the words that stayed alive.

@@ -18,7 +18,7 @@ with importing(__name__, "skimrt[cpu]"):
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
     from engines.memory import memory_bytes
     from pipeline.builder.baseline import build_against_dense
-    from pipeline.builder.config import DEMO, BuildConfig, read_build_config, require_demo
+    from pipeline.builder.config import DEMO, TORCH_DEVICES, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
     from pipeline.builder.target import BuildTarget
     from pipeline.cli import add_column_flags, main_of, not_checked, print_gates
@@ -106,7 +106,10 @@ def _add_planning_flags(group: argparse._ArgumentGroup, default: BuildConfig) ->
         "larger ones, such as 2048 for 8x256 and 64x32 (default: no larger batches)",
     )
     group.add_argument(
-        "--device", choices=list(DEVICES), help="plan for this device's data sheet instead of measuring this machine"
+        "--device",
+        choices=list(dict.fromkeys((*DEVICES, *TORCH_DEVICES))),
+        help="target torch: cpu or cuda, what to compile for (default cuda if it is there); otherwise plan for this "
+        "device's data sheet instead of measuring this machine",
     )
     group.add_argument(
         "--explain", action="store_const", const=True, help="show the chosen plan beside the alternatives"

@@ -23,6 +23,8 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.measure import as_record, measure, speedups
     from pipeline.builder.progress import progress_bars
     from pipeline.builder.steps import build
+    from pipeline.builder.stock import NAME as STOCK
+    from pipeline.builder.stock import StockModel
     from pipeline.builder.subject import Subject
     from pipeline.cli import main_of
     from pipeline.model import PrunedTransformer, load_checkpoint
@@ -103,8 +105,9 @@ def _refuse(args: argparse.Namespace) -> None:
 def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Console) -> dict:
     subject = Subject.load(DEMO / "dense", "movie-reviews", args.reviews)
     texts = [example.text for example in subject.examples[: args.timed]]
+    stock = artifacts["dense"] if StockModel.missing() is None else None
     with progress_bars(console) as progress:
-        timings = measure(artifacts, texts, (1, 8), args.rounds, progress, args.threads)
+        timings = measure(artifacts, texts, (1, 8), args.rounds, progress, args.threads, stock)
     lengths = [len(tokens) for tokens in subject.samples]
     rows = {}
     for method, path in artifacts.items():
@@ -114,6 +117,7 @@ def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Cons
             "accuracy": metric.figures["metric"],  # of the engines, on these very reviews
             "stages": [stage.steps for stage in manifest.plan.stages],
             "engines": len(manifest.engines),
+            "precision": "+".join(sorted({engine.precision for engine in manifest.engines})),
             "speedup": {str(batch): ratio for batch, ratio in speedups(timings, method, "dense").items()},
         }
         rows[method] = {**row, **_retention(load_checkpoint(DEMO / method), subject.samples, args.timed)}
@@ -123,6 +127,7 @@ def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Cons
         "tokens": sum(lengths),
         "data": examples_digest(subject.examples),
         "methods": rows,
+        "stock": {str(batch): ratio for batch, ratio in speedups(timings, STOCK, "dense").items()},
         **as_record(timings),
     }
 
@@ -146,7 +151,8 @@ COLUMNS = ("model", "accuracy", "drop, points", "tokens kept", "FLOPs", "speedup
 def table_rows(record: dict) -> list[tuple[str, ...]]:
     """Returns the table's cells in the order of COLUMNS, one row per model."""
     dense = record["methods"]["dense"]["accuracy"]
-    return [
+    stock = record.get("stock") or {}
+    rows = [
         (
             method,
             f"{row['accuracy']:.4f}",
@@ -157,6 +163,11 @@ def table_rows(record: dict) -> list[tuple[str, ...]]:
         )
         for method, row in record["methods"].items()
     ]
+    if stock:
+        rows.insert(
+            1, (f"dense in {STOCK}", "", "", "100 %", "1.00x", *(f"{stock[batch]:.2f}x" for batch in ("1", "8")))
+        )
+    return rows
 
 
 def markdown_table(record: dict) -> str:
@@ -166,11 +177,18 @@ def markdown_table(record: dict) -> str:
 
 def setting(record: dict) -> str:
     """Says how a record's figures were measured."""
+    used = {row.get("precision", "fp32") for row in record["methods"].values()}
+    precisions = " and ".join(sorted(used))
+    stock = (
+        f" {STOCK}: that model in one dynamic graph, everything by the library's defaults."
+        if record.get("stock")
+        else ""
+    )
     return (
         f"{record['reviews']} held-out movie reviews of at most 256 tokens, {record['timed']} of them timed from text "
-        f"to label, on {record['machine']['cpus']} cores of {record['machine']['processor']}, in fp32 with OpenVINO "
-        f"{record['versions']['openvino']}. The baseline is the dense model, built by the same pipeline with its own "
-        "planned buckets and the same regrouping."
+        f"to label, on {record['machine']['cpus']} cores of {record['machine']['processor']}, in {precisions} with "
+        f"OpenVINO {record['versions']['openvino']}. The baseline is the dense model, built by the same pipeline with "
+        f"its own planned buckets and the same regrouping.{stock}"
     )
 
 

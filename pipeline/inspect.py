@@ -66,7 +66,7 @@ def _model(artifact: Artifact, size: int, verified: bool) -> Table:
         "method": m.method
         + ("" if m.protect_first else ", the first token may die")
         + ("" if m.protect_until is None else ", the first text of a pair stays"),
-        "predicts": f"{m.head.kind}: {labels}",
+        "predicts": f"{m.head.kind}: {labels or f'{m.head.size} numbers'}",
         "encoder": f"{encoder.family}, {encoder.layers} x {encoder.hidden_size}, {encoder.heads} heads",
         "max length": f"{m.max_length} tokens",
         "checkpoint": f"{m.checkpoint.path} ({m.checkpoint.sha256[:12]}…)",

@@ -100,7 +100,7 @@ def check(args: argparse.Namespace) -> list[Gate]:
     data = args.data or (manifest.data.name if manifest.data else config.data)
     subject = Subject.load(checkpoint, data, args.samples, columns_of(args))
     specs = specs_of(subject.model, manifest)
-    backend = choose_backend(args.target, args.provider, manifest.built)
+    backend = choose_backend(args.target, args.provider, manifest.built, manifest.bindings)
     found = [Gate(name="integrity", status="PASSED", figures={"files": len(manifest.files)})]
     reference = Reference.of(subject.model, subject.samples)
     expected = Expected(subject.model, specs, reference, manifest.plan.precision)

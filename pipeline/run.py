@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from pipeline.importing import importing, program
 
@@ -18,6 +19,7 @@ with importing(__name__, "skimrt"):
     from calib.tables import is_dataset, split_folder
     from engines.artifact import Artifact
     from engines.errors import InputError, SkimError
+    from engines.reading import PLAIN, Aggregation, Reading
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
     from engines.writing import output_file
@@ -32,9 +34,10 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog=program("run"),
         description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
-        "in the order of the texts: label, probability, logits, tokens (of the text) and "
-        "retention (tokens still worked on at the end of every stage of the model). Files of any "
-        "size are streamed.",
+        "in the order of the texts: what the model's head gives (label, probability and logits; "
+        "of several labels those that are given and every probability; embedding; entities or answer with their "
+        "places in characters), tokens (of the text) and retention (tokens still worked on at the end of every stage "
+        "of the model). Files of any size are streamed.",
         epilog="""\
 examples:
   python -m pipeline.run artifact --text "a film to remember"
@@ -80,6 +83,12 @@ no line, 2 bad usage or input, 4 this machine cannot run it""",
     p.add_argument("--provider", help="library that runs them: openvino or onnxruntime (default: the target's first)")
     p.add_argument("--threads", type=int, help="CPU threads (default: the library's choice)")
     p.add_argument("--batch", type=int, help="most texts per engine call; 1 answers each text at once (default: any)")
+    add = p.add_argument_group("what is made of the logits, where the model's head leaves a choice").add_argument
+    add("--aggregation", choices=get_args(Aggregation), help=f"of tagged tokens (default {PLAIN.aggregation})")
+    add("--answers", type=int, default=PLAIN.answers, help=f"most answers to a question (default {PLAIN.answers})")
+    add("--max-answer", type=int, default=PLAIN.max_answer, help=f"most tokens of one (default {PLAIN.max_answer})")
+    add("--no-answer", action="store_true", default=None, help="a question may have no answer (default: the model's)")
+    add("--threshold", type=float, help="least probability of a label of several (default: the model's, or 0.5)")
     p.add_argument("--window", type=int, default=256, help="texts read ahead at most (default 256)")
     return p
 
@@ -91,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
     Artifact.open(args.artifact)  # also what this target does not read: damage is never only in one file
+    reading = Reading(
+        args.aggregation or PLAIN.aggregation, args.answers, args.max_answer, args.no_answer, args.threshold
+    )
     runner = Runner(
         args.artifact,
         args.target,
@@ -100,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         max_batch=args.batch,
         window=args.window,
         truncate=args.truncate,
+        reading=reading,
     )
     failed: list[SkimError] = []
 

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ with importing(__name__, "skimrt[train]"):
 _METHODS = ("ltp", "transkimmer")
 _SETTINGS, _PARITY = "skim.json", "parity.json"
 _PARTS = ("train", "dev", "test")
+_OF_THE_BUILD = {"--max-drop", "--precision", "--buckets"}
+"""Settings that a trained model does not depend on: a build that failed is tried again with others."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +71,12 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
     p.add_argument("--decide-at", type=int, nargs="+", help="layers that drop tokens (default: one early layer)")
     p.add_argument("--epochs", type=float, nargs="+", default=[1.0], help="epochs of each phase (default 1)")
     p.add_argument("--max-length", type=int, help="tokens per text (default: the model's)")
-    p.add_argument("--precision", choices=["fp32", "int8"], default="fp32", help="of the engines (default fp32)")
+    p.add_argument(
+        "--precision",
+        choices=["fp32", "auto", "bf16", "int8"],
+        default="fp32",
+        help="of the engines; auto takes the fastest that passes the checks (default fp32)",
+    )
     p.add_argument("--buckets", help="shapes to compile, such as 1x128,8x128 (default: as the planner finds best)")
     p.add_argument("--threads", type=int, help="CPU threads")
     p.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
@@ -168,9 +176,11 @@ def _settings(args: argparse.Namespace, sets: dict[str, Data]) -> dict[str, str]
 def _claim(skim: Skim, settings: dict[str, str]) -> None:
     """Takes the directory of the work; what another run has left there is kept."""
     path = skim.work / _SETTINGS
-    if path.is_file():
+    trained = skim.checkpoint.is_dir() and any(skim.checkpoint.iterdir())
+    if path.is_file() and trained:
         found = json.loads(path.read_text("utf-8"))
-        if other := [name for name in {**settings, **found} if settings.get(name) != found.get(name)]:
+        decided = {**settings, **found}.keys() - (set() if _is_built(skim) else _OF_THE_BUILD)
+        if other := sorted(name for name in decided if settings.get(name) != found.get(name)):
             raise InputError(
                 f"{skim.work}: it holds the work of a run with another {', '.join(other)}; give the same command to go "
                 "on with it, choose another --out, or remove it"
@@ -221,14 +231,14 @@ def _build(skim: Skim, count: int) -> None:
     except GateError as error:
         raise GateError(
             f"{error}\nwhere the model loses too much: train it longer (--epochs), on more texts or for a smaller "
-            "--flops-ratio, with another --out; or allow more with --max-drop"
+            "--flops-ratio, with another --out; or allow more with --max-drop, for which nothing is trained again"
         ) from None
 
 
 def _parity(skim: Skim, count: int) -> None:
     args = skim.args
     flags = ["--data", skim.part("test"), "--samples", count, "--dense", args.model, "--max-drop", args.max_drop]
-    if args.precision == "int8":
+    if args.precision in ("auto", "int8"):
         flags += ["--calibration", skim.part("dev")]
     if _verb(skim, parity, [args.out, *flags, *_given({"--threads": args.threads})]):
         raise GateError(f"{args.out}: parity does not hold; the lines above say where")
@@ -248,7 +258,8 @@ def _verb(skim: Skim, verb: Any, flags: list[object]) -> int:
     """Runs another verb, and shows the command that does the same alone."""
     words = [str(word) for word in flags]
     skim.say(f"python -m pipeline.{verb.__name__.rpartition('.')[2]} {shlex.join(words)}")
-    return verb.run(verb.parser().parse_args(words))
+    with redirect_stdout(sys.stderr) if skim.args.json else nullcontext():
+        return verb.run(verb.parser().parse_args(words))
 
 
 def _given(flags: dict[str, object]) -> list[object]:
@@ -272,15 +283,15 @@ def _conclude(skim: Skim, test: Data, report: Path) -> int:
     figures = next(gate.figures for gate in manifest.gates if gate.name == "task metric")
     found = {"artifact": str(args.out), "report": str(report), "flops_ratio": bench["flops_ratio"]}
     found["speedup"] = speedups([Timing(**timing) for timing in bench["timings"]], "pruned", "dense")
-    if has_labels(test.examples):
-        found |= {name: figures[name] for name in ("metric", "dense_metric", "drop_points") if name in figures}
-    else:
+    found |= {name: figures[name] for name in ("metric", "dense_metric", "drop_points") if name in figures}
+    head = manifest.head
+    if not has_labels(test.examples) and (head.kind == "classification" or head.one_value):
         found["agreement"] = _agreement(skim, test)
     if args.json:
         print(json.dumps(found))
         return 0
     skim.say(f"\nartifact   {args.out}\nreport     {report}")
-    if "metric" in found:
+    if "drop_points" in found:
         lost = f"the model itself {figures['dense_metric']:.4f}: {figures['drop_points']:.2f} points less"
         skim.say(f"accuracy   {found['metric']:.4f} on {len(test.examples)} held-out texts, {lost}")
     if "agreement" in found:

@@ -5,8 +5,10 @@ from skimrt import Runner, build, load_checkpoint
 build(checkpoint="runs/ltp", dense="runs/dense", out="artifact")
 runner = Runner("artifact")
 runner(["one text", ("premise", "hypothesis")])
+skimrt.pipeline("artifact")("one text")            # [{"label": ..., "score": ...}], as transformers has it
 
-What a name needs is imported at its first use: `Runner` needs no PyTorch.
+What a name needs is imported at its first use: `Runner` and `pipeline` need no PyTorch. Folders named `pipeline` or
+`engines` in the working directory change nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from engines.version import __version__
+from skimrt.packages import own
+
+own("engines")  # which must be ours before anything of it is imported
+
+from engines.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from engines.prediction import Prediction
@@ -22,21 +28,27 @@ if TYPE_CHECKING:
     from engines.runner import Runner
     from pipeline.model.checkpoint import load_checkpoint
     from skimrt.building import build
+    from skimrt.face import Pipeline, pipeline
 
-__all__ = ["Prediction", "Ranked", "Runner", "__version__", "build", "load_checkpoint"]
+__all__ = ["Pipeline", "Prediction", "Ranked", "Runner", "__version__", "build", "load_checkpoint", "pipeline"]
 
 _HOMES = {
+    "Pipeline": "skimrt.face",
     "Prediction": "engines.prediction",
     "Ranked": "engines.reranking",
     "Runner": "engines.runner",
     "build": "skimrt.building",
     "load_checkpoint": "pipeline.model.checkpoint",
+    "pipeline": "skimrt.face",
 }
+_NEED = {"build": ("plugins", "calib", "pipeline"), "load_checkpoint": ("calib", "pipeline")}
+"""Packages of ours whose names a user's folder may have as well."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    own(*_NEED.get(name, ()))
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
+from skimrt.packages import HOME
+
+sys.path.insert(0, str(HOME))  # in front of the working directory, which may have a folder named pipeline
+
 from pipeline.__main__ import main as verbs
 
 

@@ -11,9 +11,18 @@ from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
 from engines.backends.tensorrt import TensorRtBackend
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
+from engines.backends.torch_aoti import TorchCpuBackend, TorchCudaBackend
+from engines.binding import Binding
 from engines.errors import InputError, TargetError
 
-BACKENDS: tuple[Backend, ...] = (TensorRtBackend(), TensorRtRtxBackend(), OpenVinoBackend(), OnnxRuntimeBackend())
+BACKENDS: tuple[Backend, ...] = (
+    TensorRtBackend(),
+    TensorRtRtxBackend(),
+    TorchCudaBackend(),
+    OpenVinoBackend(),
+    OnnxRuntimeBackend(),
+    TorchCpuBackend(),
+)
 """In order of preference: of the backends that can run here, the first is taken."""
 
 __all__ = ["BACKENDS", "Backend", "Engine", "Profile", "choose_backend", "choose_builder", "records_for", "targets"]
@@ -25,13 +34,17 @@ def targets() -> list[str]:
 
 
 def choose_backend(
-    target: str = "auto", provider: str | None = None, built: Mapping[str, Collection[str]] | None = None
+    target: str = "auto",
+    provider: str | None = None,
+    built: Mapping[str, Collection[str]] | None = None,
+    bindings: Collection[tuple[str, Binding]] = (),
 ) -> Backend:
     """The preferred backend that this machine can run.
 
     target:   "auto" or one of `targets()`.
     provider: restricts the choice to one library, such as "openvino".
     built:    the targets that an artifact holds engines for, and their precisions; None when nothing is built yet.
+    bindings: the targets of those engines that are bound, and to what: a provider without any of its own is not taken.
     Raises InputError for an unknown or unbuilt target, TargetError with what is missing on this machine.
     """
     names, providers = targets(), [backend.provider for backend in BACKENDS]
@@ -53,26 +66,37 @@ def choose_backend(
     reasons = []
     for backend in BACKENDS:
         if backend.target in wanted and provider in (None, backend.provider):
-            reason = backend.available() or _unfit(backend, () if built is None else built[backend.target])
+            reason = _without_engines(backend, bindings) or backend.available()
+            reason = reason or _unfit(backend, () if built is None else built[backend.target])
             if reason is None:
                 return backend
             reasons.append(f"{backend.target} through {backend.provider}: {reason}")
     raise TargetError("no engine can run on this machine:\n" + "\n".join(f"  - {reason}" for reason in reasons))
 
 
-def choose_builder(target: str, precision: str = "fp32") -> Backend:
-    """The preferred backend that can compile for a target here. Raises TargetError with what is missing."""
-    reasons = []
+def choose_builder(target: str, precision: str = "fp32", provider: str | None = None) -> Backend:
+    """The preferred backend that can compile for a target here, through a provider where one is named.
+
+    Raises TargetError with what is missing.
+    """
+    reasons, has_kit = [], False
     for backend in BACKENDS:
-        if backend.target == target:
+        if backend.target == target and provider in (None, backend.provider):
+            has_kit = backend.has_kit
             reason = backend.missing_to_build() or backend.unfit(precision)
             if reason is None:
                 return backend
             reasons.append(reason)
-    raise TargetError(
-        f"target {target!r}: this machine cannot build for it: {'; '.join(reasons)}. "
-        "--export-only writes everything that a machine which can needs"
-    )
+    kit = ". --export-only writes everything that a machine which can needs" if has_kit else ""
+    raise TargetError(f"target {target!r}: this machine cannot build for it: {'; '.join(reasons)}{kit}")
+
+
+def _without_engines(backend: Backend, bindings: Collection[tuple[str, Binding]]) -> str | None:
+    """Why a backend has nothing to run among bound engines, or None."""
+    of_target = [binding for target, binding in bindings if target == backend.target]
+    if of_target and not any(map(backend.is_for, of_target)):
+        return "the artifact holds no engines for it"
+    return None
 
 
 def _unfit(backend: Backend, precisions: Collection[str]) -> str | None:

@@ -47,6 +47,11 @@ class EngineOptions:
 PLAIN = EngineOptions()
 
 
+def program_file(stage_graph: Path) -> Path:
+    """The exported program of PyTorch beside a stage graph, for backends that compile that."""
+    return stage_graph.with_suffix(".pt2")
+
+
 @dataclass(frozen=True)
 class Built:
     """What compiling one engine took: wall-clock seconds, bytes of memory at its peak, and the layers of every profile.
@@ -114,6 +119,9 @@ class Backend(ABC):
     options:               the fields of EngineOptions that change what is compiled.
     most_profiles:         that an engine may have; None: any number.
     suffix:                of an engine's file.
+    reads_program:         compiles the program beside a stage graph (`program_file`), not the graph itself.
+    on_cpu:                engines run on the CPU.
+    has_kit:               a machine without the target can export all that one with it needs to compile.
     """
 
     target: ClassVar[str]
@@ -126,6 +134,9 @@ class Backend(ABC):
     options: ClassVar[frozenset[str]] = frozenset()
     most_profiles: ClassVar[int | None] = None
     suffix: ClassVar[str] = ".onnx"
+    reads_program: ClassVar[bool] = False
+    on_cpu: ClassVar[bool] = False
+    has_kit: ClassVar[bool] = False
 
     @abstractmethod
     def available(self) -> str | None:
@@ -174,6 +185,10 @@ class Backend(ABC):
     def mismatch(self, binding: Binding) -> str | None:
         """Why an engine so bound cannot run on this machine, or None."""
         return None
+
+    def is_for(self, binding: Binding) -> bool:
+        """Whether an engine so bound is for this provider, on whatever machine; two may share a target."""
+        return True
 
     def cannot_run(self, options: EngineOptions) -> str | None:
         """Why this machine cannot run the engines that are compiled here with these options, or None.

@@ -15,6 +15,7 @@ class CpuBackend(Backend):
     """Through the package that is called as the provider is."""
 
     target, precisions = "cpu", ("fp32", "bf16", "int8")
+    on_cpu = True
 
     def available(self) -> str | None:
         if importlib.util.find_spec(self.provider) is None:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any, Protocol
 from uuid import uuid4
 
 from engines.backends.base import Built, EngineOptions, Report
@@ -22,9 +23,19 @@ _SHOWN = 8
 """Errors, and last lines, of a log that an error message ends with."""
 
 
+class Asked(Protocol):
+    """A dataclass that a worker is asked with: the file to write, batch and length of every profile, and more."""
+
+    @property
+    def out(self) -> str: ...
+
+    @property
+    def buckets(self) -> tuple[tuple[int, int], ...]: ...
+
+
 @dataclass(frozen=True)
 class Request:
-    """What the worker is asked for.
+    """What the worker of TensorRT is asked for.
 
     library:      the module to compile with, tensorrt or tensorrt_rtx.
     buckets:      batch and length of every profile.
@@ -45,8 +56,8 @@ class Request:
     timing_cache: str | None
 
 
-def compile_isolated(request: Request, report: Report | None = None) -> Built:
-    """Runs the worker; its log lies beside the engine, and stays there if it fails.
+def compile_isolated(request: Asked, report: Report | None = None, worker_module: str | None = None) -> Built:
+    """Runs a worker, by default TensorRT's; its log lies beside the engine, and stays there if it fails.
 
     Raises InputError for a graph that the library cannot parse, OSError for a file that cannot be written, BuildError
     for whatever else goes wrong, a killed worker included. What `report` raises ends the worker.
@@ -59,10 +70,10 @@ def compile_isolated(request: Request, report: Report | None = None) -> Built:
     fresh = out.with_name(f"{out.name}.{uuid4().hex}.partial")
     result: dict | None = None
     log.unlink(missing_ok=True)
-    asked = json.dumps(asdict(request) | {"out": str(fresh)})
+    asked = json.dumps(_fields(request) | {"out": str(fresh)})
     with log.open("wb") as file:
         worker = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", _WORKER],
+            [sys.executable, "-X", "faulthandler", "-m", worker_module or _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,
@@ -96,9 +107,13 @@ def compile_isolated(request: Request, report: Report | None = None) -> Built:
     buckets = [Bucket(batch=batch, length=length) for batch, length in request.buckets]
     layers = {
         bucket: tuple(Layer.from_json(entry) for entry in entries)
-        for bucket, entries in zip(buckets, result["layers"], strict=True)
+        for bucket, entries in zip(buckets if result["layers"] else (), result["layers"], strict=True)
     }
     return Built(perf_counter() - started, result["peak_bytes"], layers)
+
+
+def _fields(request: Any) -> dict[str, Any]:
+    return asdict(request)
 
 
 def _failure(out: Path, log: Path, code: int, result: dict | None) -> InputError | BuildError | OSError:

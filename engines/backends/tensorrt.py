@@ -39,6 +39,7 @@ class TensorRtBackend(Backend):
     needs_device_to_build = True
     plugin_by_default = True
     machine_bound = True
+    has_kit = True
     options = frozenset({"plugin", "optimization_level", "workspace", "compatibility"})
     suffix = ".plan"
     library: ClassVar[Literal["tensorrt", "tensorrt_rtx"]] = "tensorrt"

@@ -1,16 +1,10 @@
-"""python -m engines.backends.tensorrt_worker: compiles one engine; asked on standard input, answers in JSON lines.
-
-Standard error is the log. Progress is {"phase", "done"}, the last line {"layers", "peak_bytes"} or {"error", "kind"};
-"layers" has a list for every profile.
-"""
+"""python -m engines.backends.tensorrt_worker: compiles one engine, as `worker` says."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -19,44 +13,24 @@ from typing import Any
 from engines.backends.base import EngineOptions
 from engines.backends.isolated import Request
 from engines.backends.layers import Layer, by_profile, parse_build_log, parse_inspector
+from engines.backends.worker import Say, answering
 from engines.errors import BuildError, InputError
 from engines.stages import static_shape
 from plugins.library import PluginError, load_into, require_plugin_layers
 
-Say = Callable[[dict[str, Any]], bool]
-"""Sends a message; False when nobody listens any more."""
-
 
 def main() -> int:
     """0 when the engine is written; 1 with an answer why not."""
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the library prints belongs into the log
 
-    def say(message: dict[str, Any]) -> bool:
+    def work(asked: dict[str, Any], say: Say) -> list[list[dict[str, Any]]]:
+        request = Request(**{**asked, "options": EngineOptions(**asked["options"])})
         try:
-            channel.write(json.dumps(message) + "\n")
-        except BrokenPipeError:
-            return False
-        return True
+            layers = compile_engine(importlib.import_module(request.library), request, say)
+        except PluginError as error:
+            raise BuildError(str(error)) from None
+        return [[asdict(layer) for layer in profile] for profile in layers]
 
-    asked = json.load(sys.stdin)
-    request = Request(**{**asked, "options": EngineOptions(**asked["options"])})
-    try:
-        layers = compile_engine(importlib.import_module(request.library), request, say)
-    except (InputError, BuildError, PluginError) as error:
-        say({"error": str(error), "kind": "input" if isinstance(error, InputError) else "build"})
-        return 1
-    except OSError as error:
-        say({"error": error.strerror or str(error), "kind": "storage", "errno": error.errno})
-        return 1
-    say({"layers": [[asdict(layer) for layer in profile] for profile in layers], "peak_bytes": _peak_bytes()})
-    return 0
-
-
-def _peak_bytes() -> int:
-    """Most memory that this process has held. Not getrusage's, which starts at what the parent held when it forked."""
-    lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return answering(work)
 
 
 def compile_engine(trt: ModuleType, request: Request, say: Say) -> list[list[Layer]]:

@@ -67,6 +67,8 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord], hea
         for profile in report.profiles
         if profile.bucket in record.profiles
     }
+    if not profiles:  # a library that tells of no layers
+        return []
     fusion = {name: (fusible, profile.fused) for name, (_, profile, fusible) in profiles.items()}
     found = [gates.attention_gate(f"fused attention {where}", precision, fusion, head_size)]
     if precision == "int8":
@@ -146,7 +148,7 @@ def metric_gates(subject: Subject, budget: Budget, runner: Runner) -> list[Gate]
 def _no_metric(subject: Subject) -> str | None:
     """Why the examples give no metric, or None."""
     head = subject.model.config.head
-    if not has_labels(subject.examples):
+    if not has_labels(subject.examples) and head.kind != "embedding":
         return f"{subject.data} has no labels"
     if not labelled(head, subject.examples):
         wanted = "numbers" if head.one_value else f"the model's ({', '.join(head.labels)})"

@@ -184,9 +184,10 @@ class Compilation:
         if not jobs:
             return
         stop = Event()
-        # The largest one first and alone: it shows the most memory that one takes.
-        first, *rest = sorted(jobs, key=self._size, reverse=True)
-        yield first, self._attempt(first, progress, stop)
+        rest = sorted(jobs, key=self._size, reverse=True)
+        first = rest[0]
+        if self._jobs is None:  # the largest one first and alone: it shows the most memory that one takes
+            yield rest.pop(0), self._attempt(first, progress, stop)
         with ThreadPoolExecutor(self._parallel(first)) as pool:
             futures: dict[Future[Errors], Job] = {pool.submit(self._attempt, job, progress, stop): job for job in rest}
             try:

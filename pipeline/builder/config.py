@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from calib.row import Columns
 from engines.binding import Compatibility, ComputeCapability
@@ -42,9 +42,13 @@ def _parts(value: Any) -> Any:
 
 
 def _known_device(name: str) -> str:
-    if name not in DEVICES:
-        raise ValueError(f"expected one of {', '.join(DEVICES)}, found {name}")
+    if name not in DEVICES and name not in TORCH_DEVICES:
+        raise ValueError(f"expected one of {', '.join(dict.fromkeys((*DEVICES, *TORCH_DEVICES)))}, found {name}")
     return name
+
+
+TORCH_DEVICES = ("cpu", "cuda")
+"""What the target `torch` compiles for. Other targets have one kind of device, and `--device` is a data sheet."""
 
 
 class BuildConfig(BaseModel):
@@ -54,7 +58,7 @@ class BuildConfig(BaseModel):
 
     checkpoint: Path = DEMO / "ltp"
     dense: Path | None = None
-    target: Literal["cpu", "tensorrt", "tensorrt-rtx"] = "cpu"
+    target: Literal["cpu", "torch", "tensorrt", "tensorrt-rtx"] = "cpu"
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = "auto"
     buckets: str | None = None
     stages: Annotated[str, Field(coerce_numbers_to_str=True)] = "auto"
@@ -93,6 +97,22 @@ class BuildConfig(BaseModel):
     def settled(self) -> BuildConfig:
         """The same build; of `auto`, where nothing was compared yet, in fp32, which every target has."""
         return self.in_precision("fp32") if self.precision == "auto" else self
+
+    @property
+    def torch_device(self) -> str | None:
+        """What the target torch is asked to compile for; None for another target, or for the best that is here."""
+        return self.device if self.target == "torch" and self.device in TORCH_DEVICES else None
+
+    @property
+    def sheet(self) -> str | None:
+        """The data sheet to plan with; None: costs are measured."""
+        return None if self.torch_device is not None else self.device
+
+    @model_validator(mode="after")
+    def _device_of_target(self) -> BuildConfig:
+        if self.target != "torch" and self.device is not None and self.device not in DEVICES:
+            raise ValueError(f"device: {self.device} is one of the target torch, found target {self.target}")
+        return self
 
     @property
     def dense_checkpoint(self) -> Path | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.artifact import Manifest, Unit
+from engines.backends.base import program_file
 from engines.errors import InputError
 from engines.plan import graph_file, unit_name
 from engines.stages import Step
@@ -16,6 +17,7 @@ from pipeline.builder.work import Work
 from pipeline.gates.expected import Expected
 from pipeline.graph.export import export_stage
 from pipeline.graph.precision import Precision
+from pipeline.graph.program import write_program
 from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.transformer import PrunedTransformer
@@ -35,11 +37,14 @@ def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
 class ExportOnce:
     """Exports every stage of one model once per precision.
 
+    programs: also write the program of PyTorch beside every graph.
+
     Most stages on which a machine's costs are measured are also in the artifact, and tracing one takes seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, programs: bool = False) -> None:
         self._graphs: dict[tuple[object, Precision], bytes] = {}
+        self._programs: dict[tuple[object, Precision], bytes] | None = {} if programs else None
 
     def __call__(
         self, stage: Stage | HeadStage, config: CheckpointConfig, path: Path, precision: Precision = "fp32", /
@@ -47,9 +52,14 @@ class ExportOnce:
         key = stage.spec.steps if isinstance(stage, Stage) else HeadStage, precision
         if key in self._graphs:
             path.write_bytes(self._graphs[key])
-            return
-        export_stage(stage, config, path, precision)
-        self._graphs[key] = path.read_bytes()
+        else:
+            export_stage(stage, config, path, precision)
+            self._graphs[key] = path.read_bytes()
+        if self._programs is not None:
+            if key not in self._programs:
+                write_program(stage, config, path, precision)
+                self._programs[key] = program_file(path).read_bytes()
+            program_file(path).write_bytes(self._programs[key])
 
 
 def export_graphs(work: Work, expected: Expected) -> dict[Unit, str]:
@@ -59,11 +69,18 @@ def export_graphs(work: Work, expected: Expected) -> dict[Unit, str]:
     graphs = {unit: graph_file(unit) for unit in stages}
     task = work.progress.add_task("stage graphs (ONNX)", total=len(stages))
     for unit, stage in stages.items():
-        if not work.publisher.done(graphs[unit]):
+        lacks_program = work.start.target.backend.reads_program and not program_file(work.root / graphs[unit]).is_file()
+        if lacks_program or not work.publisher.done(graphs[unit]):
             work.export(stage, expected.model.config, work.root / graphs[unit], expected.precision)
             work.publisher.mark(graphs[unit])
         work.progress.advance(task)
     return graphs
+
+
+def drop_programs(work: Work) -> None:
+    """Deletes the programs beside the graphs, once everything is compiled: they hold the weights once more."""
+    for path in (work.root / "stages").glob("*.onnx"):
+        program_file(path).unlink(missing_ok=True)
 
 
 def traced(target: BuildTarget, expected: Expected) -> BuildTarget:

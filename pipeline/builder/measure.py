@@ -14,6 +14,8 @@ from engines.artifact import Artifact
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
+from pipeline.builder.stock import NAME as STOCK
+from pipeline.builder.stock import StockModel
 
 _CHUNK = 256
 """Texts in a chunk: as many as the runner regroups together by default."""
@@ -66,15 +68,17 @@ def measure(
     rounds: int,
     progress: Progress | None = None,
     threads: int | None = None,
+    stock: Path | None = None,
 ) -> list[Timing]:
     """Times every artifact at every batch size, end to end: texts in, predictions out, tokenisation included.
 
     At batch 1 each text is answered before the next one starts; at batch n the runner regroups what a chunk of texts
     leaves it. Every engine is loaded before the clock starts. All see the same tokens, those of `common_length`.
+    stock: a dense artifact whose graph is also timed as OpenVINO runs it by its own defaults (`StockModel`).
     """
     timings, length = [], common_length(artifacts.values())
     for batch in batches:
-        total = len(artifacts) * rounds * -(-len(texts) // _CHUNK)
+        total = (len(artifacts) + (stock is not None)) * rounds * -(-len(texts) // _CHUNK)
         task = progress.add_task(f"timing, batch {batch}", total=total) if progress else None
         ways: dict[str, Callable[[Sequence[Text]], object]] = {}
         for name, path in artifacts.items():
@@ -82,6 +86,9 @@ def measure(
             runner.warm_up()
             runner(list(texts[:_WARMING]))
             ways[name] = runner
+        if stock is not None:
+            ways[STOCK] = StockModel(stock, batch, length, threads)
+            ways[STOCK](texts[:_WARMING])
 
         def tick(task: TaskID | None = task) -> None:
             if progress is not None and task is not None:

@@ -17,7 +17,7 @@ from pipeline.graph.precision import DTYPES
 from pipeline.model.reference import Reference
 from pipeline.planning.costs import DEVICES, AnalyticCost, CostModel, Faster
 from pipeline.planning.memory import best_within
-from pipeline.planning.plan import ChosenPlan, Planner, describe, finest_for, padding
+from pipeline.planning.plan import ChosenPlan, Planner, describe, describe_knees, finest_for, padding
 from pipeline.planning.simple import choose_cuts
 
 FILE = "plan.json"
@@ -35,7 +35,7 @@ def choose_plan(work: Work, reference: Reference, calibration: Calibration | Non
     config, model = work.config, start.subject.model
     planner: Planner | None = None
     asked = config.stages != "auto" or config.buckets is not None
-    unknown = start.target.cannot_run is not None and config.device is None
+    unknown = start.target.cannot_run is not None and config.sheet is None
     if asked or model.config.head.token_level or unknown:
         plan = _as_asked(work, reference)
     else:
@@ -79,7 +79,8 @@ def _within_memory(work: Work, planner: Planner, limit: int) -> ChosenPlan:
 def _as_asked(work: Work, reference: Reference) -> ChosenPlan:
     """Returns the stages and buckets of the command line, or the default ones, without planning."""
     config, start = work.config, work.start
-    if unused := sorted(config.model_fields_set & {"device", "explain", "max_profiles", "memory"}):
+    planned = {"explain", "max_profiles", "memory"} | ({"device"} if config.sheet is not None else set())
+    if unused := sorted(config.model_fields_set & planned):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         work.progress.console.print(f"note: nothing is planned here, so {flags} change nothing", highlight=False)
     cuts = choose_cuts(start.subject.model, config.stages, reference.mean_rows())
@@ -92,13 +93,13 @@ def _planner(work: Work, calibration: Calibration | None) -> Planner:
     typical, costs = TypicalTexts.of(subject), _costs(work, calibration)
     sizes = len(batches) + (config.token_budget is not None)
     # A data sheet says nothing about tokenising, so its times leave that out.
-    tokenising = {} if config.device is not None else typical.tokenising_seconds(subject, batches)
+    tokenising = {} if config.sheet is not None else typical.tokenising_seconds(subject, batches)
     profiles = config.max_profiles * len(batches) // sizes
     if profiles < len(batches):
         raise InputError(
             f"--max-profiles {config.max_profiles}: expected at least {sizes}, one for every batch size of a stage"
         )
-    finest = finest_for(config.target)
+    finest = finest_for("cpu" if work.start.target.backend.on_cpu else config.target)
     return Planner(subject.model, typical.rows, costs, batches, profiles, tokenising_seconds=tokenising, finest=finest)
 
 
@@ -119,6 +120,8 @@ def explain(planner: Planner, plan: ChosenPlan, console: Console) -> None:
         wasted = f"{100 * padding(other, planner.rows):.1f} %"
         compared.add_row(name, *milliseconds, wasted, str(sum(len(buckets) for buckets in other.buckets)))
     console.print(compared)
+    for line in describe_knees(planner):
+        console.print(line, highlight=False)
 
 
 def _costs(work: Work, calibration: Calibration | None) -> CostModel:
@@ -126,8 +129,8 @@ def _costs(work: Work, calibration: Calibration | None) -> CostModel:
     one.
     """
     start, config = work.start, work.config
-    if config.device is not None:
-        return AnalyticCost(DEVICES[config.device], start.subject.model.config.encoder)
+    if config.sheet is not None:
+        return AnalyticCost(DEVICES[config.sheet], start.subject.model.config.encoder)
     both = calibration is not None and start.target.chooses_int8_by_time and bool(calibration.scheme.ranges)
     schemes = [None, calibration.scheme] if calibration is not None and both else [None]
     task = work.progress.add_task("costs of this machine", total=len(schemes))

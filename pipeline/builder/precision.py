@@ -31,6 +31,7 @@ from pipeline.builder.subject import encoder_of
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.timed_calls import calls_of
 from pipeline.graph.export import export_stage
+from pipeline.graph.program import write_program
 from pipeline.graph.stages import Stage, attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 
@@ -198,6 +199,8 @@ def _build(model: PrunedTransformer, target: BuildTarget, shapes: Sequence[Bucke
     spec = max(cut_stages(model, cuts), key=attentions)
     graph = folder / "stage.onnx"
     export_stage(Stage(model, spec), model.config, graph, target.graph_precision)
+    if target.backend.reads_program:
+        write_program(Stage(model, spec), model.config, graph, target.graph_precision)
     if target.precision == "int8":
         layers = quantizable_layers(model)
         quantize_graph(graph, QuantizationScheme(ranges=dict.fromkeys(layers, 1.0)), graph)

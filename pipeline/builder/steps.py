@@ -21,7 +21,7 @@ from pipeline.builder.config import BuildConfig
 from pipeline.builder.contents import write_contents
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.engines import compile_all
-from pipeline.builder.graphs import ExportOnce, export_graphs, traced
+from pipeline.builder.graphs import ExportOnce, drop_programs, export_graphs, traced
 from pipeline.builder.int8 import calibrated, quantised_graphs, same_texts_warning
 from pipeline.builder.measure import as_record, common_length, measure
 from pipeline.builder.plan import FILE as PLAN_FILE
@@ -68,7 +68,7 @@ def build_from(start: Start, publisher: Publisher, console: Console, baseline: P
     for line in start.subject.report():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with progress_bars(console) as progress:
-        work = Work(start, publisher, previous, progress, ExportOnce())
+        work = Work(start, publisher, previous, progress, ExportOnce(start.target.backend.reads_program))
         planned = plan(work)
         exported = export(work, planned)
         engines = compile_engines(work, planned, exported)
@@ -126,6 +126,7 @@ def export(work: Work, planned: Planned) -> Exported:
 def compile_engines(work: Work, planned: Planned, exported: Exported) -> Engines:
     """Compiles every stage for its buckets, and writes the other files of the artifact."""
     engines = compile_all(work, planned, exported)
+    drop_programs(work)
     write_contents(work, planned, exported, engines)
     return engines
 

@@ -89,7 +89,7 @@ class Subject:
         odd = oddities(self.examples, regression)
         if self.assumed is not None:
             odd.append(self.assumed)
-        if not has_labels(self.examples):
+        if not has_labels(self.examples) and head.kind != "embedding":
             odd.append("it has no labels: no accuracy is measured")
         elif not fits and not head.token_level:
             expected = "numbers" if head.one_value else listed(head.labels)

@@ -50,10 +50,14 @@ class BuildTarget:
             _refuse_tracing(config)
         if config.export_only:
             backend = next(backend for backend in BACKENDS if backend.target == config.target)
-            if not backend.machine_bound:
-                raise InputError(f"--export-only: the target {config.target} is built on any machine; leave it out")
+            if not backend.has_kit:
+                raise InputError(
+                    f"--export-only: the target {config.target} is built where it is to run; leave it out"
+                    if backend.machine_bound
+                    else f"--export-only: the target {config.target} is built on any machine; leave it out"
+                )
         else:
-            backend = choose_builder(config.target, config.precision)
+            backend = choose_builder(config.target, config.precision, _provider(config))
         wanted = config.plugin if config.plugin is not None else backend.plugin_by_default
         options = EngineOptions(
             plugin=bool(wanted),
@@ -79,6 +83,10 @@ class BuildTarget:
         if config.export_only:
             return cls(backend, options, config.precision, None, "only exported, no engine was compiled")
         return cls(backend, options, config.precision, backend.binding(options), backend.cannot_run(options))
+
+
+def _provider(config: BuildConfig) -> str | None:
+    return None if config.torch_device is None else f"torch-{config.torch_device}"
 
 
 def _refuse_tracing(config: BuildConfig) -> None:

@@ -15,7 +15,7 @@ from calib.int8.calibrate import FILE as CALIBRATION_FILE
 from calib.int8.calibrate import Calibration, read_calibration
 from calib.int8.qdq import quantize_graphs
 from engines.artifact import TOKENIZER_NAME, EngineRecord, Figures, Gate, Manifest
-from engines.backends import BACKENDS
+from engines.backends import BACKENDS, Backend
 from engines.errors import SkimError
 from engines.head import Head
 from engines.machine import tool_versions
@@ -99,10 +99,9 @@ def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
     for name, (found, expected) in compared.items():
         if found != expected:
             yield f"{name}: the checkpoint has {str(expected)[:_SHOWN]}, found {str(found)[:_SHOWN]}"
-    known = {backend.target: backend for backend in BACKENDS}
     for record in manifest.engines:
-        backend = known.get(record.target)
-        if backend is None or record.precision not in backend.precisions:
+        backend = _backend_of(record)
+        if backend is None:
             yield f"{record.file}: {record.target} has no engines in {record.precision}"
         elif graph_precision(record.precision, backend.machine_bound) != manifest.plan.precision:
             yield f"plan.precision: {record.file} is in {record.precision}, found {manifest.plan.precision}"
@@ -181,3 +180,8 @@ def _calibration(folder: Path, manifest: Manifest) -> Calibration | str:
 
 def _is_bound(record: EngineRecord) -> bool:
     return next(backend.machine_bound for backend in BACKENDS if backend.target == record.target)
+
+
+def _backend_of(record: EngineRecord) -> Backend | None:
+    """A backend that has such engines; None where no one has."""
+    return next((b for b in BACKENDS if b.target == record.target and record.precision in b.precisions), None)

@@ -159,8 +159,20 @@ def _refuse_others(model: PrunedTransformer, weights: dict[str, Tensor], source:
 
 
 def checkpoint_digest(path: str | Path) -> str:
-    """SHA-256 over a checkpoint's configuration and weights; the backbone's digest is part of the configuration."""
+    """SHA-256 over a checkpoint's configuration and weights; the backbone's digest is part of the configuration.
+
+    Raises InputError for what is no checkpoint, or cannot be read.
+    """
     directory = Path(path)
+    try:
+        return _digest(directory)
+    except OSError as error:
+        raise InputError(
+            f"{directory}: expected a model that can be read, found {error.filename}: {error.strerror}"
+        ) from None
+
+
+def _digest(directory: Path) -> str:
     if (directory / CONFIG_NAME).is_file():
         parts = [sha256(directory / CONFIG_NAME), sha256(find_weights(directory))]
     else:

@@ -25,16 +25,7 @@ def token_compact(
     Returns packed [B, C, D], packed_alive [B, C] int32, packed_position [B, C] int32 and count [B] int32, the number
     of carried rows, which may exceed C.
     """
-    keep = surviving(score, alive, threshold, protect_first)
-    carried = are_carried(keep)
-    order = carried_first(carried)[:, : capacity or hidden.shape[1]]
-    packed = torch.gather(hidden, 1, order[:, :, None].expand(-1, -1, hidden.shape[2]))
-    return (
-        packed,
-        torch.gather(keep.to(torch.int32), 1, order),
-        torch.gather(position, 1, order),
-        carried.sum(dim=1, dtype=torch.int32),
-    )
+    return compacted(hidden, score, alive, position, threshold, capacity, protect_first)
 
 
 @token_compact.register_fake
@@ -54,6 +45,28 @@ def _(
         alive.new_empty((batch, rows)),
         position.new_empty((batch, rows)),
         alive.new_empty((batch,)),
+    )
+
+
+def compacted(
+    hidden: Tensor,
+    score: Tensor,
+    alive: Tensor,
+    position: Tensor,
+    threshold: float,
+    capacity: int,
+    protect_first: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator's body in standard operators; takes and returns what `token_compact` does."""
+    keep = surviving(score, alive, threshold, protect_first)
+    carried = are_carried(keep)
+    order = carried_first(carried)[:, : capacity or hidden.shape[1]]
+    packed = torch.gather(hidden, 1, order[:, :, None].expand(-1, -1, hidden.shape[2]))
+    return (
+        packed,
+        torch.gather(keep.to(torch.int32), 1, order),
+        torch.gather(position, 1, order),
+        carried.sum(dim=1, dtype=torch.int32),
     )
 
 

@@ -12,6 +12,7 @@ from engines.buckets import Bucket
 from pipeline.graph.stages import attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostModel, Kind, StageShape
+from pipeline.planning.knee import Knee
 from pipeline.planning.search import Problem, expected_time, solve
 
 _FINEST = 8
@@ -66,6 +67,7 @@ class Planner:
     lengths: Sequence[int] | None = None
     tokenising_seconds: Mapping[int, float] = field(default_factory=dict)
     finest: int = _FINEST
+    _knees: dict[tuple[StageShape, int], Knee] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def points(self) -> list[int]:
@@ -149,11 +151,36 @@ class Planner:
             return "whole" if at_end else "first"
         return "last" if at_end else "middle"
 
+    def knee(self, stage: StageShape, batch: int) -> Knee:
+        """Returns the knee of a stage's calls at a batch size, from the costs of the candidate lengths."""
+        key = stage, batch
+        if key not in self._knees:
+            lengths = self.candidates()
+            seconds = [self._call(stage, batch, length) for length in lengths]
+            self._knees[key] = Knee.fit([batch * length for length in lengths], seconds)
+        return self._knees[key]
+
+    def _call(self, stage: StageShape, batch: int, length: int) -> float:
+        return self.costs.alone(stage, length) if batch == 1 else self.costs.together(stage, batch, length)
+
     def _per_sample(self, stage: StageShape, batch: int, length: int) -> float:
-        """Returns the seconds of one sample: alone at batch 1, else alone or in a batch, whichever is cheaper."""
+        """Returns the seconds of one sample: alone at batch 1, else alone or in a batch, whichever is cheaper.
+
+        Below the knee a length costs what the first candidate above it does, so no plan gains from going there.
+        """
         if batch == 1:
-            return self.costs.alone(stage, length)
-        return min(self.costs.together(stage, size, length) / size for size in {1, batch})
+            return self.costs.alone(stage, self._above_knee(stage, 1, length))
+        return min(
+            self.costs.together(stage, size, self._above_knee(stage, size, length)) / size for size in {1, batch}
+        )
+
+    def _above_knee(self, stage: StageShape, batch: int, length: int) -> int:
+        """Returns the length, or the first candidate beyond it that has more tokens in flight than the knee."""
+        least = self.knee(stage, batch).tokens / batch
+        if length >= least:
+            return length
+        candidates = self.candidates()
+        return next((candidate for candidate in candidates if candidate >= max(length, least)), candidates[-1])
 
     def candidates(self) -> list[int]:
         """The bucket lengths to choose from, ascending; the last holds every input."""
@@ -177,6 +204,23 @@ def describe(plan: ChosenPlan, model: PrunedTransformer, rows: np.ndarray) -> li
         )
         for spec, column, buckets in zip(specs, columns, plan.buckets, strict=True)
     ]
+
+
+def describe_knees(planner: Planner) -> list[str]:
+    """Returns a line per batch size for `--explain`: a call of the whole model, and where nothing is gained."""
+    whole, longest = StageShape("whole", planner.model.config.encoder.layers), planner.candidates()[-1]
+    lines = []
+    for batch in planner.batches:
+        knee = planner.knee(whole, batch)
+        line = f"batch {batch}: a call takes {1e3 * knee.fixed:.2f} ms and {1e6 * knee.per_token:.2f} us a token; "
+        if batch * longest <= knee.tokens:
+            line += f"not even {batch * longest} tokens in flight, the most there are, make it longer: no pruning pays"
+        elif knee.tokens < 2:
+            line += "every token that is dropped pays"
+        else:
+            line += f"below {knee.tokens:.0f} tokens in flight nothing is gained, so nothing is cut there"
+        lines.append(line)
+    return lines
 
 
 def padding(plan: ChosenPlan, rows: np.ndarray) -> float:

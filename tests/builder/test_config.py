@@ -53,8 +53,8 @@ def test_what_was_found_is_told_once(file: Path) -> None:
     file.write_text('device = "abacus"\n', "utf-8")
     with pytest.raises(InputError) as caught:
         read_build_config(file, {})
-    (line,) = str(caught.value).splitlines()[1:]
-    assert line.startswith("  - device: expected one of A100, ") and line.count("abacus") == 1
+    (line,) = str(caught.value).splitlines()
+    assert f"{file}: device: expected one of A100, " in line and line.count("abacus") == 1
 
 
 @pytest.mark.parametrize("content", [b"stages = ", b"\xff\xfe", b"a = 1\na = 2\n"])

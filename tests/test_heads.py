@@ -1,0 +1,191 @@
+"""Every kind of head from labelled rows to answers: trained, built with its gates, run, and checked again."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.artifact import Artifact
+from engines.runner import Runner
+from pipeline import build, parity, run, train
+from tests.engines.driving import INNER
+from tests.engines.host_device import HostDevice, HostDeviceBackend, plain_regroup
+from tests.gates.builds import run_verb
+
+Row = dict[str, Any]
+
+
+def words(chance: random.Random) -> list[str]:
+    """A text in which w4 and w5 mean something."""
+    return [f"w{chance.choice([4, 4, 5, 5, *range(6, 20)])}" for _ in range(chance.randint(3, 9))]
+
+
+def multi_label(chance: random.Random) -> Row:
+    text = words(chance)
+    return {"text": " ".join(text), "label": [name for name, word in (("four", "w4"), ("five", "w5")) if word in text]}
+
+
+def regression(chance: random.Random) -> Row:
+    text = words(chance)
+    return {"text": " ".join(text), "label": text.count("w4") / len(text) + 0.01 * chance.random()}
+
+
+def tagging(chance: random.Random) -> Row:
+    text = words(chance)
+    return {"text": text, "label": [{"w4": "B-ONE", "w5": "B-TWO"}.get(word, "O") for word in text]}
+
+
+def question_answering(chance: random.Random) -> Row:
+    text, asked = words(chance), f"w{chance.choice([4, 5])}"
+    context = " ".join(text)
+    places = [len(" ".join(text[:n])) + (n > 0) for n, word in enumerate(text) if word == asked]
+    return {
+        "text": asked,
+        "text_b": context,
+        "label": {"text": [asked] * len(places), "answer_start": places},
+    }
+
+
+def embedding(chance: random.Random) -> Row:
+    return {"text": " ".join(words(chance))}
+
+
+ROWS: dict[str, Callable[[random.Random], Row]] = {
+    "multi_label": multi_label,
+    "regression": regression,
+    "tagging": tagging,
+    "question_answering": question_answering,
+    "embedding": embedding,
+}
+FIGURES = {
+    "multi_label": {"metric", "macro_f1"},
+    "regression": {"metric", "spearman"},
+    "tagging": {"metric"},
+    "question_answering": {"metric", "exact_match"},
+    "embedding": {"metric", "least_cosine"},
+}
+
+
+def write(path: Path, kind: str, count: int, seed: int) -> Path:
+    chance = random.Random(seed)
+    path.write_text("".join(json.dumps(ROWS[kind](chance)) + "\n" for _ in range(count)), "utf-8")
+    return path
+
+
+def embedder(folder: Path, backbone: Path) -> Path:
+    """The backbone with sentence-transformers' mean and norm behind it."""
+    shutil.copytree(backbone, folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}', "utf-8")
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds]
+    (folder / "modules.json").write_text(json.dumps(modules), "utf-8")
+    return folder
+
+
+def check_answer(kind: str, found: Row, labels: list[str]) -> None:
+    """What people expect of the head, and no more."""
+    common = {"tokens", "retention"}
+    if kind == "embedding":
+        assert found.keys() == {"embedding", *common} and np.linalg.norm(found["embedding"]) == pytest.approx(1)
+    elif kind == "tagging":
+        assert found.keys() == {"entities", *common}
+        for entity in found["entities"]:
+            assert entity.keys() == {"label", "probability", "start", "end", "text"}
+            assert "w7 w4 w5"[entity["start"] : entity["end"]] == entity["text"]
+    elif kind == "question_answering":
+        assert found.keys() == {"answer", "probability", "start", "end", "others", *common}
+        assert "w7 w4 w5"[found["start"] : found["end"]] == found["answer"]
+    elif kind == "multi_label":
+        assert found.keys() == {"label", "probability", "probabilities", "logits", *common}
+        assert list(found["probabilities"]) == labels
+        assert found["label"] == [name for name, share in found["probabilities"].items() if share >= 0.5]
+    else:
+        assert found["label"] is None and len(found["logits"]) == 1
+
+
+def device() -> HostDeviceBackend:
+    """The same engines with their rows on a device, to which the means' parts go and come back."""
+    return HostDeviceBackend(INNER, HostDevice(plain_regroup))
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_head_goes_all_the_way(
+    kind: str, tmp_path: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, dev = write(tmp_path / "train.jsonl", kind, 48, 1), write(tmp_path / "dev.jsonl", kind, 24, 2)
+    common = ("--data", data, "--dev-data", dev, "--max-length", 24, "--batch-tokens", 256, "--evaluations", 1)
+    if kind == "embedding":
+        dense = embedder(tmp_path / "embedder", tiny_backbone)
+    else:
+        dense = tmp_path / "dense"
+        assert run_verb(train, "--method", "dense", "--backbone", tiny_backbone, *common, "--out", dense) == 0
+    pruned = ("--method", "topk", "--init", dense, "--keep-rate", 0.8, "--out", tmp_path / "topk")
+    assert run_verb(train, *pruned, *common) == 0
+    kept = json.loads((tmp_path / "topk" / "run.json").read_text("utf-8"))["dev"]
+    assert kept["flops_ratio"] > 1 and min(kept["keep"]) < 1
+    out = tmp_path / "artifact"
+    settings = ("--samples", 12, "--threads", 1, "--dense", dense, "--max-drop", 100, "--data", dev)
+    built = ("--checkpoint", tmp_path / "topk", "--precision", "fp32", "--buckets", "1x24,2x24", "--out", out)
+    assert run_verb(build, *settings, *built) == 0
+    manifest = Artifact.open(out).manifest
+    assert manifest.head.kind == kind and {gate.status for gate in manifest.gates} == {"PASSED"}
+    (metric,) = [gate.figures for gate in manifest.gates if gate.name == "task metric"]
+    assert FIGURES[kind] <= metric.keys()
+    if manifest.head.pools:
+        assert len(manifest.plan.stages) > 1
+    assert run_verb(parity, out, *settings, "--provider", "onnxruntime") == 0
+    capsys.readouterr()
+    text = ("--text", "w4", "--text-b", "w7 w4 w5") if kind == "question_answering" else ("--text", "w7 w4 w5")
+    assert run_verb(run, out, *text, "--answers", 2) == 0
+    check_answer(kind, json.loads(capsys.readouterr().out), manifest.head.labels)
+    if kind == "embedding":
+        texts = [" ".join(words(random.Random(seed))) for seed in range(9)]
+        on_host, on_device = (Runner(out, target)(texts) for target in ("auto", device()))
+        for ours, theirs in zip(on_host, on_device, strict=True):
+            assert isinstance(ours.embedding, np.ndarray) and ours.embedding.dtype == np.float32
+            assert theirs.embedding is not None and np.abs(ours.embedding - theirs.embedding).max() < 1e-6
+            assert ours.retention == theirs.retention
+
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "own-model.md"
+FILES = {
+    "labels": "multi_label",
+    "values": "regression",
+    "entities": "tagging",
+    "answers": "question_answering",
+    "texts": "embedding",
+}
+SMALL = {
+    "train": ["--batch-tokens", "256", "--evaluations", "1", "--max-length", "24", "--flops-ratio", "1.02"],
+    "build": ["--max-drop", "100", "--buckets", "1x24,2x24", "--threads", "1", "--precision", "fp32"],
+    "parity": ["--max-drop", "100", "--threads", "1"],
+}
+"""What makes a command quick and a random model's loss no failure; the last of two flags counts."""
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run_as_they_stand(
+    tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = PAGE.read_text("utf-8").split("\n## Heads\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == len(ROWS)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_backbone, "my-encoder")
+    embedder(Path("my-embedder"), tiny_backbone)
+    for name, kind in FILES.items():
+        write(Path(f"{name}.jsonl"), kind, 60, 1)
+    for line in "".join(blocks).splitlines():
+        _, verb, *words = shlex.split(line)
+        assert run_verb(importlib.import_module(f"pipeline.{verb}"), *words, *SMALL.get(verb, [])) == 0, line
