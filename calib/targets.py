@@ -64,7 +64,7 @@ def read_target(label: object, text: str, context: str) -> Target:
             raise ValueError(f"expected a start for every answer, found {len(starts)} for {len(texts)}")
         return Answers(tuple(_answer(start, answer, context) for start, answer in zip(starts, texts, strict=True)))
     assert isinstance(label, list | tuple)
-    if any(isinstance(entry, dict) and "answer_start" in entry for entry in label):
+    if label and all(isinstance(entry, dict) and "answer_start" in entry for entry in label):
         return Answers(tuple(_answer(entry.get("answer_start"), entry.get("text"), context) for entry in label))
     if any(isinstance(entry, dict | list | tuple) for entry in label):
         return Spans(tuple(sorted(_span(entry, text) for entry in label)))
