@@ -102,7 +102,9 @@ def test_bytes_of_any_kind_are_rows_or_an_input_error(content: bytes, kind: str,
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just("\ud83d"),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["text", "label", "answer_start"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["text", "label", "answer_start"]), inner)
+    ),
     max_leaves=4,
 )
 
