@@ -39,7 +39,7 @@ def alternate(
     texts: Sequence[Text],
     rounds: int,
     tick: Callable[[], None] = lambda: None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = lambda: time.perf_counter(),
 ) -> dict[str, list[float]]:
     """Returns the median seconds of every way for each chunk. The ways take turns on each chunk, so drift affects all
     alike.

@@ -243,9 +243,9 @@ def test_files_of_engines_without_a_profile_go(tmp_path: Path) -> None:
     """The weights of stage 10 are not those of stage 1, and an engine that runs one bucket stays whole."""
 
     def record(stage: int, precision: str) -> EngineRecord:
-        names = {kind: f"engines/cpu-{precision}/stage_{stage}.{kind}" for kind in ("onnx", "weights")}
+        names = {kind: f"engines/cpu-{precision}/stage_{stage}.{kind}" for kind in ("onnx", "onnx.weights")}
         profiles = (Bucket(batch=1, length=8), Bucket(batch=1, length=16))
-        files = {"file": names["onnx"], "weights": names["weights"]}
+        files = {"file": names["onnx"], "weights": names["onnx.weights"]}
         return EngineRecord(stage=stage, profiles=profiles, target="cpu", precision=precision, **files)
 
     built = [record(stage, precision) for precision in ("fp32", "int8") for stage in (1, 10)]
