@@ -73,9 +73,7 @@ def compare(start: Start, console: Console) -> list[ComparedPrecision]:
     start: in fp32. Nothing can be timed for another machine, whose artifact is then in fp32.
     """
     if start.target.cannot_run is not None:
-        reason = f"not timed: {start.target.cannot_run}"
-        others = [name for name in start.target.backend.precisions if name != WIDEST]
-        return [ComparedPrecision(precision=WIDEST), *(ComparedPrecision(precision=p, reason=reason) for p in others)]
+        return _widest(dict.fromkeys(start.target.backend.precisions, f"not timed: {start.target.cannot_run}"))
     start.publisher().check()  # before minutes are spent
     targets, refused = _targets(start)
     with progress_bars(console) as progress:
@@ -86,6 +84,8 @@ def compare(start: Start, console: Console) -> list[ComparedPrecision]:
 
 def ranked(milliseconds: Milliseconds, refused: Mapping[str, str]) -> list[ComparedPrecision]:
     """The precisions by time, the taken one first, those refused last; a narrower one has to save 5 % of fp32's."""
+    if WIDEST not in milliseconds:  # building in it says why
+        return _widest({**dict.fromkeys(milliseconds, "fp32 cannot be timed"), **refused})
     totals = {precision: sum(by_batch.values()) for precision, by_batch in milliseconds.items()}
     order = sorted(totals, key=lambda precision: totals[precision] / (1 if precision == WIDEST else WORTH))
     reasons = {
@@ -103,6 +103,12 @@ def ranked(milliseconds: Milliseconds, refused: Mapping[str, str]) -> list[Compa
         for precision in order
     ]
     return [*timed, *(ComparedPrecision(precision=name, reason=reason) for name, reason in refused.items())]
+
+
+def _widest(reasons: Mapping[str, str]) -> list[ComparedPrecision]:
+    """fp32, and why it is none of the others."""
+    others = [ComparedPrecision(precision=name, reason=reasons[name]) for name in reasons if name != WIDEST]
+    return [ComparedPrecision(precision=WIDEST), *others]
 
 
 def _next_fastest(compared: Sequence[ComparedPrecision], failed: str, reason: str) -> list[ComparedPrecision]:
@@ -167,6 +173,8 @@ def measured(
             engine = target.backend.load(engine_file, threads, target.binding)
             profiles |= {(precision, shape): engine.profile(shape) for shape in shapes}
             advance()
+    if WIDEST in refused:
+        return {}
     seconds = timed(calls_of(profiles, model.config.encoder.vocab_size, model.config.head.token_level))
     if not start.target.backend.machine_bound:  # every bucket is then run by the faster of the two
         seconds |= {key: min(value, seconds[WIDEST, key[1]]) for key, value in seconds.items() if key[0] == "int8"}

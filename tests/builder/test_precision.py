@@ -76,6 +76,12 @@ def test_one_precision_is_taken_and_a_narrower_one_only_where_it_pays(times: dic
     assert told(found).startswith(found[0].precision) and "not x (why)" in told(found)
 
 
+def test_where_fp32_cannot_be_timed_it_is_built_and_says_why() -> None:
+    first, *others = precision.ranked({"bf16": {1: 1.0}}, {"fp32": "a constant was baked in", "int8": "no texts"})
+    assert (first.precision, first.reason) == ("fp32", "")
+    assert {other.precision: other.reason for other in others} == {"bf16": "fp32 cannot be timed", "int8": "no texts"}
+
+
 def auto(built: Built, out: Path) -> Artifact:
     """Builds with nothing said about the precision."""
     model = ("--checkpoint", built.checkpoint, "--data", built.data, "--max-drop", 100)
