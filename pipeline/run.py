@@ -28,17 +28,7 @@ with importing(__name__, "skimrt"):
 _REPORTED = 20
 """Texts without an answer that are named one by one."""
 
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog=program("run"),
-        description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
-        "in the order of the texts: what the model's head gives (label, probability and logits; "
-        "of several labels those that are given and every probability; embedding; entities or answer with their "
-        "places in characters), tokens (of the text) and retention (tokens still worked on at the end of every stage "
-        "of the model). Files of any size are streamed.",
-        epilog="""\
+_EPILOG = """\
 examples:
   python -m pipeline.run artifact --text "a film to remember"
   python -m pipeline.run artifact --text "a man eats" --text-b "somebody is eating"
@@ -57,7 +47,19 @@ Empty lines at the end of a file are no texts, nor are those between lines of .j
 a text 1 MiB; --truncate cuts longer texts.
 
 exit codes: 0 all answered, 1 but for texts that came to no finite numbers, which standard error names and which have
-no line, 2 bad usage or input, 4 this machine cannot run it""",
+no line, 2 bad usage or input, 4 this machine cannot run it"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog=program("run"),
+        description="Answers texts with an artifact that pipeline.build wrote. Prints one JSON line per text, "
+        "in the order of the texts: what the model's head gives (label, probability and logits; "
+        "of several labels those that are given and every probability; embedding; entities or answer with their "
+        "places in characters), tokens (of the text) and retention (tokens still worked on at the end of every stage "
+        "of the model). Files of any size are streamed.",
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("artifact", type=Path, help="directory that pipeline.build wrote")

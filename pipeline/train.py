@@ -89,26 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "million weights)",
         type=int,
     )
-    flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
-    flag("ramp", "share of the run over which the ratio rises", type=float)
-    flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
-    flag("predictor-hidden", "width of Transkimmer's predictors; with --init of that method, theirs", type=int)
-    flag(
-        "decide-at",
-        "the layers that decide; each is a cut that costs a call, so few sharp decisions lose less of the saving than "
-        "many mild ones; all (ltp, topk, threshold: all but the first) unless --init has others",
-        type=int,
-        nargs="+",
-    )
-    p.add_argument(
-        "--no-protect-first", dest="protect_first", action="store_const", const=False, help="let the first token die"
-    )
-    p.add_argument(
-        "--protect-segment",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="keep every token of the first text of a pair, such as a query (default: in a ranking)",
-    )
+    _add_pruning_flags(p, flag)
     p.add_argument("--bf16", action="store_true", help="bfloat16 matrix products (faster where the CPU has them)")
     flag("threads", "CPU threads", type=int)
     flag("seed", "seed of everything random", type=int)
@@ -136,6 +117,29 @@ def _add_data_flags(p: argparse.ArgumentParser) -> None:
         "have a fraction; several labels, spans and answers by their form; and classes otherwise)",
     )
     add_column_flags(p)
+
+
+def _add_pruning_flags(p: argparse.ArgumentParser, flag: Callable[..., None]) -> None:
+    flag("flops-ratio", "dense over pruned FLOPs to reach", type=float)
+    flag("ramp", "share of the run over which the ratio rises", type=float)
+    flag("keep-rate", "topk: share kept per layer; threshold: 1 minus the constant", type=float)
+    flag("predictor-hidden", "width of Transkimmer's predictors; with --init of that method, theirs", type=int)
+    flag(
+        "decide-at",
+        "the layers that decide; each is a cut that costs a call, so few sharp decisions lose less of the saving than "
+        "many mild ones; all (ltp, topk, threshold: all but the first) unless --init has others",
+        type=int,
+        nargs="+",
+    )
+    p.add_argument(
+        "--no-protect-first", dest="protect_first", action="store_const", const=False, help="let the first token die"
+    )
+    p.add_argument(
+        "--protect-segment",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep every token of the first text of a pair, such as a query (default: in a ranking)",
+    )
 
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:
