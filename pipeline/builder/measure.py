@@ -68,27 +68,27 @@ def measure(
     rounds: int,
     progress: Progress | None = None,
     threads: int | None = None,
-    stock: Path | None = None,
 ) -> list[Timing]:
     """Times every artifact at every batch size, end to end: texts in, predictions out, tokenisation included.
 
     At batch 1 each text is answered before the next one starts; at batch n the runner regroups what a chunk of texts
     leaves it. Every engine is loaded before the clock starts. All see the same tokens, those of `common_length`.
-    stock: a dense artifact whose graph is also timed as OpenVINO runs it by its own defaults (`StockModel`).
+    An artifact named STOCK is a dense one whose graph is timed as OpenVINO runs it by its own defaults (`StockModel`).
     """
     timings, length = [], common_length(artifacts.values())
     for batch in batches:
-        total = (len(artifacts) + (stock is not None)) * rounds * -(-len(texts) // _CHUNK)
+        total = len(artifacts) * rounds * -(-len(texts) // _CHUNK)
         task = progress.add_task(f"timing, batch {batch}", total=total) if progress else None
         ways: dict[str, Callable[[Sequence[Text]], object]] = {}
         for name, path in artifacts.items():
+            if name == STOCK:
+                ways[name] = StockModel(path, batch, length, threads)
+                ways[name](texts[:_WARMING])
+                continue
             runner = Runner(path, threads=threads, max_batch=batch, truncate=True, verify=False, max_length=length)
             runner.warm_up()
             runner(list(texts[:_WARMING]))
             ways[name] = runner
-        if stock is not None:
-            ways[STOCK] = StockModel(stock, batch, length, threads)
-            ways[STOCK](texts[:_WARMING])
 
         def tick(task: TaskID | None = task) -> None:
             if progress is not None and task is not None:
