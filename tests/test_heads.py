@@ -119,7 +119,13 @@ def device() -> HostDeviceBackend:
     return HostDeviceBackend(INNER, HostDevice(plain_regroup))
 
 
-@pytest.mark.parametrize("kind", ROWS)
+QUICK = ("embedding", "question_answering")
+"""One head whose stages carry a mean, and one that reads every row; the others take as long again."""
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in ROWS]
+)
 def test_a_head_goes_all_the_way(
     kind: str, tmp_path: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,7 @@ def assert_fused(model: PrunedTransformer, precision: str, capabilities: tuple[s
     return total
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", PRUNERS)
 def test_attention_that_feeds_no_score_is_one_kernel(tmp_path: Path, method: str, precision: str) -> None:
     torch.manual_seed(0)
