@@ -11,7 +11,7 @@ from calib.labels import are_amounts, is_number, refuse_no_classes
 from calib.ranking import refuse_no_ranking
 from calib.row import Columns
 from calib.summary import oddities, summary
-from calib.targets import KIND_OF, Answers, target_names
+from calib.targets import KIND_OF, Answers, Labels, target_names
 from engines.errors import InputError
 from engines.head import HeadKind
 from pipeline.model.checkpoint import read_config
@@ -91,6 +91,11 @@ class TrainingExamples:
                     raise InputError(f"{name}: expected the labels of a {kind} head in every row, found others")
         if head is None:
             targets = [example.target for example in data.examples if example.target is not None]
+            if config.task is None and all(isinstance(t, Labels) and len(t.names) == 1 for t in targets):
+                raise InputError(
+                    f"{config.data}: its labels are lists, and every list has one label; write each as a text for "
+                    "classes of which a text has one, or say --task multi_label"
+                )
             no_answer = Answers(()) in targets
             head = HeadConfig(kind=kind, labels=target_names(targets), no_answer=no_answer)
         train, dev = data.examples[: config.limit], dev_data.examples[: config.dev_limit]

@@ -118,3 +118,11 @@ def test_columns_are_named_by_flags(config, tmp_path: Path) -> None:
     assert [(e.label, e.text) for e in TrainingExamples.read(named).train] == [("a", "w4"), ("b", "w5")]
     with pytest.raises(InputError, match="--label, --text and --text-b name the columns of a file"):
         TrainingExamples.read(named.model_copy(update={"data": "movie-reviews"}))
+
+
+def test_lists_of_one_label_each_are_several_labels_a_text_only_if_asked(config) -> None:
+    with pytest.raises(InputError, match=r"every list has one label; .*--task multi_label"):
+        TrainingExamples.read(config([["a"], ["b"], ["a"]]))
+    for labels, task in (([["a"], ["b"]], "multi_label"), ([["a", "b"], ["a"]], None), ([["b", "a"], []], None)):
+        head = TrainingExamples.read(config(labels, task=task)).head
+        assert head is not None and (head.kind, list(head.labels)) == ("multi_label", ["a", "b"])
