@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from engines.artifact import Gate
 from engines.errors import InputError, validation_problems
+from engines.manifest import Gate
 from pipeline.cli import main_of
 
 DEFAULT = Path(__file__).resolve().parent / "results" / "gpu.json"

@@ -16,8 +16,9 @@ from rich.console import Console
 from calib.data import examples_digest
 from calib.int8.calibrate import read_calibration
 from calib.metric import accuracy
-from engines.artifact import Artifact, Manifest
+from engines.artifact import Artifact
 from engines.errors import InputError
+from engines.manifest import Manifest
 from engines.prediction import SampleResult
 from engines.runner import Runner
 from pipeline.builder.config import DEMO, BuildConfig

@@ -20,8 +20,9 @@ import torch
 from torch.nn import functional as F
 
 from calib.data import Example, examples_digest, read_examples
-from engines.artifact import BENCH_NAME, Artifact
+from engines.artifact import Artifact
 from engines.machine import machine_record
+from engines.manifest import BENCH_NAME
 from engines.runner import Runner
 from engines.tokenization import TextEncoder
 from engines.writing import write_whole

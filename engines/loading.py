@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from engines.artifact import Artifact, EngineRecord
+from engines.artifact import Artifact
 from engines.backends.base import Backend, Engine
+from engines.manifest import EngineRecord
 
 Key = TypeVar("Key")
 Loaded = TypeVar("Loaded")

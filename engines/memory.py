@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from engines.artifact import EngineRecord, Manifest
 from engines.buckets import Bucket
+from engines.manifest import EngineRecord, Manifest
 
 _COPIES = {"cpu": 2.0}
 """Of the weights: a CPU library repacks them for its kernels, beside the file that was read."""

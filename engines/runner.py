@@ -14,10 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeGuard, overload
 
-from engines.artifact import TOKENIZER_NAME, Artifact
+from engines.artifact import Artifact
 from engines.backends import Backend, choose_backend, records_for
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError, SkimError
+from engines.manifest import TOKENIZER_NAME
 from engines.prediction import Prediction, SampleResult, predict
 from engines.reading import PLAIN, Reading
 from engines.reranking import Ranked, ranked, refuse_other_use

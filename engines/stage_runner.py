@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.artifact import Artifact, EngineRecord
+from engines.artifact import Artifact
 from engines.backends import Backend, Engine, Profile, records_for
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
 from engines.errors import InputError, SkimError
 from engines.loading import load_engine, on_all_cores
+from engines.manifest import EngineRecord
 from engines.samples import Sample
 from engines.stages import POOLED, POOLED_ON, original, tensor_names
 

@@ -14,8 +14,9 @@ from pipeline.importing import importing, program
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
 
-    from engines.artifact import BENCH_NAME, Artifact
+    from engines.artifact import Artifact
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
+    from engines.manifest import BENCH_NAME
     from engines.memory import memory_bytes
     from pipeline.builder.baseline import build_against_dense
     from pipeline.builder.config import DEMO, TORCH_DEVICES, BuildConfig, read_build_config, require_demo

@@ -19,8 +19,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from calib.row import Columns
-from engines.artifact import Gate
 from engines.errors import InputError, SkimError
+from engines.manifest import Gate
 from engines.version import __version__
 from pipeline.importing import interruptible
 

@@ -13,8 +13,9 @@ with importing(__name__, "skimrt"):
     from rich.table import Table
     from rich.text import Text
 
-    from engines.artifact import Artifact, Manifest
+    from engines.artifact import Artifact
     from engines.buckets import format_buckets
+    from engines.manifest import Manifest
     from engines.memory import memory_bytes
     from engines.precisions import told
     from pipeline.cli import figures_line, main_of, plain_table, standard_output

@@ -15,9 +15,10 @@ with importing(__name__, "skimrt[cpu]"):
     from calib.data import examples_digest
     from calib.int8.calibrate import FILE as CALIBRATION_FILE
     from calib.int8.calibrate import read_calibration
-    from engines.artifact import Artifact, Gate, Manifest
+    from engines.artifact import Artifact
     from engines.backends import choose_backend
     from engines.errors import InputError
+    from engines.manifest import Gate, Manifest
     from engines.tokenization import Tokens
     from pipeline import gates
     from pipeline.builder.checks import Budget, engine_gates, metric_gates

@@ -20,8 +20,9 @@ with importing(__name__, "skimrt[train]"):
 
     from calib.data import Data, examples_digest, has_labels, read_data, relabelled, splits_of
     from calib.held_out import hold_out, write_rows
-    from engines.artifact import BENCH_NAME, Artifact
+    from engines.artifact import Artifact
     from engines.errors import GateError, InputError
+    from engines.manifest import BENCH_NAME
     from engines.runner import Runner
     from engines.writing import locked, write_whole
     from pipeline import build, parity, train

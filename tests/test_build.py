@@ -17,11 +17,12 @@ import torch
 from calib.data import read_examples
 from calib.retention import RetentionStatistics
 from engines import Runner
-from engines.artifact import Artifact, EngineRecord
+from engines.artifact import Artifact
 from engines.backends import Backend, Engine
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
 from engines.buckets import format_buckets
+from engines.manifest import EngineRecord
 from pipeline import build, inspect
 from pipeline import run as run_module
 from pipeline.builder import baseline

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from engines.artifact import Gate
+from engines.manifest import Gate
 from pipeline.cli import OF_EVERY_VERB, main_of, plain_table, print_gates, printable
 from tests.engines.toy import Toy
 

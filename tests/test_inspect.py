@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from engines.artifact import Artifact, Gate, write_manifest
+from engines.artifact import Artifact
 from engines.errors import InputError
+from engines.manifest import Gate
+from engines.manifest_file import write_manifest
 from pipeline import inspect
 from tests.engines.toy import Toy
 

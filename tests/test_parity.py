@@ -11,7 +11,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from engines.artifact import Artifact, Gate, sealed, write_manifest
+from engines.artifact import Artifact
+from engines.manifest import Gate
+from engines.manifest_file import sealed, write_manifest
 from pipeline import gates as gates_of_parity
 from pipeline import parity
 from pipeline.builder.graphs import ExportOnce

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.internals import queue_of
+from engines.backends import torch_cuda
 from engines.backends.base import PLAIN, Backend, Built, Engine, EngineOptions, Report
 from engines.backends.device import Device, Tensor
 from engines.backends.device_engine import DeviceProfile
@@ -187,7 +188,7 @@ class TorchExecution:
         with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
             if stream not in self._warm:
                 self._warm.add(stream)
-                _make_workspace()
+                torch_cuda.make_workspace()
             assert self._pool is not None
             with torch.cuda.use_mem_pool(self._pool):
                 self._run()
@@ -198,23 +199,10 @@ class TorchExecution:
             self._views[name].copy_(value)
 
 
-class _Memory:
-    """Device memory as PyTorch takes it without a copy."""
-
-    def __init__(self, address: int, tensor: Tensor) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": tensor.shape,
-            "typestr": tensor.dtype.str,
-            "data": (address, False),
-            "strides": None,
-            "version": 3,
-        }
-
-
 def tensor_at(address: int, tensor: Tensor, on_gpu: bool) -> torch.Tensor:
     """The array at an address, as a PyTorch tensor over the same memory."""
     if on_gpu:
-        found = torch.as_tensor(_Memory(address, tensor), device="cuda")
+        found = torch_cuda.tensor_at(address, tensor)
     else:
         raw = (ctypes.c_uint8 * tensor.nbytes).from_address(address)
         found = torch.from_numpy(np.frombuffer(memoryview(raw), tensor.dtype).reshape(tensor.shape))
@@ -223,10 +211,3 @@ def tensor_at(address: int, tensor: Tensor, on_gpu: bool) -> torch.Tensor:
 
 def _described(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[str, Tensor]:
     return {n: Tensor(tuple(t.shape), np.dtype(_NUMPY[t.dtype])) for n, t in zip(names, tensors, strict=True)}
-
-
-def _make_workspace() -> None:
-    """Lets cuBLAS make the stream's workspace now: in a context's pool it would belong to that context."""
-    for dtype in (torch.float32, torch.float16):
-        x = torch.ones(8, 8, device="cuda", dtype=dtype)
-        torch.nn.functional.linear(x, x, x[0])

@@ -22,8 +22,8 @@ from calib.int8.simulation import simulate
 from calib.metric import accuracy, drop_points, labelled
 from calib.shift import Divergence, divergences
 from calib.texts import CalibrationSet, Coverage
-from engines.artifact import Figures, Gate
 from engines.errors import InputError
+from engines.manifest import Figures, Gate
 from pipeline.model.reference import Reference
 from pipeline.model.transformer import PrunedTransformer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Mapping
 
-from engines.artifact import EngineRecord, Manifest
 from engines.backends.base import Backend, Engine, Profile
 from engines.backends.onnxruntime import OnnxRuntimeBackend
 from engines.backends.openvino import OpenVinoBackend
@@ -14,6 +13,7 @@ from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.backends.torch_aoti import TorchCpuBackend, TorchCudaBackend
 from engines.binding import Binding
 from engines.errors import InputError, TargetError
+from engines.manifest import EngineRecord, Manifest
 
 BACKENDS: tuple[Backend, ...] = (
     TensorRtBackend(),

@@ -76,7 +76,7 @@ class TorchExecution:
         with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
             if stream not in self._warm:
                 self._warm.add(stream)
-                _make_workspace()
+                make_workspace()
             with torch.cuda.use_mem_pool(self._pool):
                 found = self._executable.run([self._views[name] for name in self._executable.inputs])
                 for name, value in zip(self._executable.outputs, found, strict=True):
@@ -103,7 +103,7 @@ class _Memory:
         }
 
 
-def _make_workspace() -> None:
+def make_workspace() -> None:
     """Lets cuBLAS make the stream's workspace now: in a context's pool it would belong to that context."""
     import torch
 

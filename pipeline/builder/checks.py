@@ -12,9 +12,9 @@ from calib.data import has_labels
 from calib.int8.qdq import quantized_products
 from calib.int8.sensitivity import changed_share
 from calib.metric import accuracy, labelled, measure
-from engines.artifact import EngineRecord, Gate
 from engines.backends import records_for
 from engines.backends.layers import int8_products
+from engines.manifest import EngineRecord, Gate
 from engines.prediction import SampleResult
 from engines.runner import Runner
 from pipeline import gates

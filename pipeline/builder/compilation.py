@@ -13,13 +13,13 @@ from threading import Event
 from pydantic import BaseModel, ConfigDict
 from rich.progress import Progress
 
-from engines.artifact import EngineRecord, Unit
 from engines.backends.base import Built
 from engines.backends.layers import Layer, fused_attention, fusible_attention
 from engines.buckets import Bucket
 from engines.errors import BuildError
 from engines.files import sha256
-from engines.plan import weights_file
+from engines.manifest import EngineRecord
+from engines.plan import Unit, weights_file
 from pipeline.builder.engine_key import engine_key
 from pipeline.builder.failing import Errors, build_what_can_be
 from pipeline.builder.publish import Publisher

@@ -8,10 +8,10 @@ from pathlib import Path
 from calib.data import examples_digest
 from calib.retention import FILE as RETENTION_FILE
 from calib.retention import RetentionStatistics
-from engines import artifact as layout
-from engines.artifact import EngineRecord
 from engines.errors import BuildError
 from engines.files import sha256
+from engines.manifest import TOKENIZER_NAME, EngineRecord
+from engines.manifest_file import write_manifest
 from pipeline.builder.manifest import manifest_of, plan_of
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.work import Engines, Exported, Planned, Work
@@ -25,10 +25,10 @@ def write_contents(work: Work, planned: Planned, exported: Exported, engines: En
     """Writes everything of an artifact except its engines, and deletes files that no engine uses."""
     root, config, target = work.root, work.config, engines.target
     _drop_leftovers(root, engines.records)
-    (root / layout.TOKENIZER_NAME).parent.mkdir(exist_ok=True)
-    shutil.copyfile(tokenizer_path(config.checkpoint), root / layout.TOKENIZER_NAME)
+    (root / TOKENIZER_NAME).parent.mkdir(exist_ok=True)
+    shutil.copyfile(tokenizer_path(config.checkpoint), root / TOKENIZER_NAME)
     manifest = manifest_of(work.start, plan_of(planned, exported, engines.compiled.failed), engines.records, root)
-    layout.write_manifest(root, manifest)
+    write_manifest(root, manifest)
     if decision_layers(planned.expected.model):
         _write_retention(work, planned)
     if target.options.plugin:

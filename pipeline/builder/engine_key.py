@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from engines.artifact import SCHEMA_VERSION
 from engines.buckets import Bucket, format_buckets
 from engines.files import digest_of
 from engines.machine import tool_versions
+from engines.manifest import SCHEMA_VERSION
 from engines.version import __version__
 from pipeline.builder.target import BuildTarget
 

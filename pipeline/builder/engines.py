@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from engines.artifact import Gate, Unit
 from engines.errors import BuildError
+from engines.manifest import Gate
+from engines.plan import Unit
 from pipeline.builder.compilation import Compilation, Compiled
 from pipeline.builder.int8 import compile_both
 from pipeline.builder.target import BuildTarget

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engines.artifact import Manifest, Unit
 from engines.backends.base import program_file
 from engines.errors import InputError
-from engines.plan import graph_file, unit_name
+from engines.manifest import Manifest
+from engines.plan import Unit, graph_file, unit_name
 from engines.stages import Step
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.traced_backend import TracedBackend

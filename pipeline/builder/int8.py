@@ -12,9 +12,9 @@ from calib.int8.qdq import quantize_graphs
 from calib.int8.scheme import QuantizationScheme
 from calib.int8.selection import choose_profiles
 from calib.shift import shift_warning
-from engines.artifact import EngineRecord, Unit
 from engines.buckets import Bucket
-from engines.plan import int8_graph_file
+from engines.manifest import EngineRecord
+from engines.plan import Unit, int8_graph_file
 from pipeline.builder.compilation import Compilation, Compiled
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.work import Planned, Work

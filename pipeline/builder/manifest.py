@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calib.data import examples_digest
-from engines import artifact as layout
-from engines.artifact import EngineRecord, Manifest
+from engines import manifest as schema
+from engines.artifact import digest_files
 from engines.buckets import Bucket
+from engines.head import Head
 from engines.machine import tool_versions
+from engines.manifest import EngineRecord, Manifest
 from engines.plan import Plan, StagePlan
 from engines.version import __version__
 from pipeline.builder.start import Start
@@ -57,7 +59,7 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
     """The manifest of an artifact in `root`, before its gates."""
     config, subject = start.config, start.subject
     model = subject.model.config
-    encoder = model.encoder.model_dump(include=set(layout.Encoder.model_fields))
+    encoder = model.encoder.model_dump(include=set(schema.Encoder.model_fields))
     encoder["type_vocab_size"] = max(1, model.encoder.type_vocab_size)  # an engine always takes segments
     return Manifest(
         skimrt_version=__version__,
@@ -65,17 +67,17 @@ def manifest_of(start: Start, plan: Plan, records: list[EngineRecord], root: Pat
         build_key=start.key,
         build_arguments=config.arguments,
         method=model.pruner.method,
-        head=layout.Head(**model.head.model_dump(include=set(layout.Head.model_fields))),
+        head=Head(**model.head.model_dump(include=set(Head.model_fields))),
         max_length=model.max_length,
-        encoder=layout.Encoder(**encoder),
+        encoder=schema.Encoder(**encoder),
         protect_first=model.pruner.protect_first,
         protect_until=model.pruner.protect_until,
-        checkpoint=layout.Checkpoint(path=str(config.checkpoint), sha256=subject.digest),
-        data=layout.Data(name=config.data, count=len(subject.examples), sha256=examples_digest(subject.examples)),
+        checkpoint=schema.Checkpoint(path=str(config.checkpoint), sha256=subject.digest),
+        data=schema.Data(name=config.data, count=len(subject.examples), sha256=examples_digest(subject.examples)),
         plan=plan,
         engines=records,
         tools=tool_versions(),
         machine={"processor": platform.machine(), "system": platform.system(), "cpus": str(os.cpu_count())},
-        files=layout.digest_files(root),
+        files=digest_files(root),
         compared=list(start.compared),
     )

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from engines.artifact import MANIFEST_NAME
 from engines.errors import InputError
+from engines.manifest import MANIFEST_NAME
 from engines.writing import is_partial, locked, remove_partials, sibling, sync, write_whole
 
 _PROGRESS_NAME = "progress.json"

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from engines.artifact import Artifact, EngineRecord
+from engines.artifact import Artifact
 from engines.backends.tensorrt import TIMING_CACHE
 from engines.buckets import Bucket
 from engines.files import sha256
+from engines.manifest import EngineRecord
 from engines.writing import write_whole
 
 _log = logging.getLogger(__name__)

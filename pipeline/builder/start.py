@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from calib.texts import CalibrationSet
-from engines.artifact import Artifact, EngineRecord
+from engines.artifact import Artifact
 from engines.buckets import Bucket, parse_buckets
 from engines.errors import InputError
+from engines.manifest import EngineRecord
 from engines.precisions import ComparedPrecision
 from pipeline.builder.build_key import build_key, chosen_buckets
 from pipeline.builder.config import BuildConfig

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from calib.int8.calibrate import FILE as CALIBRATION_FILE
 from calib.int8.calibrate import int8_gate
-from engines import artifact as layout
-from engines.artifact import Artifact, Gate, Unit
+from engines.artifact import Artifact, digest_files
 from engines.buckets import Bucket
 from engines.errors import GateError
+from engines.manifest import BENCH_NAME, PARITY_NAME, Gate
+from engines.manifest_file import write_manifest
+from engines.plan import Unit
 from pipeline import gates
 from pipeline.builder.checks import Budget, engine_gates, metric_gates, planned_gates
 from pipeline.builder.config import BuildConfig
@@ -164,12 +166,10 @@ def check(work: Work, planned: Planned, engines: Engines, baseline: Path | None)
 def publish(work: Work, results: Sequence[Gate]) -> None:
     """Writes the results of the gates, and publishes the artifact if none failed. Raises GateError."""
     root = work.root
-    (root / layout.PARITY_NAME).write_text(
-        json.dumps([gate.model_dump() for gate in results], indent=1) + "\n", "utf-8"
-    )
+    (root / PARITY_NAME).write_text(json.dumps([gate.model_dump() for gate in results], indent=1) + "\n", "utf-8")
     manifest = Artifact.open(root, verify=False).manifest
-    finished = manifest.model_copy(update={"gates": list(results), "files": layout.digest_files(root)})
-    layout.write_manifest(root, finished)
+    finished = manifest.model_copy(update={"gates": list(results), "files": digest_files(root)})
+    write_manifest(root, finished)
     refuse_failed(results, f"{work.config.out} was not touched; what was built lies in {root}")
     work.publisher.publish()
 
@@ -192,4 +192,4 @@ def _time_against(baseline: Path, work: Work) -> None:
     rows = carried_rows(subject.model, tokens_of(subject.checkpoint, subject.model, examples, length))
     ratio = flops_ratio(subject.model.config, rows, dense.model.config)
     record = {"flops_ratio": ratio, "max_length": length, **as_record(timings)}
-    (work.root / layout.BENCH_NAME).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    (work.root / BENCH_NAME).write_text(json.dumps(record, indent=1) + "\n", "utf-8")

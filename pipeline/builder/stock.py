@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from engines.artifact import TOKENIZER_NAME, Artifact
+from engines.artifact import Artifact
 from engines.backends.openvino import OpenVinoBackend, core
 from engines.errors import InputError
+from engines.manifest import TOKENIZER_NAME
 from engines.tokenization import Text, TextEncoder
 
 NAME = "stock OpenVINO"

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.progress import Progress
 
 from calib.int8.calibrate import Calibration
-from engines.artifact import EngineRecord, Gate, Unit
 from engines.buckets import Bucket
+from engines.manifest import EngineRecord, Gate
+from engines.plan import Unit
 from pipeline.builder.compilation import Compilation, Compiled
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.publish import Publisher

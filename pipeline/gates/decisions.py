@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from engines.artifact import Figures, Gate
+from engines.manifest import Figures, Gate
 from engines.prediction import SampleResult
 from pipeline.gates.expected import Expected
 from pipeline.gates.verdict import verdict

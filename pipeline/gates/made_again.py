@@ -9,9 +9,9 @@ from pathlib import Path
 from calib.int8.calibrate import RANGED, Calibration
 from calib.int8.equalise import equalised
 from calib.int8.ranges import Method, choose_ranges, collect_histograms
-from engines.artifact import EngineRecord, Manifest
 from engines.backends import BACKENDS
 from engines.errors import SkimError
+from engines.manifest import EngineRecord, Manifest
 from engines.tokenization import Tokens
 from pipeline.model.transformer import PrunedTransformer
 

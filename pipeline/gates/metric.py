@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from calib.metric import JUDGED, drop_points
-from engines.artifact import Figures, Gate
+from engines.manifest import Figures, Gate
 from pipeline.gates.verdict import verdict
 
 

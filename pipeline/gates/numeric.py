@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from engines.artifact import EngineRecord, Figures, Gate
 from engines.backends import Profile
 from engines.buckets import Bucket
 from engines.errors import GateError
+from engines.manifest import EngineRecord, Figures, Gate
 from engines.plan import Unit
 from engines.stages import OPERATOR
 from pipeline.gates.expected import Expected

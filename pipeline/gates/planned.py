@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engines.artifact import Figures, Gate
+from engines.manifest import Figures, Gate
 from pipeline.gates.verdict import verdict
 
 _NARROWEST = 12

@@ -14,11 +14,11 @@ from pathlib import Path
 from calib.int8.calibrate import FILE as CALIBRATION_FILE
 from calib.int8.calibrate import Calibration, read_calibration
 from calib.int8.qdq import quantize_graphs
-from engines.artifact import TOKENIZER_NAME, EngineRecord, Figures, Gate, Manifest
 from engines.backends import BACKENDS, Backend
 from engines.errors import SkimError
 from engines.head import Head
 from engines.machine import tool_versions
+from engines.manifest import TOKENIZER_NAME, EngineRecord, Figures, Gate, Manifest
 from engines.plan import Unit, unit_name
 from engines.tokenization import Tokens
 from pipeline.gates.expected import Expected

@@ -11,8 +11,8 @@ import numpy as np
 
 from calib.int8.calibrate import read_calibration
 from calib.int8.simulation import simulate
-from engines.artifact import EngineRecord, Figures, Gate
 from engines.buckets import Bucket
+from engines.manifest import EngineRecord, Figures, Gate
 from pipeline.gates.expected import Expected
 from pipeline.gates.states import cut, fed_to, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engines.artifact import Figures, Gate
+from engines.manifest import Figures, Gate
 from pipeline.gates.verdict import verdict
 from pipeline.graph.stages import decision_layers
 from pipeline.model.reference import Reference

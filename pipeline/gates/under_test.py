@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from engines.artifact import Artifact, EngineRecord, Gate, Manifest
+from engines.artifact import Artifact
 from engines.backends import Backend, Engine, records_for
 from engines.binding import Binding
 from engines.errors import GateError, InputError
 from engines.loading import on_all_cores
+from engines.manifest import EngineRecord, Gate, Manifest
 from engines.plan import Unit
 from engines.runner import Runner
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engines.artifact import Figures, Gate
+from engines.manifest import Figures, Gate
 
 _SHOWN = 5
 """Most failures that a reason lists."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from engines.artifact import Manifest, Unit
 from engines.buckets import Bucket
-from engines.plan import profile_stem
+from engines.manifest import Manifest
+from engines.plan import Unit, profile_stem
 from pipeline.gates.expected import Expected
 from pipeline.gates.states import edge_buckets, random_hidden, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO, ERROR_SAMPLES, FP32_TOLERANCE, own_error

@@ -9,10 +9,10 @@ from types import MappingProxyType
 
 import onnx
 
-from engines.artifact import Manifest, Unit
 from engines.backends.base import PLAIN, EngineOptions
 from engines.backends.tensorrt import TIMING_CACHE
-from engines.plan import profile_stem, unit_name
+from engines.manifest import Manifest
+from engines.plan import Unit, profile_stem, unit_name
 from pipeline.gates.expected import Expected
 from pipeline.kit.golden import Golden, write_golden
 

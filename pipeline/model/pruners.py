@@ -5,6 +5,7 @@ A pruner says where it decides, gives every token a fp32 score, and a token stay
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
@@ -22,18 +23,18 @@ _BELOW = 1e-30
 Where = Literal["before_attention", "after_attention"]
 
 
-class Pruner(nn.Module):
+class Pruner(nn.Module, ABC):
     """Interface of a pruner. `where` is the decision point within a layer."""
 
     where: Where = "after_attention"
 
+    @abstractmethod
     def decides(self, layer: int) -> bool:
         """Whether the layer has a decision at all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
         """The fp32 score [B, S] from hidden [B, S, D] (before attention) or the attention mass [B, S] (after)."""
-        raise NotImplementedError
 
     def threshold(self, layer: int) -> float:
         """The number that the score is compared with, as float32."""
@@ -49,6 +50,9 @@ class DensePruner(Pruner):
 
     def decides(self, layer: int) -> bool:
         return False
+
+    def score(self, layer: int, hidden: Tensor, mass: Tensor | None, alive: Tensor) -> Tensor:
+        return alive.float()
 
 
 class LtpPruner(Pruner):

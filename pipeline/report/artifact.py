@@ -9,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from calib.retention import FILE as RETENTION_FILE
 from calib.retention import RetentionStatistics
-from engines.artifact import BENCH_NAME, Artifact, EngineRecord, Manifest
+from engines.artifact import Artifact
 from engines.errors import InputError, validation_problems
+from engines.manifest import BENCH_NAME, EngineRecord, Manifest
 from engines.memory import memory_bytes
 from engines.plan import Plan
 from engines.precisions import told

@@ -21,8 +21,8 @@ from benchmarks.gpu_results import (
     read_results,
     run,
 )
-from engines.artifact import Gate
 from engines.errors import InputError
+from engines.manifest import Gate
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- gpu table: begin", "<!-- gpu table: end -->"

@@ -17,10 +17,11 @@ from benchmarks.gpu_cases import LIBRARIES, Variant
 from benchmarks.gpu_results import BATCHES, Case, Machine, Timing, read_results
 from benchmarks.regroup_gpu import regroup_costs
 from calib.data import Example
-from engines.artifact import Artifact, Gate
+from engines.artifact import Artifact
 from engines.backends import BACKENDS, choose_backend, tensorrt
 from engines.binding import Gpu
 from engines.errors import GateError, InputError, SkimError, TargetError
+from engines.manifest import Gate
 from pipeline.builder.config import BuildConfig
 from tests.benchmarks.test_gpu_results import COMPACTION
 from tests.engines.conftest import toy_artifact  # noqa: F401 (a fixture)

@@ -15,12 +15,13 @@ from calib.int8.calibrate import Calibration, int8_gate
 from calib.int8.qdq import quantize_graph, quantized_products
 from calib.int8.ranges import choose_ranges, collect_histograms
 from calib.int8.scheme import QuantizationScheme, groups
-from engines.artifact import Artifact, EngineRecord, Gate
+from engines.artifact import Artifact
 from engines.backends import BACKENDS, choose_backend
 from engines.backends.base import EngineOptions
 from engines.backends.layers import int8_products
 from engines.buckets import Bucket
 from engines.errors import TargetError
+from engines.manifest import EngineRecord, Gate
 from engines.plan import Plan
 from engines.runner import Runner
 from pipeline import build, parity

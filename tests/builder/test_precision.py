@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from engines.artifact import Artifact, Gate
+from engines.artifact import Artifact
 from engines.buckets import Bucket
+from engines.manifest import Gate
 from engines.precisions import told
 from pipeline import build
 from pipeline.builder import precision, steps

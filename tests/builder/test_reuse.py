@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engines import artifact as layout
-from engines.artifact import Artifact, EngineRecord
+from engines.artifact import Artifact, digest_files
 from engines.binding import Binding
 from engines.buckets import Bucket
+from engines.manifest import EngineRecord
+from engines.manifest_file import write_manifest
 from pipeline.builder.reuse import Previous
 from tests.engines.conftest import toy_artifact  # noqa: F401 (a fixture)
 from tests.engines.toy import Toy
@@ -27,8 +28,8 @@ def artifact(toy_artifact, tmp_path: Path) -> Artifact:  # noqa: F811
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(b"theirs")
     keyed = [record.model_copy(update={"key": KEY}) for record in manifest.engines]
-    changed = {"engines": keyed, "files": layout.digest_files(place)}
-    layout.write_manifest(place, manifest.model_copy(update=changed))
+    changed = {"engines": keyed, "files": digest_files(place)}
+    write_manifest(place, manifest.model_copy(update=changed))
     return Artifact.open(place)
 
 

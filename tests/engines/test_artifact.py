@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from engines import Runner
-from engines.artifact import Artifact, digest_files, sealed
+from engines.artifact import Artifact, digest_files
 from engines.backends import BACKENDS
 from engines.errors import InputError
+from engines.manifest_file import sealed
 from tests.engines.toy import Toy
 
 FIRST_ENGINE, SECOND_ENGINE = "engines/cpu-fp32/stage_0.onnx", "engines/cpu-fp32/stage_1.onnx"

@@ -11,10 +11,10 @@ from weakref import WeakValueDictionary
 import pytest
 
 from engines import Runner, files
-from engines.artifact import sealed
 from engines.backends import cpu_graph
 from engines.buckets import parse_buckets
 from engines.errors import InputError
+from engines.manifest_file import sealed
 from tests.engines.toy import Toy, words
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from engines import Runner
-from engines.artifact import Artifact, EngineRecord, digest_files, write_manifest
+from engines.artifact import Artifact, digest_files
 from engines.backends.base import Backend, EngineOptions
 from engines.backends.cuda_device import CudaDevice, cuda_device, missing_cuda
 from engines.backends.device import Device, DeviceArray, Tensor
@@ -26,6 +26,8 @@ from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.buckets import Bucket
 from engines.device_rows import Place, Rows
 from engines.errors import TargetError
+from engines.manifest import EngineRecord
+from engines.manifest_file import write_manifest
 from plugins.library import NAME, NAMESPACE, VERSION
 from tests.engines.driving import check
 from tests.engines.fake_cuda import FakeRuntime

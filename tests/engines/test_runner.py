@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from threading import Barrier, current_thread
 from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from engines import Runner, stage_runner
-from engines.artifact import sealed
 from engines.errors import InputError, SkimError
-from engines.loading import on_all_cores
+from engines.manifest_file import sealed
 from engines.stage_runner import StageRunner
 from engines.tokenization import Tokens
 from tests.engines.driving import check as check_results
-from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WIDTH, WORDS, Toy, random_tokens, tokens_of, words
+from tests.engines.toy import BUCKETS, MAX_LENGTH, NAN_WORD, WORDS, Toy, random_tokens, tokens_of, words
 
 MODELS = {
     "classification": Toy(),
@@ -85,34 +77,6 @@ def test_a_warm_up_loads_every_engine_once(threads: int | None, toy_artifact, pr
     assert set(loaded) == named and len(loaded) == len(runner.manifest.engines)
     check(runner, toy, random_tokens(3, 20))
     assert len(loaded) == len(runner.manifest.engines)
-
-
-@settings(max_examples=40)
-@given(
-    seed=st.integers(0, 10_000),
-    count=st.integers(1, 30),
-    max_batch=st.sampled_from([None, 1]),
-    window=st.integers(1, 40),
-)
-def test_results_do_not_depend_on_neighbours(
-    seed: int, count: int, max_batch: int | None, window: int, shared_runners
-) -> None:
-    toy, runner = shared_runners(max_batch, window)
-    check(runner, toy, random_tokens(seed, count))
-
-
-@pytest.fixture(scope="session")
-def shared_runners(toy_artifact):
-    """Runners of a tagging model that differ in what they may batch; engines are loaded once per batch limit."""
-    toy, runners = Toy(head="tagging"), {}
-
-    def make(max_batch: int | None, window: int) -> tuple[Toy, Runner]:
-        if max_batch not in runners:
-            runners[max_batch] = Runner(toy_artifact(toy), max_batch=max_batch)
-        runners[max_batch]._window = window
-        return toy, runners[max_batch]
-
-    return make
 
 
 def test_predictions_of_texts_and_pairs(toy_artifact) -> None:
@@ -242,49 +206,6 @@ def test_calls_take_turns_at_a_profile(toy_artifact, provider: str, monkeypatch:
     assert max(most) == 1
 
 
-def test_an_interrupted_stream_leaves_the_runner_usable(toy_artifact) -> None:
-    """Fault 30: Ctrl-C while texts are read or engines run."""
-    runner = Runner(toy_artifact(Toy()))
-
-    def interrupted() -> Iterator[Tokens]:
-        yield from random_tokens(0, 20)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        runner.run_tokens(interrupted())
-    check(runner, Toy(), random_tokens(2, 5))
-
-
-def test_a_stream_reads_no_further_ahead_than_its_window(toy_artifact) -> None:
-    runner = Runner(toy_artifact(Toy()), window=10)
-    read = 0
-
-    def source() -> Iterator[str]:
-        nonlocal read
-        for number in range(200):
-            read += 1
-            yield words(1 + number % 20, number)
-
-    ahead = []
-    for done, _ in enumerate(runner.stream(source()), 1):
-        ahead.append(read - done)
-    # Texts are tokenised up to a window at a time, so one more chunk than the window may be read.
-    assert done == 200 and max(ahead) <= 2 * 10
-
-
-def test_with_batches_of_one_every_text_is_answered_before_the_next_is_run(toy_artifact) -> None:
-    runner = Runner(toy_artifact(Toy()), max_batch=1, window=1)
-    read: list[int] = []
-    for number, _ in enumerate(runner.stream(words(3, n) for n in read_into(read, 5))):
-        assert len(read) <= number + 2
-
-
-def read_into(read: list[int], count: int) -> Iterator[int]:
-    for number in range(count):
-        read.append(number)
-        yield number
-
-
 def test_an_empty_input_gives_nothing(toy_artifact) -> None:
     assert Runner(toy_artifact(Toy()))([]) == []
 
@@ -311,113 +232,3 @@ def test_max_batch_below_the_smallest_bucket(tmp_path: Path, tiny_tokenizer: Pat
     with pytest.raises(InputError, match=r"--batch.*: expected at least .*, found the buckets .*3x24"):
         Runner(tmp_path / "a", max_batch=2)
     check(Runner(tmp_path / "a"), Toy(thresholds=()), random_tokens(0, 7))
-
-
-@pytest.mark.parametrize("window", [1, 7, 256])
-def test_what_stands_before_a_bad_text_is_answered(toy_artifact, window: int) -> None:
-    runner = Runner(toy_artifact(Toy()), window=window)
-    stream, answered = runner.stream([*(words(3, n) for n in range(40)), " ", words(3)]), 0
-    with pytest.raises(InputError, match="text 41: expected at least one word"):
-        for _ in stream:
-            answered += 1
-    assert answered == 40
-
-
-def test_what_stands_before_bad_tokens_is_answered(toy_artifact) -> None:
-    results = Runner(toy_artifact(Toy()))._run([*random_tokens(3, 5), Tokens([10**6], [0], 1)])
-    with pytest.raises(InputError, match="text 6: expected every token id"):
-        for answered, _ in enumerate(results, 1):
-            assert answered <= 5
-    assert answered == 5
-
-
-def test_what_stands_before_an_input_that_cannot_be_read_is_answered(toy_artifact) -> None:
-    def read() -> Iterator[str]:
-        yield from (words(3, n) for n in range(40))
-        raise InputError("line 41: expected JSON")
-
-    stream, answered = Runner(toy_artifact(Toy())).stream(read()), 0
-    with pytest.raises(InputError, match="line 41: expected JSON"):
-        for _ in stream:
-            answered += 1
-    assert answered == 40
-
-
-def test_a_text_without_finite_numbers_takes_no_others_answer(toy_artifact, provider: str) -> None:
-    """In the middle of a window, and before texts that go into the same places of the same buffers after it."""
-    runner, alone = Runner(toy_artifact(Toy()), provider=provider), Runner(toy_artifact(Toy()), provider=provider)
-    bad = f"w7 w{NAN_WORD} w8 w9 w10 w11"
-    texts = [words(6, n) for n in range(9)] + [bad] + [words(3, n) for n in range(9)]
-    failed: list[SkimError] = []
-    found = list(runner.stream(texts, failed.append))
-    good = [text for text in texts if text != bad]
-    assert [p.logits for p in found] == [pytest.approx(alone([text])[0].logits, abs=1e-5) for text in good]
-    assert [str(error).partition(";")[0] for error in failed] == [
-        "stage 0: expected finite values, found NaN or infinity for text 10"
-    ]
-    stream = runner.stream([*texts[:9], bad, *texts[10:]])
-    assert len([next(stream) for _ in range(9)]) == 9, "those in front of it"
-    with pytest.raises(SkimError, match="for text 10"):
-        next(stream)
-
-
-@dataclass(frozen=True)
-class Extreme(Toy):
-    """Embeddings of any size, some words NaN or infinite."""
-
-    @property
-    def table(self) -> np.ndarray:
-        rng = np.random.default_rng(2)
-        table = rng.normal(size=(WORDS, WIDTH)).astype(np.float32)
-        table[4::3] *= np.float32(1e-30)
-        table[5::3] *= np.float32(1e30)
-        table[[NAN_WORD, 0]] = np.nan  # 0 is what a buffer holds before its first text
-        table[8] = np.inf
-        return table
-
-
-samples_of_any_kind = st.lists(
-    st.tuples(st.lists(st.integers(1, WORDS - 1), min_size=1, max_size=MAX_LENGTH), st.integers(0, 1)), max_size=9
-)
-
-
-@settings(max_examples=30)
-@given(st.lists(samples_of_any_kind, min_size=1, max_size=3))
-def test_results_never_depend_on_padding_bucket_batch_or_neighbours(toy_artifact, rounds: list) -> None:
-    """Also of what was in the buffers before: every sample gives what it gives alone, or fails as it fails alone."""
-    together, alone = extreme_runners(toy_artifact)
-    for samples in rounds:
-        tokens = [Tokens(ids, [segment] * len(ids), len(ids)) for ids, segment in samples]
-        errors: list[str] = []
-        results = list(together._run(tokens, lambda error, errors=errors: errors.append(str(error))))
-        expected: list[Any] = []
-        wrong = []
-        for number, sample in enumerate(tokens, 1):
-            lone: list[str] = []
-            expected += alone._run([sample], lambda error, lone=lone: lone.append(str(error)))
-            wrong += [text.replace("text 1;", f"text {number};") for text in lone]
-        assert errors == wrong
-        assert [r.carried for r in results] == [r.carried for r in expected]
-        for ours, theirs in zip(results, expected, strict=True):
-            np.testing.assert_allclose(ours.logits, theirs.logits, rtol=1e-5)
-            assert [list(s) for s in ours.survivors] == [list(s) for s in theirs.survivors]
-
-
-@lru_cache
-def extreme_runners(toy_artifact) -> tuple[Runner, Runner]:
-    """One for whatever comes; one whose every call has one sample, in a batch of one."""
-    path = toy_artifact(Extreme())
-    return Runner(path, threads=1), Runner(path, threads=1, max_batch=1)
-
-
-def test_engines_are_loaded_on_the_cores_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container that is bound to two cores of 96 must not start 96 compilers."""
-    if not hasattr(os, "sched_getaffinity"):
-        pytest.skip("this system does not bind processes to cores")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 7})
-    monkeypatch.setattr(os, "cpu_count", lambda: 96)
-    meet = Barrier(2, timeout=30)
-    assert on_all_cores(lambda key: meet.wait() in (0, 1), range(4), None) == [True] * 4, "two at a time"
-    seen: set[str] = set()
-    on_all_cores(lambda key: seen.add(current_thread().name), range(200), None)
-    assert len(seen) <= 2

@@ -57,7 +57,7 @@ def on_host(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(torch.cuda, "stream", lambda handle: noted(f"stream {handle}"))
     monkeypatch.setattr(torch.cuda, "use_mem_pool", lambda pool: noted("pool"))
     monkeypatch.setattr(torch_cuda, "tensor_at", at)
-    monkeypatch.setattr(torch_cuda, "_make_workspace", lambda: asked.append("workspace"))
+    monkeypatch.setattr(torch_cuda, "make_workspace", lambda: asked.append("workspace"))
     return asked
 
 

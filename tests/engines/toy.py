@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from engines.artifact import TOKENIZER_NAME, Checkpoint, Encoder, EngineRecord, Manifest, digest_files, write_manifest
+from engines.artifact import digest_files
 from engines.backends import BACKENDS
 from engines.buckets import Bucket, parse_buckets
 from engines.head import Head
+from engines.manifest import TOKENIZER_NAME, Checkpoint, Encoder, EngineRecord, Manifest
+from engines.manifest_file import write_manifest
 from engines.plan import Plan, StagePlan, graph_file, weights_file
 from engines.tokenization import Tokens
 from pipeline.graph.function import OPSET, token_compact_function

@@ -15,8 +15,9 @@ from typing import Any
 import onnx
 import pytest
 
-from engines import artifact as layout
-from engines.artifact import Artifact
+from engines.artifact import Artifact, digest_files
+from engines.manifest import MANIFEST_NAME
+from engines.manifest_file import sealed, write_manifest
 from engines.tokenization import TextEncoder
 from pipeline import build
 from pipeline.cli import main_of
@@ -120,15 +121,15 @@ def reversed_labels(built: Built, folder: Path) -> Path:
 def reseal(artifact: Path) -> None:
     """Makes the manifest vouch for the files as they are now, as somebody who changes them on purpose would."""
     manifest = Artifact.open(artifact, verify=False).manifest
-    layout.write_manifest(artifact, manifest.model_copy(update={"files": layout.digest_files(artifact)}))
+    write_manifest(artifact, manifest.model_copy(update={"files": digest_files(artifact)}))
 
 
 def edit_manifest(artifact: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     """Changes the JSON of a manifest, which need not be valid afterwards, and seals it again."""
-    path = artifact / layout.MANIFEST_NAME
+    path = artifact / MANIFEST_NAME
     content = json.loads(path.read_text("utf-8"))
     edit(content)
-    path.write_bytes(layout.sealed(content))
+    path.write_bytes(sealed(content))
 
 
 def set_attribute(graph: Path, name: str, value: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from engines.artifact import Gate
+from engines.manifest import Gate
 from engines.prediction import SampleResult
 from pipeline.gates import Reference, decision_parity
 from pipeline.gates.expected import Expected

@@ -9,8 +9,8 @@ import pytest
 
 from calib.data import Example
 from calib.metric import accuracy, labelled
-from engines.artifact import Gate
 from engines.head import Head
+from engines.manifest import Gate
 from pipeline.gates import task_metric
 
 CLASSES = Head(kind="classification", labels=["no", "yes"])

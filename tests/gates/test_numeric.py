@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.artifact import Artifact, Gate
+from engines.artifact import Artifact
 from engines.backends import choose_backend
 from engines.errors import GateError
+from engines.manifest import Gate
 from pipeline.gates import numeric, numeric_parity
 from pipeline.gates.expected import Expected
 from pipeline.gates.under_test import EnginesUnderTest

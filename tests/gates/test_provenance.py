@@ -17,9 +17,10 @@ from onnx import numpy_helper
 from calib.int8.calibrate import FILE as CALIBRATION
 from calib.int8.calibrate import read_calibration, write_calibration
 from calib.int8.qdq import quantize_graphs
-from engines.artifact import Artifact, Gate
+from engines.artifact import Artifact
 from engines.backends import choose_backend
 from engines.errors import InputError
+from engines.manifest import Gate
 from engines.runner import Runner
 from pipeline import inspect, parity
 from pipeline.builder.graphs import ExportOnce

@@ -13,10 +13,10 @@ from calib.int8.qdq import quantize_graphs
 from calib.int8.ranges import choose_ranges, collect_histograms
 from calib.int8.scheme import QuantizationScheme, groups
 from calib.int8.simulation import simulate
-from engines.artifact import EngineRecord, Gate
 from engines.backends import Profile, choose_backend
 from engines.backends.base import Arrays
 from engines.buckets import Bucket
+from engines.manifest import EngineRecord, Gate
 from pipeline.gates.expected import Expected
 from pipeline.gates.quantized import quantized_parity
 from pipeline.graph.evaluate import GraphSession

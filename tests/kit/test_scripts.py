@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 import pytest
 
-from engines.artifact import Encoder, Manifest
 from engines.backends.base import EngineOptions
 from engines.buckets import parse_buckets
 from engines.head import Head
+from engines.manifest import Encoder, Manifest
 from engines.plan import Plan, StagePlan
 from pipeline.gates.expected import Expected
 from pipeline.gates.states import edge_buckets

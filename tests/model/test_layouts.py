@@ -1,176 +1,21 @@
-"""Hugging Face directories as they lie on disk: files, prefixes, names; what is read and what each refusal says."""
+"""Hugging Face directories as people have them: labels, tokenizers, activations, modules, parts, refusals."""
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engines.errors import InputError
 from engines.prediction import SampleResult, predict
 from pipeline.model import load_checkpoint
-from pipeline.model.checkpoint import checkpoint_digest, read_config
-from pipeline.model.huggingface import locate_backbone, read_huggingface, weights_digest
+from pipeline.model.checkpoint import read_config
+from pipeline.model.huggingface import locate_backbone, read_huggingface
 from tests.model.families import make_original, random_text, run_original
-
-IDS, MASK, TYPES = random_text([9, 4], 2, seed=0)
-
-
-def edit_config(directory: Path, drop: tuple[str, ...] = (), **changes) -> None:
-    file = directory / "config.json"
-    raw = {**json.loads(file.read_text("utf-8")), **changes}
-    file.write_text(json.dumps({key: value for key, value in raw.items() if key not in drop}), "utf-8")
-
-
-def logits_of(directory: Path) -> Tensor:
-    with torch.no_grad():
-        return load_checkpoint(directory)(IDS, MASK, TYPES).logits
-
-
-@pytest.fixture(scope="module")
-def original():
-    return make_original("bert")
-
-
-@pytest.fixture(scope="module")
-def expected(original) -> Tensor:
-    return run_original(original, IDS, MASK, TYPES, 0)[1].logits
-
-
-@pytest.fixture
-def saved(original, tmp_path: Path) -> Path:
-    """A BERT classifier of 3 labels, as transformers saves it."""
-    original.save_pretrained(tmp_path)
-    return tmp_path
-
-
-def as_pickle(saved: Path, wrap: Callable[[dict], object] = dict) -> Path:
-    file = saved / "pytorch_model.bin"
-    torch.save(wrap(load_file(saved / "model.safetensors")), file)
-    (saved / "model.safetensors").unlink()
-    return file
-
-
-def test_shards_are_one_model(original, expected: Tensor, tmp_path: Path) -> None:
-    original.save_pretrained(tmp_path, max_shard_size="20KB")
-    shards = sorted(tmp_path.glob("model-*.safetensors"))
-    assert len(shards) > 2
-    torch.testing.assert_close(logits_of(tmp_path), expected, atol=1e-5, rtol=0)
-    before = weights_digest(tmp_path), checkpoint_digest(tmp_path)
-    shards[-1].write_bytes(shards[-1].read_bytes()[:-1] + b"\x01")
-    assert weights_digest(tmp_path) != before[0] and checkpoint_digest(tmp_path) != before[1]
-    shards[1].unlink()
-    with pytest.raises(InputError, match=rf"expected {len(shards)} files, found .*{shards[1].name} missing; copy"):
-        load_checkpoint(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("index", "message"),
-    [
-        ("{", "expected the index of a sharded model with a weight_map"),
-        ("[]", "expected the index of a sharded model with a weight_map"),
-        ('{"weight_map": {}}', "expected files beside it, found none"),
-        ('{"weight_map": {"a": "../other.safetensors"}}', "expected files beside it, found ../other.safetensors"),
-        ('{"weight_map": {"a": 7}}', "expected files beside it, found 7"),
-    ],
-)
-def test_an_index_that_is_none_is_refused(saved: Path, index: str, message: str) -> None:
-    (saved / "model.safetensors").unlink()
-    (saved / "model.safetensors.index.json").write_text(index, "utf-8")
-    with pytest.raises(InputError, match=message):
-        load_checkpoint(saved)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_read_as_fp32(original, tmp_path: Path, dtype: torch.dtype) -> None:
-    make_original("bert").to(dtype).save_pretrained(tmp_path)
-    model = load_checkpoint(tmp_path)
-    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
-    want = original.bert.embeddings.word_embeddings.weight.to(dtype).float()
-    assert torch.equal(model.embeddings.word.weight, want)
-
-
-@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}])
-def test_a_pickle_of_tensors_is_read_with_a_warning(
-    saved: Path, expected: Tensor, caplog: pytest.LogCaptureFixture, wrap
-) -> None:
-    file = as_pickle(saved, wrap)
-    with caplog.at_level(logging.WARNING):
-        torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
-    assert f"{file}: reading a pickle, of which nothing but tensors is let in" in caplog.text
-    assert read_config(saved).head.labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
-
-
-class Harmful:
-    """What a pickle could run."""
-
-    def __reduce__(self):
-        return (Path.touch, (Path("/tmp/never"),))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"x": Harmful()}, "expected a PyTorch file of nothing but tensors, found Weights only load failed"),
-        ([1, 2], "expected names and tensors, found a list"),
-        ({"epoch": 3}, "expected names and tensors, found a dict"),
-    ],
-)
-def test_a_pickle_of_anything_else_is_refused(saved: Path, content: object, message: str) -> None:
-    (saved / "model.safetensors").unlink()
-    torch.save(content, saved / "pytorch_model.bin")
-    with pytest.raises(InputError, match=message):
-        load_checkpoint(saved)
-    assert not Path("/tmp/never").exists()
-
-
-def test_a_damaged_pickle_is_refused(saved: Path) -> None:
-    file = as_pickle(saved)
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: expected a PyTorch file of nothing but tensors"):
-        load_checkpoint(saved)
-
-
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "0.auto_model.", "module._orig_mod.model."])
-def test_prefixes_of_wrappers_do_not_matter(saved: Path, expected: Tensor, prefix: str) -> None:
-    file = saved / "model.safetensors"
-    save_file({prefix + name: value for name, value in load_file(file).items()}, file)
-    torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
-
-
-def test_two_models_in_a_file_are_refused(saved: Path) -> None:
-    file = saved / "model.safetensors"
-    tensors = load_file(file)
-    save_file({**tensors, "module.bert.pooler.dense.bias": torch.zeros(32)}, file)
-    with pytest.raises(InputError, match=r"expected one tensor for head.pooler.bias, found .*; keep one model"):
-        load_checkpoint(saved)
-
-
-def test_quantised_weights_are_refused(saved: Path) -> None:
-    file = saved / "model.safetensors"
-    tensors = load_file(file)
-    name = "bert.encoder.layer.0.output.dense.weight"
-    save_file({**tensors, name: tensors[name].to(torch.int8)}, file)
-    with pytest.raises(InputError, match=rf"{name}: expected fp32, fp16 or bf16, found int8: quantised"):
-        load_checkpoint(saved)
-    edit_config(saved, quantization_config={"bits": 4})
-    with pytest.raises(InputError, match="quantization_config must be absent"):
-        load_checkpoint(saved)
-
-
-@pytest.mark.parametrize("noted", [True, False])
-def test_tied_word_embeddings_are_found_under_their_other_name(saved: Path, expected: Tensor, noted: bool) -> None:
-    file, words, other = saved / "model.safetensors", "bert.embeddings.word_embeddings.weight", "decoder.weight"
-    tensors, other = load_file(file), "any.name" if noted else "cls.predictions.decoder.weight"
-    tensors[other] = tensors.pop(words)
-    save_file(tensors, file, {words: other} if noted else None)
-    torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
+from tests.model.saved import IDS, MASK, TYPES, edit_config, logits_of
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ MUTANTS = (
     Mutant(
         23,
         "the seal of a manifest is compared",
-        "engines/artifact.py",
+        "engines/manifest_file.py",
         "if verify and seal != expected:",
         "if False:",
         "engines/test_artifact.py::test_every_byte_of_a_manifest_counts",

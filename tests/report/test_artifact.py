@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from calib.retention import RetentionStatistics
-from engines import artifact as layout
-from engines.artifact import Checkpoint, Encoder, EngineRecord, Gate, Manifest
+from engines.artifact import digest_files
 from engines.buckets import Bucket
 from engines.errors import InputError
 from engines.head import Head
+from engines.manifest import TOKENIZER_NAME, Checkpoint, Encoder, EngineRecord, Gate, Manifest
+from engines.manifest_file import write_manifest
 from engines.plan import Plan, StagePlan
 from pipeline.report.artifact import write_artifact_report
 from tests.report.page import HOSTILE, Page, assert_self_contained
@@ -52,14 +53,14 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
             StagePlan(graph="stages/stage_0.onnx", steps=["attend 0", "decide 0"]),
             StagePlan(graph="stages/stage_1.onnx", steps=["feed 0"]),
         ]
-        for name in [layout.TOKENIZER_NAME, *(p.graph for p in plans), *(e.file for e in records)]:
+        for name in [TOKENIZER_NAME, *(p.graph for p in plans), *(e.file for e in records)]:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(b"x" * 200_000)
         if bench is not None:
             (root / "bench.json").write_text(json.dumps(bench), "utf-8")
         if retention:
             (root / "retention.json").write_text(retention, "utf-8")
-        layout.write_manifest(
+        write_manifest(
             root,
             Manifest(
                 skimrt_version="0.1.0",
@@ -82,7 +83,7 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
                 plan=Plan(stages=plans, buckets=buckets),
                 engines=records,
                 tools={"openvino": "2026.4.1"},
-                files=layout.digest_files(root),
+                files=digest_files(root),
                 gates=gates,
             ),
         )
@@ -98,10 +99,10 @@ def statuses(page: Page) -> list[tuple[str, str]]:
 
 def test_the_artifact_report_shows_the_manifest(make_artifact: Callable[..., Path]) -> None:
     root = make_artifact()
-    before = layout.digest_files(root)
+    before = digest_files(root)
     path = write_artifact_report(root)
     assert path == root.with_name("artifact.report.html")
-    assert layout.digest_files(root) == before
+    assert digest_files(root) == before
     page = Page(path)
     assert_self_contained(page)
     expected = ["LTP, 1 layers × 8, in 2 stages and 2 engines", "classification: bad, good", "checkpoints/ltp"]
@@ -199,7 +200,7 @@ def test_nothing_is_written_about_a_damaged_artifact(make_artifact: Callable[...
 @pytest.mark.parametrize("name", ["report.html", "new/report.html", "../artifact/manifest.json"])
 def test_a_report_never_goes_into_the_artifact(make_artifact: Callable[..., Path], name: str) -> None:
     root = make_artifact()
-    before = layout.digest_files(root)
+    before = digest_files(root)
     with pytest.raises(InputError, match="inside the artifact"):
         write_artifact_report(root, root / name)
-    assert layout.digest_files(root) == before
+    assert digest_files(root) == before

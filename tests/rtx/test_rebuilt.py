@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from engines import artifact as layout
-from engines.artifact import Artifact
+from engines.artifact import Artifact, digest_files
 from engines.files import digest_tree
+from engines.manifest_file import write_manifest
 from pipeline import build
 from pipeline.builder import plan, steps
 from tests.gates.builds import classifier, run_verb
@@ -73,8 +73,8 @@ def test_timings_and_plugins_of_other_machines_stay_with_their_engines(
     assert binding is not None
     theirs = {"binding": binding.model_copy(update={"plugin": "a" * 64})}
     bound = [record.model_copy(update=theirs) for record in before.engines]
-    files = layout.digest_files(copied)
-    layout.write_manifest(copied, before.model_copy(update={"engines": bound, "files": files}))
+    files = digest_files(copied)
+    write_manifest(copied, before.model_copy(update={"engines": bound, "files": files}))
     arguments = ("--precision", "fp16", "--compute-capability", "8.9", "--out", copied)
     assert run_verb(build, *model, *arguments) == 0
     after = Artifact.open(copied).manifest
