@@ -29,12 +29,12 @@ def hold_out(examples: Sequence[Example], share: float = 0.1, most: int = MOST) 
     texts: dict[str, set[str]] = defaultdict(set)
     for example in examples:
         texts["" if amounts else example.label].add(_digest(example))
-    held: set[str] = set()
+    taken: set[str] = set()
     for of_label in texts.values():
         count = min(len(of_label) - 1, max(1, math.floor(share * len(of_label) + 0.5)))
-        held.update(sorted(of_label)[:count])
-    out = [example for example in examples if _digest(example) in held]
-    return [example for example in examples if _digest(example) not in held], out
+        taken.update(sorted(of_label)[:count])
+    out = [example for example in examples if _digest(example) in taken]
+    return [example for example in examples if _digest(example) not in taken], out
 
 
 def _digest(example: Example) -> str:

@@ -171,7 +171,7 @@ def _texts_of(rows: Iterator[Row], name: str) -> Iterator[Text]:
         try:
             yield text_of_row(row)
         except ValueError as error:
-            raise InputError(f"{name}, {row.place}: {error}") from None
+            raise InputError(f"{name}, {row.location}: {error}") from None
     if row is None:
         raise InputError(f"{name}: expected at least one line, found none")
 

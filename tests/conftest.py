@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from pipeline.builder import profile
 from pipeline.model import CheckpointConfig, PrunedTransformer, save_checkpoint
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
 from pipeline.model.weights import write_weights
+from tests.exports import KeptExports, keep_operators
 
 for library, imported in (("openvino", openvino_package), ("onnxruntime", onnxruntime_package)):
     if find_spec(library) is not None:
@@ -92,6 +94,23 @@ def few_profiled_lengths() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(profile, "_LENGTHS", 3)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptExports]:
+    """Equal stages are traced once by all tests and workers; `traced_anew` is for tests of the trace itself."""
+    base = tmp_path_factory.getbasetemp()
+    exports = KeptExports((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports")
+    with pytest.MonkeyPatch.context() as patch:
+        keep_operators(patch)
+        patch.setattr(torch.onnx, "export", exports)
+        yield exports
+
+
+@pytest.fixture
+def traced_anew(kept_exports: KeptExports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every export traces."""
+    monkeypatch.setattr(torch.onnx, "export", kept_exports.export)
 
 
 @pytest.fixture(scope="session")
