@@ -163,7 +163,11 @@ def tiny_checkpoint(
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel, tiny_tokenizer: Path) -> Path:
     """A Hugging Face directory of a BERT encoder without a head."""
-    model, directory = tiny_model("dense"), tmp_path_factory.mktemp("backbone")
+    return write_backbone(tmp_path_factory.mktemp("backbone"), tiny_model("dense"), tiny_tokenizer)
+
+
+def write_backbone(directory: Path, model: PrunedTransformer, tokenizer: Path) -> Path:
+    """Writes the encoder of a BERT model into a directory as Hugging Face does, without its head."""
     encoder = model.config.encoder
     config = {
         "model_type": "bert",
@@ -176,7 +180,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyMode
         "max_position_embeddings": encoder.max_positions,
     }
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
-    (directory / "tokenizer.json").write_bytes(tiny_tokenizer.read_bytes())
+    (directory / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     weights = {_huggingface_name(n): v for n, v in model.state_dict().items() if not n.startswith("head.")}
     write_weights(directory / "model.safetensors", weights)
     return directory
