@@ -19,7 +19,7 @@ _MANY = 100
 
 
 def read_label(value: object) -> str:
-    """A label of a file as text. Raises ValueError for what is none, such as a list or NaN."""
+    """A label of a file as text. Raises ValueError for anything else, such as a list or NaN."""
     if value is None:
         raise ValueError("expected a label, found none")
     if isinstance(value, list | tuple | dict | set):

@@ -54,7 +54,7 @@ def default_buckets(max_length: int, batches: Iterable[int] = (1, 8)) -> list[Bu
 
 
 def within_budget(buckets: Iterable[Bucket], tokens: int) -> list[Bucket]:
-    """These buckets and, for every length, the largest batch of at most so many tokens; sorted.
+    """These buckets and, for every length, the largest batch of at most `tokens` tokens; sorted.
 
     Such a batch is a multiple of the largest one that the length already has, and not added unless it is larger.
     """

@@ -79,7 +79,7 @@ class EngineRecord(_Strict):
 
     @property
     def files(self) -> list[str]:
-        """All that belongs to it, its own file first."""
+        """The files of the engine, the compiled one first."""
         return [name for name in (self.file, self.weights, self.report) if name is not None]
 
 
@@ -128,7 +128,7 @@ class Manifest(_Strict):
 
     @property
     def built(self) -> dict[str, set[str]]:
-        """The targets that there are engines for, and their precisions."""
+        """The targets of the engines, and the precisions of each."""
         precisions: dict[str, set[str]] = {}
         for engine in self.engines:
             precisions.setdefault(engine.target, set()).add(engine.precision)

@@ -87,7 +87,7 @@ def read_manifest(directory: Path, verify: bool) -> Manifest:
 
 
 def _rebuilding(directory: Path, content: dict) -> str:
-    """The command that builds an artifact of an older schema anew."""
+    """The command that rebuilds an artifact of an older schema."""
     arguments = content.get("build_arguments")
     given = [argument for argument in arguments if isinstance(argument, str)] if isinstance(arguments, list) else []
     if "--out" not in given:

@@ -61,7 +61,7 @@ class Scheduler:
         ]
 
     def calls(self, unit: int, rows: Sequence[int]) -> list[Work]:
-        """The calls that run samples of so many rows each, longest first; every sample is in exactly one.
+        """The calls that run samples of these numbers of rows, longest first; every sample is in exactly one.
 
         Raises InputError when no bucket of the unit is long enough for a sample.
         """
@@ -89,7 +89,7 @@ class Scheduler:
 
 
 class _Unit:
-    """The engines of a unit, and the cheapest of them that takes so many samples of at most such a length.
+    """The engines of a unit, and the cheapest one for every number of samples and longest length.
 
     costs: [samples, lengths], infinite where no engine takes them. engines: by samples and index in `lengths`.
     """

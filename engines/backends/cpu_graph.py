@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 _SHARED_FROM = 1024
-"""Initializers of at least so many bytes live in the weights file, smaller ones in the graph."""
+"""Initializers of at least this many bytes live in the weights file, smaller ones in the graph."""
 _ALIGNMENT = 4096
 """Offsets in the weights file are multiples of a page, so that providers map them instead of copying."""
 

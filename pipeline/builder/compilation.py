@@ -102,7 +102,7 @@ class Compilation:
         self.folder = f"engines/{target.backend.target}-{target.precision}{machine}"
 
     def run(self, buckets: Mapping[Unit, Sequence[Bucket]], progress: Progress) -> Compiled:
-        """Compiles what is not there yet of the buckets of every unit. A profile that fails does not keep the others
+        """Compiles the missing buckets of every unit. A profile that fails does not keep the others
         from being built.
 
         Raises InputError for a graph that cannot be read, and BuildError if no bucket is complete.

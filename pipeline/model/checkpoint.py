@@ -161,7 +161,7 @@ def _refuse_others(model: PrunedTransformer, weights: dict[str, Tensor], source:
 def checkpoint_digest(path: str | Path) -> str:
     """SHA-256 over a checkpoint's configuration and weights; the backbone's digest is part of the configuration.
 
-    Raises InputError for what is no checkpoint, or cannot be read.
+    Raises InputError for a directory that is no checkpoint or cannot be read.
     """
     directory = Path(path)
     try:

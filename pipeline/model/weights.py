@@ -39,7 +39,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def _not_safetensors(path: Path, error: Exception) -> InputError:
     try:
-        with path.open("rb"):  # the library says of every file that it may not read that there is none
+        with path.open("rb"):  # where the file may not be read, the library says that it does not exist
             size = path.stat().st_size
     except OSError as refused:
         return InputError(f"{path}: cannot be read: {refused.strerror}; get permission, or name another model")

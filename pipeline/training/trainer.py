@@ -29,7 +29,7 @@ from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
 
 _CALIBRATION_EXAMPLES, _FEWEST_EXAMPLES, _CALIBRATION_TOKENS = 256, 32, 2**14
-"""What a ratio is measured on: so many examples, or as many as have so many tokens."""
+"""A ratio is measured on the first examples, the most and the fewest of them, up to a number of tokens."""
 _MARGIN = 1.01
 """Decisions are moved to a little more than the ratio on some texts, so that others reach it too."""
 _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
