@@ -51,7 +51,7 @@ class Weight:
 def external_weights(engine_file: Path, graph: np.ndarray, read: Read) -> list[Weight]:
     """The initializers of a graph that lie in other files; their values share the memory of what `read` gives.
 
-    Raises InputError for a file that is no ONNX graph, for a weight that does not lie in a file beside it, and for any other
+    Raises InputError for a file that is no ONNX graph, for a weight that is not in a file beside it, and for any other
     tensor that names a file: a library would look for that itself.
     """
     data = graph.data
