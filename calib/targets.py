@@ -10,6 +10,7 @@ from calib.labels import listed, read_label, refuse_alike
 from engines.entities import OUTSIDE, split_tag
 from engines.errors import InputError
 from engines.head import HeadKind
+from engines.tokenization import text_problem
 
 _FORMS = (
     'expected a list of labels, of spans such as {"start": 0, "end": 4, "label": "PER"}, or answers such as '
@@ -77,6 +78,10 @@ def read_words(words: Sequence[object], tags: object) -> tuple[str, Spans]:
         raise ValueError(f"expected a text, or a list of words, found {list(words)!r:.80}")
     if not isinstance(tags, list | tuple) or len(tags) != len(words) or not all(isinstance(t, str) for t in tags):
         raise ValueError(f"expected a tag such as B-PER for each of {len(words)} words, found {tags!r:.80}")
+    text = " ".join(map(str, words))
+    for read in (text, " ".join(tags)):
+        if (problem := text_problem(read)) is not None:
+            raise ValueError(problem)
     spans: list[tuple[int, int, str]] = []
     start, before = 0, OUTSIDE
     for word, tag in zip(map(str, words), tags, strict=True):
@@ -86,7 +91,7 @@ def read_words(words: Sequence[object], tags: object) -> tuple[str, Spans]:
         elif tag != OUTSIDE:
             spans[-1] = (spans[-1][0], start + len(word), label)
         start, before = start + len(word) + 1, label
-    return " ".join(map(str, words)), Spans(tuple(spans))
+    return text, Spans(tuple(spans))
 
 
 def of_one_kind(source: str, targets: Sequence[Target | None], locations: Sequence[str]) -> list[Target]:
