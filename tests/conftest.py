@@ -98,7 +98,7 @@ def few_profiled_lengths() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptExports]:
-    """Equal stages are traced once by all tests and workers; `traced_anew` is for tests of the trace itself."""
+    """Equal stages are traced once by all tests and workers; `traced_anew` is for a test of the trace itself."""
     base = tmp_path_factory.getbasetemp()
     exports = KeptExports((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports")
     with pytest.MonkeyPatch.context() as patch:
