@@ -37,12 +37,13 @@ def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
 class ExportOnce:
     """Exports every stage of one model once per precision.
 
-    programs: also write the program of PyTorch beside every graph.
+    programs: also write the program of PyTorch beside every graph. operator: with TokenCompact as an operator in it.
 
     Most stages on which a machine's costs are measured are also in the artifact, and tracing one takes seconds.
     """
 
-    def __init__(self, programs: bool = False) -> None:
+    def __init__(self, programs: bool = False, operator: bool = False) -> None:
+        self._operator = operator
         self._graphs: dict[tuple[object, Precision], bytes] = {}
         self._programs: dict[tuple[object, Precision], bytes] | None = {} if programs else None
 
@@ -57,7 +58,7 @@ class ExportOnce:
             self._graphs[key] = path.read_bytes()
         if self._programs is not None:
             if key not in self._programs:
-                write_program(stage, config, path, precision)
+                write_program(stage, config, path, precision, self._operator)
                 self._programs[key] = program_file(path).read_bytes()
             program_file(path).write_bytes(self._programs[key])
 

@@ -208,7 +208,7 @@ def _build(model: PrunedTransformer, target: BuildTarget, shapes: Sequence[Bucke
     graph = folder / "stage.onnx"
     export_stage(Stage(model, spec), model.config, graph, target.graph_precision)
     if target.backend.reads_program:
-        write_program(Stage(model, spec), model.config, graph, target.graph_precision)
+        write_program(Stage(model, spec), model.config, graph, target.graph_precision, target.options.plugin)
     if target.precision == "int8":
         layers = quantizable_layers(model)
         quantize_graph(graph, QuantizationScheme(ranges=dict.fromkeys(layers, 1.0)), graph)

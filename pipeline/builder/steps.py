@@ -70,7 +70,9 @@ def build_from(start: Start, publisher: Publisher, console: Console, baseline: P
     for line in start.subject.report():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with progress_bars(console) as progress:
-        work = Work(start, publisher, previous, progress, ExportOnce(start.target.backend.reads_program))
+        target = start.target
+        export_once = ExportOnce(target.backend.reads_program, target.options.plugin)
+        work = Work(start, publisher, previous, progress, export_once)
         planned = plan(work)
         exported = export(work, planned)
         engines = compile_engines(work, planned, exported)
