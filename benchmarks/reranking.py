@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--processor-time", action="store_true", help="instead of wall-clock time, where the machine is busy"
     )
+    p.add_argument(
+        "--only", choices=("dense", "pruned"), help="only rank with this one, for a later run with the same --json"
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
     p.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a record")
     return p
@@ -61,42 +64,44 @@ def run(args: argparse.Namespace) -> int:
     if args.artifact is None or args.json is None:
         raise InputError("expected an artifact and --json FILE, where the record is written, or --table FILE")
     artifacts = {"dense": args.artifact.with_name(f"{args.artifact.name}-dense"), "pruned": args.artifact}
-    manifest = Artifact.open(args.artifact, verify=False).manifest
     examples = read_examples(args.data, "test")
-    record = {
-        **machine_record(),
-        "training": {path.name: json.loads((path / "run.json").read_text("utf-8")) for path in args.runs},
-        "gates": [gate.model_dump() for gate in manifest.gates],
-        "data": {"name": args.data, "split": "test", "pairs": len(examples), "sha256": examples_digest(examples)},
-        "time": timed(artifacts, calls_of(examples)[: args.queries], args),
-        "flops_ratio": flops_of(Path(manifest.checkpoint.path), [example.content for example in examples]),
-        "quality": quality(artifacts, examples, args),
-    }
+    known = json.loads(args.json.read_text("utf-8")).get("ranked", {}) if args.json.is_file() else {}
+    record: dict = {"ranked": known | {"BM25": ranked(examples, bm25_scores(args.data, examples))}}
+    for name in artifacts if args.only is None else (args.only,):
+        record["ranked"][name] = ranked_by(artifacts[name], examples, args.threads, known.get(name))
+    if args.only is None:
+        manifest = Artifact.open(args.artifact, verify=False).manifest
+        record |= {
+            **machine_record(),
+            "training": {path.name: json.loads((path / "run.json").read_text("utf-8")) for path in args.runs},
+            "gates": [gate.model_dump() for gate in manifest.gates],
+            "data": {"name": args.data, "split": "test", "pairs": len(examples), "sha256": examples_digest(examples)},
+            "time": timed(artifacts, calls_of(examples)[: args.queries], args),
+            "flops_ratio": flops_of(Path(manifest.checkpoint.path), [example.content for example in examples]),
+        }
     write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
-    print(table_of(record))
+    if args.only is None:
+        print(table_of(record))
     return 0
 
 
-def quality(artifacts: dict[str, Path], examples: list[Example], args: argparse.Namespace) -> dict:
-    """nDCG@10 and MRR@10 of BM25 and of the engines, and what the pruned ones lose, with its standard error."""
-    scores = {"BM25": bm25_scores(args.data, examples)}
-    for name, path in artifacts.items():
-        runner = Runner(path, threads=args.threads, truncate=True, verify=False)
-        scores[name] = [prediction.logits[0] for prediction in runner(e.content for e in examples)]
-    relevance, queries = [float(example.label) for example in examples], queries_of(examples)
-    groups = by_query(queries)
+def ranked_by(artifact: Path, examples: list[Example], threads: int, known: dict | None) -> dict:
+    """How an artifact's engines rank every query; taken from `known` if that is of the same engines and pairs."""
+    manifest = Artifact.open(artifact, verify=False).manifest
+    of = {"build": manifest.build_key, "pairs": examples_digest(examples)}
+    if known is not None and all(known[name] == value for name, value in of.items()):
+        return known
+    runner = Runner(artifact, threads=threads, truncate=True, verify=False)
+    return of | ranked(examples, [prediction.logits[0] for prediction in runner(e.content for e in examples)])
 
-    def of_each_query(found: list[float]) -> np.ndarray:
-        return np.array([ndcg([found[n] for n in g], [relevance[n] for n in g], [0] * len(g)) for g in groups])
 
-    lost = of_each_query(scores["dense"]) - of_each_query(scores["pruned"])
-    return {
-        "queries": len(groups),
-        "ndcg@10": {name: round(ndcg(found, relevance, queries), 4) for name, found in scores.items()},
-        "mrr@10": {name: round(mrr(found, relevance, queries), 4) for name, found in scores.items()},
-        "lost": round(float(lost.mean()), 4),
-        "standard_error_of_lost": round(float(lost.std(ddof=1)) / len(lost) ** 0.5, 4),
-    }
+def ranked(examples: list[Example], scores: list[float]) -> dict:
+    """The nDCG@10 and the reciprocal rank of every query."""
+    relevance, found = [float(example.label) for example in examples], []
+    for places in by_query(queries_of(examples)):
+        of_one = [scores[n] for n in places], [relevance[n] for n in places], [0] * len(places)
+        found.append((ndcg(*of_one), mrr(*of_one)))
+    return {name: [round(pair[n], 4) for pair in found] for n, name in enumerate(("ndcg@10", "mrr@10"))}
 
 
 def bm25_scores(data: str, examples: list[Example]) -> list[float]:
@@ -169,27 +174,49 @@ def rerank(runner: Runner) -> Callable[[Sequence[Text]], object]:
 
 def table_of(record: dict) -> str:
     """The document's table of a record."""
-    quality, spent, data = record["quality"], record["time"], record["data"]
+    found, spent, data = record["ranked"], record["time"], record["data"]
     milliseconds = {name: 1e3 * sum(s) / spent["queries"] for name, s in spent["of_each_query"].items()}
-    rows = [("BM25", f"{quality['ndcg@10']['BM25']:.3f}", f"{quality['mrr@10']['BM25']:.3f}", "", "", "")]
-    for name, ms in milliseconds.items():
-        figures = [
-            f"{quality[figure][name]:.3f}" if name in quality[figure] else "" for figure in ("ndcg@10", "mrr@10")
-        ]
-        fewer = f"{spent['flops_ratio']:.2f}x fewer" if name == "pruned" else "1.00x"
-        shown = name if name in quality["mrr@10"] else f"dense in {name}"
-        rows.append((shown, *figures, fewer, f"{ms:.0f}", f"{milliseconds['dense'] / ms:.2f}x"))
+    rows = []
+    for name in ("BM25", *milliseconds):
+        metrics = [f"{np.mean(found[name][m]):.3f}" if name in found else "" for m in ("ndcg@10", "mrr@10")]
+        ms = milliseconds.get(name)
+        time_ = ("", "", "") if ms is None else ("1.00x", f"{ms:.0f}", f"{milliseconds['dense'] / ms:.2f}x")
+        if name == "pruned":
+            time_ = (f"{spent['flops_ratio']:.2f}x fewer", *time_[1:])
+        rows.append((name if name in found else f"dense in {name}", *metrics, *time_))
+    mean, error = lost(record)
     machine = record["machine"]
     note = (
-        f"{data['name']}, {data['split']} split: {quality['queries']} queries, {data['pairs']} pairs. The pruned model "
-        f"loses {quality['lost']:.4f} nDCG@10, standard error {quality['standard_error_of_lost']:.4f} over the "
-        f"queries, at {record['flops_ratio']:.2f}x fewer FLOPs on all pairs. Time: {spent['queries']} queries of "
+        f"{data['name']}, {data['split']} split: {len(found['dense']['ndcg@10'])} queries, {data['pairs']} pairs. The "
+        f"pruned model loses {mean:.4f} nDCG@10, with a standard error of {error:.4f} over the queries, at "
+        f"{record['flops_ratio']:.2f}x fewer FLOPs on all pairs. Time: {spent['queries']} queries of "
         f"{spent['passages_of_a_query']} passages a call, medians of {spent['rounds']} rounds in turns, seconds "
         f"{spent['seconds']}, {spent['threads']} thread of {machine['cpus']} cores of {machine['processor']}, OpenVINO "
         f"{record['versions']['openvino']}."
     )
     head = ("model", "nDCG@10", "MRR@10", "FLOPs", "ms per query", "over dense")
-    return table(head, rows, note)
+    return f"{table(head, rows, note)}\n\n{training_table(record)}"
+
+
+def training_table(record: dict) -> str:
+    """The runs that led to the models, one row each."""
+    rows = []
+    for name, of in record["training"].items():
+        config, last = of["config"], of["history"][-1]
+        fewer = f"{of['dev']['flops_ratio']:.2f}x fewer" if config["method"] != "dense" else "1.00x"
+        told = (f"{of['data']['train'][0]:,}", f"{last['seconds'] / 60:.0f}", f"{of['dev']['metric']:.3f}", fewer)
+        rows.append((name, str(config["max_length"]), *told))
+    first = next(iter(record["training"].values()))
+    note = (
+        f"Training, on one thread. dev: {first['data']['dev'][0]} pairs of the dev split, with the same passages each."
+    )
+    return table(("run", "tokens", "pairs", "minutes", "dev nDCG@10", "FLOPs"), rows, note)
+
+
+def lost(record: dict) -> tuple[float, float]:
+    """The nDCG@10 that the pruned model loses against the dense one, and its standard error over the queries."""
+    drops = np.subtract(*(record["ranked"][name]["ndcg@10"] for name in ("dense", "pruned")))
+    return float(drops.mean()), float(drops.std(ddof=1)) / len(drops) ** 0.5
 
 
 if __name__ == "__main__":
