@@ -103,7 +103,7 @@ def test_an_engine_runs_where_its_instructions_are(monkeypatch: pytest.MonkeyPat
     assert backend.mismatch(here) is None and here.cpu is not None and here.compiler is not None
     assert here.cpu.split() == list(instruction_sets())
     other = here.model_copy(update={"cpu": f"{here.cpu} avx1024 amx_fp64"})
-    assert other.place != here.place
+    assert other.machine != here.machine
     assert "compiled for a CPU with avx1024, amx_fp64, which this one (" in str(backend.mismatch(other))
     fewer = here.model_copy(update={"cpu": here.cpu.split()[0]})
     assert backend.mismatch(fewer) is None
