@@ -18,12 +18,12 @@ from engines.writing import write_whole
 from pipeline.cli import main_of
 
 Row = dict[str, Any]
-_SIZES = {"": 900, "-test": 300}
+_SIZES = {"": 600, "-test": 200}
 """Rows of the file to train on, and of the one to test on."""
-_QUERIES = {"": (240, 3), "-test": (60, 7)}
+_QUERIES = {"": (150, 3), "-test": (40, 5)}
 """Queries of a ranking, and the wrong passages of each."""
-_EXCERPT, _SENTENCE = 28, (6, 14)
-"""Fewest words of an excerpt; fewest and most words of a sentence."""
+_EXCERPT, _SENTENCE = (28, 50), (6, 14)
+"""Fewest and most words of an excerpt, and of a sentence."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,12 +60,12 @@ def _sentences(article: Example) -> list[str]:
 
 
 def _excerpts(article: Example) -> list[str]:
-    """Runs of whole sentences of _EXCERPT words and a few more."""
+    """Runs of sentences."""
     found, words = [], list[str]()
     for sentence in _sentences(article):
         words += sentence.split()
-        if len(words) >= _EXCERPT:
-            found.append(" ".join(words))
+        if len(words) >= _EXCERPT[0]:
+            found.append(" ".join(words[: _EXCERPT[1]]))
             words = []
     return found
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
-import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -170,36 +167,3 @@ def test_a_head_goes_all_the_way(kind: str, tmp_path: Path, backbone: Path, caps
             assert isinstance(ours.embedding, np.ndarray) and ours.embedding.dtype == np.float32
             assert theirs.embedding is not None and np.abs(ours.embedding - theirs.embedding).max() < 1e-6
             assert ours.retention == theirs.retention
-
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "own-model.md"
-FILES = {
-    "labels": "multi_label",
-    "values": "regression",
-    "entities": "tagging",
-    "answers": "question_answering",
-    "texts": "embedding",
-}
-SMALL = {
-    "train": ["--batch-tokens", "256", "--evaluations", "1", "--max-length", "24", "--flops-ratio", "1.02"],
-    "build": ["--max-drop", "100", "--buckets", "1x24,2x24", "--threads", "1", "--precision", "fp32"],
-    "parity": ["--max-drop", "100", "--threads", "1"],
-}
-"""What makes a command quick and a random model's loss no failure; the last of two flags counts."""
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_page_run_as_they_stand(
-    tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    section = PAGE.read_text("utf-8").split("\n## Heads\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == len(ROWS)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_backbone, "my-encoder")
-    embedder(Path("my-embedder"), tiny_backbone)
-    for name, kind in FILES.items():
-        write(Path(f"{name}.jsonl"), kind, 60, 1)
-    for line in "".join(blocks).splitlines():
-        _, verb, *words = shlex.split(line)
-        assert run_verb(importlib.import_module(f"pipeline.{verb}"), *words, *SMALL.get(verb, [])) == 0, line

@@ -24,7 +24,13 @@ def stages_of(model: PrunedTransformer, kind: str) -> list[Stage | HeadStage]:
     return [Stage(model, specs[unit]) if isinstance(unit, int) else HeadStage(model) for unit in STAGES[kind]]
 
 
-@pytest.mark.parametrize("kind", HEADS)
+QUICK = ("embedding", "ranking")
+"""A mean that stages carry, and a protected segment; the others take as long again."""
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in HEADS]
+)
 def test_a_program_is_its_stage_at_any_size(kind: str, tmp_path: Path) -> None:
     model = headed_model(kind, layers=1)
     for number, stage in enumerate(stages_of(model, kind)):
@@ -40,7 +46,7 @@ def test_a_program_is_its_stage_at_any_size(kind: str, tmp_path: Path) -> None:
                     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("operator", [False, True])
+@pytest.mark.parametrize("operator", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compaction_is_the_operator_or_what_it_is_made_of(operator: bool, tmp_path: Path) -> None:
     model = small_model("ltp")
     stage = Stage(model, cut_stages(model, decision_layers(model))[0])
