@@ -176,8 +176,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares, times, prints and writes."""
+    """Compares, times, prints and writes. Raises InputError for a precision or a model that the trial does not have."""
     device = "cpu" if args.host else "cuda"
+    if args.precision == "fp32" and not args.host:
+        raise InputError("--precision fp32: flash attention has fp16 and bf16 alone; choose one of them")
     texts = [example.content for example in read_examples(args.data, "test")[: args.texts]]
     record: dict[str, Any] = {**versions(), **machine_record(), "precision": args.precision, "rehearsal": args.host}
     record |= {"texts": len(texts), "models": {}, "timings": []}

@@ -131,6 +131,8 @@ def test_models_that_need_more_than_rows_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=f"the packed trial is not for {reason}"):
             PackedModel(model, lambda texts: [], 1, "cpu")
+    with pytest.raises(InputError, match="flash attention has fp16 and bf16 alone"):
+        packed.run(packed.parser().parse_args(["--precision", "fp32", "--out", "none.json"]))
 
 
 def test_the_rehearsal(tiny_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
