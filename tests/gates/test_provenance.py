@@ -23,7 +23,7 @@ from engines.errors import InputError
 from engines.manifest import Gate
 from engines.runner import Runner
 from pipeline import inspect, parity
-from pipeline.builder.graphs import ExportOnce
+from pipeline.graph.once import ExportOnce
 from tests.gates.builds import (
     Built,
     classifier,
