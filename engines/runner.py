@@ -19,7 +19,7 @@ from engines.backends import Backend, choose_backend, records_for
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError, SkimError
 from engines.manifest import TOKENIZER_NAME
-from engines.prediction import Prediction, SampleResult, predict
+from engines.prediction import Prediction, SampleResult, predict, predict_windows
 from engines.reading import PLAIN, Reading
 from engines.reranking import Ranked, ranked, refuse_other_use
 from engines.samples import Sample
@@ -119,7 +119,24 @@ class Runner:
         """
         if _is_one(texts) or isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
             raise InputError(f"texts: expected several texts or pairs, such as a list, found a {type(texts).__name__}")
+        if self.manifest.head.kind == "question_answering" and not self._truncate:
+            return self._answers(texts, failed)
         return (predict(result, self.manifest.head, self.reading) for result in self._run(self._tokens(texts), failed))
+
+    def _answers(self, texts: Iterable[Text], failed: Callable[[SkimError], None] | None) -> Iterator[Prediction]:
+        """Answers to questions, about texts of any length; a text with a window that fails has none."""
+        windows: deque[int] = deque()
+        outcomes = self._outcomes(self._tokens(texts, windows))
+        for first in outcomes:
+            of_text = [first, *islice(outcomes, windows.popleft() - 1)]
+            errors = [outcome for outcome in of_text if isinstance(outcome, SkimError)]
+            if not errors:
+                results = [outcome for outcome in of_text if isinstance(outcome, SampleResult)]
+                yield predict_windows(results, self.manifest.head, self.reading)
+            elif failed is None:
+                raise errors[0]
+            else:
+                failed(errors[0])
 
     def rerank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[Ranked]:
         """The passages by their relevance for the query, the best first, each with the words that stayed alive.
@@ -147,12 +164,18 @@ class Runner:
             )
         return usable
 
-    def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
+    def _tokens(self, texts: Iterable[Text], windows: deque[int] | None = None) -> Iterator[Tokens]:
+        """The tokens of every text; with `windows`, to which their number is added, in as many as a long one takes."""
         rest, number = iter(texts), 0
         while True:
             chunk, error = _read(rest, min(TOKENISE_TOGETHER, self._window))
             good = next((place for place, text in enumerate(chunk) if self._problem(text)), len(chunk))
-            yield from self._encode(chunk[:good], number + 1)
+            if windows is None:
+                yield from self._encode(chunk[:good], number + 1)
+            else:
+                for tokens in self._encode.windows(chunk[:good], number + 1, self.reading.stride):
+                    windows.append(len(tokens))
+                    yield from tokens
             if good < len(chunk):
                 raise InputError(f"text {number + good + 1}: {self._problem(chunk[good])}")
             if error is not None:
@@ -173,16 +196,20 @@ class Runner:
     def _run(
         self, inputs: Iterable[Tokens], failed: Callable[[SkimError], None] | None = None
     ) -> Iterator[SampleResult]:
+        for outcome in self._outcomes(inputs):
+            if isinstance(outcome, SampleResult):
+                yield outcome
+            elif failed is None:
+                raise outcome
+            else:
+                failed(outcome)
+
+    def _outcomes(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult | SkimError]:
         for window in self._windows(inputs):
             for unit in range(self._stages.units):
                 self._run_unit(unit, [sample for sample in window if sample.error is None])
             for sample in window:
-                if sample.error is None:
-                    yield sample.result()
-                elif failed is None:
-                    raise sample.take_error()
-                else:
-                    failed(sample.take_error())
+                yield sample.result() if sample.error is None else sample.take_error()
 
     def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:
         """Checked samples, a window at a time; those in front of a bad one still run before its error is raised."""

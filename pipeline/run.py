@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--truncate",
         action="store_true",
-        help="cut texts that are too long for the model; an error otherwise",
+        help="cut texts that are too long for the model; an error otherwise, but for what a question is asked about: "
+        "that is read in windows",
     )
     p.add_argument(
         "--target",
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     add("--answers", type=int, default=PLAIN.answers, help=f"most answers to a question (default {PLAIN.answers})")
     add("--max-answer", type=int, default=PLAIN.max_answer, help=f"most tokens of one (default {PLAIN.max_answer})")
     add("--no-answer", action="store_true", default=None, help="a question may have no answer (default: the model's)")
+    add("--stride", type=int, default=PLAIN.stride, help="tokens that windows of a long text share (default 128)")
     add("--threshold", type=float, help="least probability of a label of several (default: the model's, or 0.5)")
     p.add_argument("--window", type=int, default=256, help="texts read ahead at most (default 256)")
     return p
@@ -103,7 +105,12 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
     Artifact.open(args.artifact)  # also what this target does not read: damage is never only in one file
     reading = Reading(
-        args.aggregation or PLAIN.aggregation, args.answers, args.max_answer, args.no_answer, args.threshold
+        args.aggregation or PLAIN.aggregation,
+        args.answers,
+        args.max_answer,
+        args.no_answer,
+        args.threshold,
+        args.stride,
     )
     runner = Runner(
         args.artifact,
@@ -171,7 +178,7 @@ def _texts_of(rows: Iterator[Row], name: str) -> Iterator[Text]:
         try:
             yield text_of_row(row)
         except ValueError as error:
-            raise InputError(f"{name}, {row.place}: {error}") from None
+            raise InputError(f"{name}, {row.location}: {error}") from None
     if row is None:
         raise InputError(f"{name}: expected at least one line, found none")
 

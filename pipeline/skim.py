@@ -7,9 +7,10 @@ import hashlib
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ with importing(__name__, "skimrt[train]"):
 
     from calib.data import Data, examples_digest, has_labels, read_data, relabelled, splits_of
     from calib.held_out import hold_out, write_rows
+    from calib.metric import METRICS
     from engines.artifact import Artifact
     from engines.errors import GateError, InputError
     from engines.manifest import BENCH_NAME
@@ -87,12 +89,13 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
 
 @dataclass(frozen=True)
 class Skim:
-    """One run: what was asked for, and where its work lies."""
+    """One run: what was asked for, where its work lies, and the seconds of each step that it took."""
 
     args: argparse.Namespace
     config: CheckpointConfig
     work: Path
     console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
@@ -143,7 +146,9 @@ def _steps(skim: Skim, sets: dict[str, Data]) -> int:
 def _step(skim: Skim, number: int, name: str, done: bool, take: Callable[[], None]) -> None:
     skim.console.rule(f"{number}/4 {name}{': done before' if done else ''}")
     if not done:
+        started = time.monotonic()
         take()
+        skim.seconds[name] = round(time.monotonic() - started, 1)
 
 
 def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, Data]:
@@ -158,7 +163,7 @@ def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, 
         if given is not None or name in splits_of(args.data):
             sets[name] = read(given or args.data, name)
             continue
-        rest, held = hold_out(sets["train"].examples)
+        rest, held = hold_out(sets["train"].examples, config.head.kind)
         if not held:
             raise InputError(f"{args.data}: too few texts to hold some out, found {len(rest)}; give more of them")
         sets["train"], sets[name] = Data(args.data, rest), Data(args.data, held)
@@ -286,6 +291,7 @@ def _conclude(skim: Skim, test: Data, report: Path) -> int:
     found["speedup"] = speedups([Timing(**timing) for timing in bench["timings"]], "pruned", "dense")
     found |= {name: figures[name] for name in ("metric", "dense_metric", "drop_points") if name in figures}
     head = manifest.head
+    found |= {"metric_name": METRICS[head.kind], "seconds": skim.seconds}
     if not has_labels(test.examples) and (head.kind == "classification" or head.one_value):
         found["agreement"] = _agreement(skim, test)
     if args.json:
@@ -294,13 +300,16 @@ def _conclude(skim: Skim, test: Data, report: Path) -> int:
     skim.say(f"\nartifact   {args.out}\nreport     {report}")
     if "drop_points" in found:
         lost = f"the model itself {figures['dense_metric']:.4f}: {figures['drop_points']:.2f} points less"
-        skim.say(f"accuracy   {found['metric']:.4f} on {len(test.examples)} held-out texts, {lost}")
+        skim.say(f"{METRICS[head.kind]:<10} {found['metric']:.4f} on {len(test.examples)} held-out texts, {lost}")
     if "agreement" in found:
         skim.say(f"agreement  {found['agreement']:.4f} of {len(test.examples)} held-out texts get the model's answer")
     for batch, ratio in found["speedup"].items():
         skim.say(
             f"speed      batch {batch}: {ratio:.2f} times the model's; {found['flops_ratio']:.2f} times fewer FLOPs"
         )
+    if skim.seconds:
+        took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in skim.seconds.items())
+        skim.say(f"took       {took}")
     skim.say(f"next       {Path(sys.executable).name} -m pipeline.run {shlex.quote(str(args.out))} --text '...'")
     return 0
 

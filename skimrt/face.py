@@ -12,7 +12,7 @@ import numpy as np
 from engines.entities import Entity
 from engines.errors import InputError, SkimError
 from engines.prediction import Prediction, softmax
-from engines.reading import Reading
+from engines.reading import PLAIN, Reading
 from engines.runner import Runner
 from engines.tokenization import Text
 
@@ -27,6 +27,7 @@ def pipeline(
     aggregation_strategy: str = "none",
     top_k: TopK = "best",
     on_error: OnError = "raise",
+    doc_stride: int = PLAIN.stride,
     **options: Any,
 ) -> Pipeline:
     """An artifact as a pipeline.
@@ -35,11 +36,13 @@ def pipeline(
     top_k:    labels of a text, or answers to a question; "best" is one without a list, None all labels. A call may
               say it anew for labels.
     on_error: "return" puts the error of a bad text in the place of its answer.
+    doc_stride: tokens that neighbouring windows of a context share, where it is too long to be asked about at once.
     options:  of `Runner`, such as threads, truncate, window.
     """
     if on_error not in ("raise", "return"):
         raise InputError(f"on_error: expected raise or return, found {on_error!r}")
-    reading = Reading(aggregation=aggregation_strategy, answers=top_k if isinstance(top_k, int) else 1)  # type: ignore[arg-type]
+    most = top_k if isinstance(top_k, int) else 1
+    reading = Reading(aggregation=aggregation_strategy, answers=most, stride=doc_stride)  # type: ignore[arg-type]
     return Pipeline(Runner(artifact, reading=reading, **options), top_k, on_error)
 
 

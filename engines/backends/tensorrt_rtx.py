@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.base import PLAIN, Built, EngineOptions, Report
+from engines.backends.plugin import companion_digest, plugin_digest
 from engines.backends.rtx_cache import KeptEngine
-from engines.backends.tensorrt import TensorRtBackend, companion_digest, plugin_digest
+from engines.backends.tensorrt import TensorRtBackend
 from engines.binding import Binding
 from engines.buckets import Bucket
 

@@ -164,7 +164,7 @@ def cost_key(
     threads: int | None,
     scheme: QuantizationScheme | None,
 ) -> str:
-    """What the times of stages of such a model depend on, as a file name."""
+    """A file name made of everything that the times of a model's stages depend on."""
     config = model.config
     inputs = {
         "table": CostTable.model_fields["schema_version"].default,

@@ -77,7 +77,8 @@ class Start:
     @property
     def export(self) -> Export:
         """Writes the graphs of the model's stages."""
-        return self.inputs.export(self.config.checkpoint, self.target.backend.reads_program)
+        target = self.target
+        return self.inputs.export(self.config.checkpoint, target.backend.reads_program, target.options.plugin)
 
     @property
     def batches(self) -> list[int]:
@@ -127,7 +128,7 @@ def _artifact_at(config: BuildConfig) -> Artifact | None:
 def _engines_elsewhere(previous: Artifact | None, key: str, target: BuildTarget) -> list[EngineRecord]:
     if previous is None or previous.manifest.build_key != key or target.binding is None:
         return []
-    return [record for record in previous.manifest.engines if record.place != target.binding.place]
+    return [record for record in previous.manifest.engines if record.machine != target.binding.machine]
 
 
 def _calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:

@@ -109,7 +109,7 @@ def plan(work: Work) -> Planned:
 
 
 def _warn(work: Work) -> None:
-    """Says what makes the figures of this build say less than they seem to."""
+    """Warns where the figures of this build say less than they seem to."""
     start = work.start
     warnings = [
         None if start.dense is None else start.dense.length_warning(start.subject.model.config.max_length),

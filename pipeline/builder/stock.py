@@ -21,18 +21,22 @@ class StockModel:
     """An uncut model's graph as one dynamic model with OpenVINO's own defaults, its default precision among them.
 
     Texts go in as they come, `batch` at a time, padded to the longest of the batch.
-    artifact: of a model in one stage, for the target cpu. max_length: tokens at which texts are cut.
-    Raises InputError for another artifact.
+    artifact: of a model in one stage, for the target cpu. max_length: tokens at which texts are cut. fp32: computes in
+    it, whatever the default is. Raises InputError for another artifact.
     """
 
-    def __init__(self, artifact: Path, batch: int, max_length: int, threads: int | None = None) -> None:
+    def __init__(
+        self, artifact: Path, batch: int, max_length: int, threads: int | None = None, fp32: bool = False
+    ) -> None:
         opened = Artifact.open(artifact, verify=False)
         stages, encoder = opened.manifest.plan.stages, opened.manifest.encoder
         if len(stages) != 1 or opened.manifest.head.token_level:
             raise InputError(f"{artifact}: expected a model in one stage to compare with, found {len(stages)}")
         self._batch, self._pad = batch, encoder.pad_token_id
         self._encode = TextEncoder(opened.file(TOKENIZER_NAME), max_length, encoder.type_vocab_size)
-        config = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        config: dict[str, object] = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        if fp32:
+            config["INFERENCE_PRECISION_HINT"] = "f32"
         self._compiled = core().compile_model(str(opened.file(stages[0].graph)), "CPU", config)
         self._request = self._compiled.create_infer_request()
 

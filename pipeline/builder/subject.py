@@ -30,7 +30,7 @@ class Inputs:
     def __init__(self, columns: Columns | None = None) -> None:
         self._columns = columns
         self._examples, self._models = cache(read_examples), cache(load_checkpoint)
-        self._exports: dict[tuple[Path, bool], ExportOnce] = {}
+        self._exports: dict[tuple[Path, bool, bool], ExportOnce] = {}
 
     def examples(self, data: str, split: str) -> list[Example]:
         """The examples of a named set's split, or of a file, which has no splits. Raises InputError."""
@@ -41,9 +41,9 @@ class Inputs:
         """The model of a checkpoint. Raises InputError."""
         return self._models(checkpoint)
 
-    def export(self, checkpoint: Path, programs: bool) -> ExportOnce:
-        """What exports the stages of a checkpoint's model; programs: with the program of PyTorch beside each graph."""
-        return self._exports.setdefault((checkpoint, programs), ExportOnce(programs))
+    def export(self, checkpoint: Path, programs: bool, operator: bool) -> ExportOnce:
+        """What exports the stages of a checkpoint's model; programs, operator: see ExportOnce."""
+        return self._exports.setdefault((checkpoint, programs, operator), ExportOnce(programs, operator))
 
 
 @dataclass(frozen=True)

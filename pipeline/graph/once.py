@@ -17,13 +17,14 @@ from pipeline.model.config import CheckpointConfig
 class ExportOnce:
     """Exports every stage of one model once per precision, and copies its files from then on.
 
-    programs: also write the program of PyTorch beside every graph.
+    programs: also write the program of PyTorch beside every graph. operator: with TokenCompact as an operator in it.
 
     The files are kept on disk, because a large model's graphs would take its memory several times.
     """
 
-    def __init__(self, programs: bool = False) -> None:
-        self._programs, self._kept = programs, tempfile.TemporaryDirectory(prefix="skimrt-graphs-")
+    def __init__(self, programs: bool = False, operator: bool = False) -> None:
+        self._programs, self._operator = programs, operator
+        self._kept = tempfile.TemporaryDirectory(prefix="skimrt-graphs-")
         self._graphs: dict[tuple[object, Precision], Path] = {}
 
     def __call__(
@@ -34,7 +35,7 @@ class ExportOnce:
         if kept is None:
             export_stage(stage, config, path, precision)
             if self._programs:
-                write_program(stage, config, path, precision)
+                write_program(stage, config, path, precision, self._operator)
             kept = Path(self._kept.name) / f"{len(self._graphs)}.onnx"
             _copy(path, kept, self._programs)
             self._graphs[key] = kept

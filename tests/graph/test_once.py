@@ -24,7 +24,7 @@ def test_a_stage_is_traced_once_in_each_precision(
         traced[precision] += 1
         path.write_text(f"{stage.spec.name} {precision}")
 
-    def program(stage: Stage, config: object, path: Path, precision: str) -> None:
+    def program(stage: Stage, config: object, path: Path, precision: str, operator: bool) -> None:
         program_file(path).write_text(f"program of {path.read_text()}")
 
     monkeypatch.setattr(once, "export_stage", export)

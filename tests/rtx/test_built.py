@@ -36,7 +36,7 @@ def plugin_layers(profile: ProfileReport) -> int:
 def test_engines_are_built_and_what_needs_a_gpu_is_skipped_by_name(fp16: Path) -> None:
     manifest = Artifact.open(fp16).manifest
     assert len(manifest.engines) == 2 and manifest.plan.precision == "fp16"
-    place = {record.place for record in manifest.engines}
+    place = {record.machine for record in manifest.engines}
     assert len(place) == 1 and place.pop().endswith("-sm80-sm86-sm89-sm120")
     assert all(record.file.startswith("engines/tensorrt-rtx-fp16/") for record in manifest.engines)
     gates = {gate.name: gate for gate in manifest.gates}
