@@ -19,6 +19,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from calib.row import Columns
+from engines.allocator import keep_freed_memory
 from engines.errors import InputError, SkimError
 from engines.manifest import Gate
 from engines.version import __version__
@@ -40,6 +41,7 @@ def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argpar
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _take_any_character()
+    keep_freed_memory()
     try:
         p = parser()
         p.epilog = f"{p.epilog}\n\n{OF_EVERY_VERB}" if p.epilog else OF_EVERY_VERB

@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from engines.artifact import Artifact
+from engines.backends import Backend, choose_backend
+from engines.loading import keeping
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
@@ -72,10 +75,12 @@ def measure(
     """Times every artifact at every batch size, end to end: texts in, predictions out, tokenisation included.
 
     At batch 1 each text is answered before the next one starts; at batch n the runner regroups what a chunk of texts
-    leaves it. Every engine is loaded before the clock starts. All see the same tokens, those of `common_length`.
+    leaves it. Every engine is loaded before the clock starts, once for all batch sizes. All see the same tokens, those
+    of `common_length`.
     An artifact named STOCK is a dense one whose graph is timed as OpenVINO runs it by its own defaults (`StockModel`).
     """
     timings, length = [], common_length(artifacts.values())
+    backends = {name: _kept(path) for name, path in artifacts.items() if name != STOCK}
     for batch in batches:
         total = len(artifacts) * rounds * -(-len(texts) // _CHUNK)
         task = progress.add_task(f"timing, batch {batch}", total=total) if progress else None
@@ -85,7 +90,8 @@ def measure(
                 ways[name] = StockModel(path, batch, length, threads)
                 ways[name](texts[:_WARMING])
                 continue
-            runner = Runner(path, threads=threads, max_batch=batch, truncate=True, verify=False, max_length=length)
+            limits: dict[str, Any] = {"threads": threads, "max_batch": batch, "max_length": length}
+            runner = Runner(path, target=backends[name], truncate=True, verify=False, **limits)
             runner.warm_up()
             runner(list(texts[:_WARMING]))
             ways[name] = runner
@@ -97,6 +103,12 @@ def measure(
         for name, chunks in alternate(ways, texts, rounds, tick).items():
             timings.append(Timing(name, batch, sum(chunks), len(texts) / sum(chunks), [round(c, 5) for c in chunks]))
     return timings
+
+
+def _kept(path: Path) -> Backend:
+    """What runs an artifact here, with engines that several runners share."""
+    artifact = Artifact.open(path, verify=False)
+    return keeping(choose_backend("auto", None, artifact.manifest.built, artifact.manifest.bindings), artifact)
 
 
 def common_length(artifacts: Iterable[Path]) -> int:
