@@ -12,7 +12,6 @@ from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
-    from rich.table import Table
 
     from calib.data import examples_digest
     from engines.artifact import Artifact
@@ -27,7 +26,7 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.stock import NAME as STOCK
     from pipeline.builder.stock import StockModel
     from pipeline.builder.subject import Inputs, Subject
-    from pipeline.cli import main_of
+    from pipeline.cli import figures_table, main_of
     from pipeline.model import PrunedTransformer
     from pipeline.model.flops import flops_ratio
     from pipeline.model.retention import carried_rows
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     console.rule("measuring")
     record = _measure(artifacts, args, console, inputs)
     write_whole(args.out / "results.json", (json.dumps(record, indent=1) + "\n").encode())
-    console.print(_table(record))
+    console.print(figures_table("What skipping tokens gives", COLUMNS, table_rows(record)))
     console.print(setting(record), highlight=False)
     console.print(f"report: {write_demo_report(record, args.out)}", highlight=False)
     return 0
@@ -193,15 +192,6 @@ def setting(record: dict) -> str:
         f"OpenVINO {record['versions']['openvino']}. The baseline is the dense model, built by the same pipeline with "
         f"its own planned buckets and the same regrouping.{stock}"
     )
-
-
-def _table(record: dict) -> Table:
-    shown = Table(title="What skipping tokens gives")
-    for name in COLUMNS:
-        shown.add_column(name, justify="left" if name == "model" else "right")
-    for row in table_rows(record):
-        shown.add_row(*row)
-    return shown
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ _WARMING = 32
 """Texts before the clock starts. Every engine has run once by then, and what is left is the tokenizer and Python."""
 
 
+Way = Callable[[Sequence[Text]], object]
+"""What answers texts."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one way of running over all texts: the sum of each chunk's median over the rounds."""
@@ -38,16 +42,18 @@ class Timing:
 
 
 def alternate(
-    ways: dict[str, Callable[[Sequence[Text]], object]],
+    ways: dict[str, Way],
     texts: Sequence[Text],
     rounds: int,
     tick: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = lambda: time.perf_counter(),
+    size: int | None = None,
 ) -> dict[str, list[float]]:
-    """Returns the median seconds of every way for each chunk. The ways take turns on each chunk, so drift affects all
-    alike.
+    """Returns the median seconds of every way for each chunk of `size` texts. The ways take turns on each chunk, so
+    drift affects all alike.
     """
-    chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
+    size = size or _CHUNK
+    chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
     medians: dict[str, list[float]] = {name: [] for name in ways}
     for number, chunk in enumerate(chunks):
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -84,7 +90,7 @@ def measure(
     for batch in batches:
         total = len(artifacts) * rounds * -(-len(texts) // _CHUNK)
         task = progress.add_task(f"timing, batch {batch}", total=total) if progress else None
-        ways: dict[str, Callable[[Sequence[Text]], object]] = {}
+        ways: dict[str, Way] = {}
         for name, path in artifacts.items():
             if name == STOCK:
                 ways[name] = StockModel(path, batch, length, threads)
