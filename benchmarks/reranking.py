@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from calib.bm25 import BM25
 from calib.data import Example, examples_digest, read_examples, splits_of
@@ -20,17 +21,18 @@ from calib.ranking import by_query, mrr, ndcg, queries_of
 from engines.artifact import Artifact
 from engines.errors import InputError
 from engines.machine import machine_record
+from engines.manifest import Manifest
+from engines.prediction import Prediction
 from engines.runner import Runner
-from engines.tokenization import Text, TextEncoder
+from engines.tokenization import Text
 from engines.writing import write_whole
 from pipeline.builder.measure import alternate
 from pipeline.builder.stock import NAME, StockModel
 from pipeline.cli import main_of
-from pipeline.model import load_checkpoint
-from pipeline.model.checkpoint import tokenizer_path
+from pipeline.model.checkpoint import read_config
 from pipeline.model.flops import flops_ratio
-from pipeline.model.retention import carried_rows
 from pipeline.report.markdown import table
+from pipeline.training.suited import deciding_layers
 
 PASSAGES = 32
 """Of a timed query: its own, and those of the next one."""
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("artifact", type=Path, nargs="?", help="the pruned model's; the dense one is beside it")
     p.add_argument("--runs", type=Path, nargs="+", default=[], help="training runs that led to it, for the record")
     p.add_argument("--data", default="bbc-headlines", help="named set of a ranking (default bbc-headlines)")
-    p.add_argument("--queries", type=int, default=4, help=f"queries that are timed, of {PASSAGES} passages (default 4)")
+    p.add_argument("--queries", type=int, default=3, help=f"queries that are timed, of {PASSAGES} passages (default 3)")
     p.add_argument("--rounds", type=int, default=3, help="times that every query is timed (default 3)")
     p.add_argument("--threads", type=int, default=1, help="CPU threads of the engines (default 1)")
     p.add_argument(
@@ -77,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
             "gates": [gate.model_dump() for gate in manifest.gates],
             "data": {"name": args.data, "split": "test", "pairs": len(examples), "sha256": examples_digest(examples)},
             "time": timed(artifacts, calls_of(examples)[: args.queries], args),
-            "flops_ratio": flops_of(Path(manifest.checkpoint.path), [example.content for example in examples]),
         }
     write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
     if args.only is None:
@@ -86,13 +87,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ranked_by(artifact: Path, examples: list[Example], threads: int, known: dict | None) -> dict:
-    """How an artifact's engines rank every query; taken from `known` if that is of the same engines and pairs."""
+    """How an artifact's engines rank every query, and at what FLOPs; from `known` if that is of the same engines."""
     manifest = Artifact.open(artifact, verify=False).manifest
     of = {"build": manifest.build_key, "pairs": examples_digest(examples)}
     if known is not None and all(known[name] == value for name, value in of.items()):
         return known
     runner = Runner(artifact, threads=threads, truncate=True, verify=False)
-    return of | ranked(examples, [prediction.logits[0] for prediction in runner(e.content for e in examples)])
+    found = runner([example.content for example in examples])
+    return of | {"flops_ratio": flops_of(manifest, found)} | ranked(examples, [answer.logits[0] for answer in found])
+
+
+def flops_of(manifest: Manifest, found: Sequence[Prediction]) -> float:
+    """Dense over pruned FLOPs of all pairs together. Raises InputError where some decision does not end a stage."""
+    config = read_config(Path(manifest.checkpoint.path))
+    layers, stages = deciding_layers(config), len(manifest.plan.stages)
+    if stages != 1 + len(layers):
+        raise InputError(f"expected {1 + len(layers)} stages, one for each decision and one behind, found {stages}")
+    rows = torch.tensor([answer.tokens for answer in found])[:, None].repeat(1, 1 + config.encoder.layers)
+    for stage, layer in enumerate(layers):
+        rows[:, 1 + layer :] = torch.tensor([answer.retention[stage] for answer in found])[:, None]
+    return round(flops_ratio(config, rows), 4)
 
 
 def ranked(examples: list[Example], scores: list[float]) -> dict:
@@ -106,17 +120,10 @@ def ranked(examples: list[Example], scores: list[float]) -> dict:
 
 def bm25_scores(data: str, examples: list[Example]) -> list[float]:
     """BM25 of every pair, with the passages of all splits in its index."""
-    splits = (read_examples(data, split) for split in splits_of(data))  # type: ignore[arg-type]
+    splits = (read_examples(data, split) for split in splits_of(data) or [None])  # type: ignore[arg-type]
     passages = list(dict.fromkeys(str(example.text_b) for split in splits for example in split))
     index, place = BM25(passages), {passage: number for number, passage in enumerate(passages)}
     return [float(index.scores(example.text)[place[str(example.text_b)]]) for example in examples]
-
-
-def flops_of(checkpoint: Path, texts: Sequence[Text]) -> float:
-    """Dense over pruned FLOPs of all texts together."""
-    model = load_checkpoint(checkpoint)
-    encoder = TextEncoder(tokenizer_path(checkpoint), model.config.max_length, model.config.encoder.type_vocab_size)
-    return round(flops_ratio(model.config, carried_rows(model, encoder(texts))), 4)
 
 
 def calls_of(examples: list[Example]) -> list[list[tuple[str, str]]]:
@@ -136,10 +143,12 @@ def timed(artifacts: dict[str, Path], calls: list[list[tuple[str, str]]], args: 
         f"{NAME}, {model.precision}": model
         for model in (StockModel(artifacts["dense"], PASSAGES, length, args.threads, fp32) for fp32 in (False, True))
     }
-    ways: dict[str, Callable[[Sequence[Text]], object]] = {
-        name: rerank(Runner(path, threads=args.threads, max_batch=PASSAGES, truncate=True, verify=False))
+    runners = {
+        name: Runner(path, threads=args.threads, max_batch=PASSAGES, truncate=True, verify=False)
         for name, path in artifacts.items()
     }
+    pruned = runners["pruned"]
+    ways: dict[str, Callable[[Sequence[Text]], object]] = {name: rerank(of) for name, of in runners.items()}
     ways |= stock
     for way in ways.values():
         way(calls[0])
@@ -154,7 +163,7 @@ def timed(artifacts: dict[str, Path], calls: list[list[tuple[str, str]]], args: 
         "threads": args.threads,
         "seconds": "of the processor" if args.processor_time else "of the clock",
         "largest_batch": {name: largest_batch(path) for name, path in artifacts.items()},
-        "flops_ratio": flops_of(Path(Artifact.open(artifacts["pruned"], verify=False).manifest.checkpoint.path), pairs),
+        "flops_ratio": flops_of(pruned.manifest, pruned(pairs)),
         "of_each_query": seconds,
         "pruned_over": {name: round(sum(s) / sum(seconds["pruned"]), 3) for name, s in seconds.items()},
     }
@@ -163,7 +172,9 @@ def timed(artifacts: dict[str, Path], calls: list[list[tuple[str, str]]], args: 
 def largest_batch(artifact: Path) -> int:
     """The samples of an artifact's largest bucket that a runner of PASSAGES may take."""
     plan = Artifact.open(artifact, verify=False).manifest.plan
-    return max(bucket.batch for stage in plan.stages for bucket in plan.buckets_of(stage.index) if bucket.batch <= 32)
+    return max(
+        bucket.batch for stage in plan.stages for bucket in plan.buckets_of(stage.index) if bucket.batch <= PASSAGES
+    )
 
 
 def rerank(runner: Runner) -> Callable[[Sequence[Text]], object]:
@@ -189,7 +200,7 @@ def table_of(record: dict) -> str:
     note = (
         f"{data['name']}, {data['split']} split: {len(found['dense']['ndcg@10'])} queries, {data['pairs']} pairs. The "
         f"pruned model loses {mean:.4f} nDCG@10, with a standard error of {error:.4f} over the queries, at "
-        f"{record['flops_ratio']:.2f}x fewer FLOPs on all pairs. Time: {spent['queries']} queries of "
+        f"{found['pruned']['flops_ratio']:.2f}x fewer FLOPs on all pairs. Time: {spent['queries']} queries of "
         f"{spent['passages_of_a_query']} passages a call, medians of {spent['rounds']} rounds in turns, seconds "
         f"{spent['seconds']}, {spent['threads']} thread of {machine['cpus']} cores of {machine['processor']}, OpenVINO "
         f"{record['versions']['openvino']}."

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import reranking
 from calib.data import read_examples
 from calib.ranking import ndcg, queries_of
 from engines.artifact import Artifact
@@ -75,6 +76,12 @@ def test_a_reranker_goes_all_the_way(tmp_path: Path, tiny_backbone: Path, capsys
     capsys.readouterr()
     assert run_verb(run, out, "--text", query, "--text-b", passages[0]) == 0
     assert json.loads(capsys.readouterr().out)["logits"][0] == pytest.approx(expected[0], abs=1e-4)
+    asked = (out, "--runs", dense, pruned, "--data", test, "--queries", 1, "--rounds", 1, "--json", tmp_path / "record")
+    assert run_verb(reranking, *asked) == 0
+    record = json.loads((tmp_path / "record").read_text("utf-8"))
+    assert np.mean(record["ranked"]["pruned"]["ndcg@10"]) == pytest.approx(metric["metric"], abs=1e-4)
+    assert record["ranked"]["pruned"]["flops_ratio"] == pytest.approx(bench["flops_ratio"], abs=1e-3)
+    assert record["ranked"]["dense"]["flops_ratio"] == 1
 
 
 def metric_of(checkpoint: Path, data: Path) -> float:

@@ -18,6 +18,7 @@ from pipeline.builder.dense import DenseModel
 from pipeline.builder.publish import Publisher
 from pipeline.builder.subject import Inputs, Subject, encoder_of
 from pipeline.builder.target import BuildTarget
+from pipeline.graph.export import Export
 from pipeline.graph.stages import cut_stages
 from pipeline.planning.simple import choose_cuts
 
@@ -72,6 +73,12 @@ class Start:
         previous = _artifact_at(config)
         elsewhere = _engines_elsewhere(previous, key, target)
         return cls(config, target, inputs, subject, buckets, texts, dense, key, previous, elsewhere)
+
+    @property
+    def export(self) -> Export:
+        """Writes the graphs of the model's stages."""
+        target = self.target
+        return self.inputs.export(self.config.checkpoint, target.backend.reads_program, target.options.plugin)
 
     @property
     def batches(self) -> list[int]:

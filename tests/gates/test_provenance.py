@@ -17,7 +17,7 @@ from engines.artifact import Artifact
 from engines.errors import InputError
 from engines.runner import Runner
 from pipeline import inspect, parity
-from pipeline.builder.graphs import ExportOnce
+from pipeline.graph.once import ExportOnce
 from tests.gates.builds import (
     Built,
     classifier,

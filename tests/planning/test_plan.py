@@ -17,9 +17,9 @@ from engines.backends import choose_backend
 from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
-from pipeline.builder.graphs import ExportOnce
 from pipeline.builder.profile import cost_key, cost_table, profiled_stages
 from pipeline.builder.target import BuildTarget
+from pipeline.graph.once import ExportOnce
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, StageShape
