@@ -175,7 +175,7 @@ def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, 
 
 
 def _calibration(sets: dict[str, Data]) -> str | None:
-    """The set that costs and INT8's ranges are measured on: the dev texts, or those to train on if these are too few."""
+    """The set that costs and INT8's ranges are measured on: the dev texts, or those to train on if they are few."""
     return next((name for name in ("dev", "train") if len(sets[name].examples) >= FEWEST), None)
 
 
