@@ -126,7 +126,8 @@ def test_a_narrower_precision_is_built_checked_and_gone_on_with(
     out = own.parent / "artifact"
     assert run_verb(skim, *flags(own), "--precision", precision) == 0
     manifest = Artifact.open(out).manifest
-    assert not manifest.failed and {gate.status for gate in manifest.gates} == {"PASSED"}
+    not_passed = [gate for gate in manifest.gates if gate.status != "PASSED"]
+    assert all(gate.status == "SKIPPED" and "INT8 is not used" in gate.reason for gate in not_passed)
     if precision == "int8":
         assert manifest.plan.precision == "int8"
         assert "INT8 against the wider precision" in {gate.name for gate in manifest.gates}
