@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.heads", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--sets", nargs="+", help="only these sets, such as topics (default: those of all heads)")
     p.add_argument("--work", type=Path, default=Path("demo/output/heads"), help="directory of sets, models, artifacts")
-    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
+    p.add_argument(
+        "--json", type=Path, metavar="FILE", help="where the record is written; heads that it has already are kept"
+    )
     p.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a record")
     return p
 
@@ -52,14 +54,22 @@ def run(args: argparse.Namespace) -> int:
     known = commands(PAGE.read_text("utf-8"))
     if unknown := set(args.sets or ()) - known.keys():
         raise InputError(f"--sets: expected {', '.join(known)}, found {', '.join(sorted(unknown))}")
-    heads = []
     for name in args.sets or known:
-        heads.append(measured(args.work, name, known[name]))
-        print(json.dumps(heads[-1]), flush=True)
-    record = {"backbone": BACKBONE, "threads": os.environ.get("OMP_NUM_THREADS"), "heads": heads, **machine_record()}
-    if args.json is not None:
-        write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
+        found = measured(args.work, name, known[name])
+        print(json.dumps(found), flush=True)
+        if args.json is not None:
+            write_whole(args.json, (json.dumps(added(args.json, found, list(known)), indent=1) + "\n").encode())
     return 0
+
+
+def added(path: Path, found: dict[str, Any], order: list[str]) -> dict[str, Any]:
+    """The record with what was found of a head, beside what it has of the others on such a machine."""
+    same = {"backbone": BACKBONE, "threads": os.environ.get("OMP_NUM_THREADS"), **machine_record()}
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {**same, "heads": []}
+    if other := sorted(name for name in same if before.get(name) != same[name]):
+        raise InputError(f"--json {path}: it has figures of another {', '.join(other)}; name another file")
+    heads = [*(head for head in before["heads"] if head["set"] != found["set"]), found]
+    return {**same, "heads": sorted(heads, key=lambda head: order.index(head["set"]))}
 
 
 def commands(page: str) -> dict[str, list[str]]:

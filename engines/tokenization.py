@@ -38,7 +38,8 @@ class _Part:
 
     def between(self, begin: int, end: int) -> _Part:
         """The tokens from one to in front of another."""
-        return _Part(*(values[begin:end] for values in (self.ids, self.spans, self.words, self.joined)))
+        here = slice(begin, end)
+        return _Part(self.ids[here], self.spans[here], self.words[here], self.joined[here])
 
 
 @dataclass(frozen=True)

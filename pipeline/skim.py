@@ -22,6 +22,7 @@ with importing(__name__, "skimrt[train]"):
     from calib.data import Data, examples_digest, has_labels, read_data, relabelled, splits_of
     from calib.held_out import hold_out, write_rows
     from calib.metric import METRICS
+    from calib.texts import FEWEST
     from engines.artifact import Artifact
     from engines.errors import GateError, InputError
     from engines.manifest import BENCH_NAME
@@ -119,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
     out = args.out.parent.resolve() / args.out.name
     skim = Skim(args, config, out.with_name(f"{out.name}-work"), Console(stderr=args.json))
     sets = _read_sets(args, config)
+    if args.precision == "int8" and _calibration(sets) is None:
+        raise InputError(f"--precision int8: expected at least {FEWEST} texts to train on; give more, or leave it out")
     settings = _settings(args, sets)
     _refuse_taken(out, skim)
     try:
@@ -136,8 +139,8 @@ def _steps(skim: Skim, sets: dict[str, Data]) -> int:
     sizes = ", ".join(f"{len(sets[name].examples)} {name}" for name in _PARTS)
     skim.say(f"data       {sizes}; where no set is given, texts of every label are held out, the same in every run")
     _step(skim, 1, "train", (skim.checkpoint / RECORD).is_file(), lambda: _train(skim))
-    _step(skim, 2, "build", _is_built(skim), lambda: _build(skim, len(sets["test"].examples)))
-    _step(skim, 3, "parity", _is_checked(skim), lambda: _parity(skim, len(sets["test"].examples)))
+    _step(skim, 2, "build", _is_built(skim), lambda: _build(skim, sets))
+    _step(skim, 3, "parity", _is_checked(skim), lambda: _parity(skim, sets))
     skim.console.rule("4/4 report")
     report = write_artifact_report(skim.args.out)
     return _conclude(skim, sets["test"], report)
@@ -169,6 +172,11 @@ def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, 
         sets["train"], sets[name] = Data(args.data, rest), Data(args.data, held)
     labels = config.head.labels
     return {name: Data(data.name, relabelled(data.examples, labels)[0]) for name, data in sets.items()}
+
+
+def _calibration(sets: dict[str, Data]) -> str | None:
+    """The set that costs and INT8's ranges are measured on: the dev texts, or those to train on if they are few."""
+    return next((name for name in ("dev", "train") if len(sets[name].examples) >= FEWEST), None)
 
 
 def _settings(args: argparse.Namespace, sets: dict[str, Data]) -> dict[str, str]:
@@ -225,15 +233,15 @@ def _train(skim: Skim) -> None:
     _verb(skim, train, [*flags, *_given(optional)])
 
 
-def _build(skim: Skim, count: int) -> None:
-    args = skim.args
+def _build(skim: Skim, sets: dict[str, Data]) -> None:
+    args, calibration = skim.args, _calibration(sets)
     flags = [
         *("--checkpoint", skim.checkpoint, "--dense", args.model, "--out", args.out, "--max-drop", args.max_drop),
-        *("--data", skim.part("test"), "--calibration", skim.part("dev"), "--precision", args.precision),
-        *("--metric-samples", count),
+        *("--data", skim.part("test"), "--precision", args.precision, "--metric-samples", len(sets["test"].examples)),
     ]
+    optional = {"--calibration": calibration and skim.part(calibration), "--buckets": args.buckets}
     try:
-        _verb(skim, build, [*flags, *_given({"--buckets": args.buckets, "--threads": args.threads})])
+        _verb(skim, build, [*flags, *_given({**optional, "--threads": args.threads})])
     except GateError as error:
         raise GateError(
             f"{error}\nwhere the model loses too much: train it longer (--epochs), on more texts or for a smaller "
@@ -241,11 +249,9 @@ def _build(skim: Skim, count: int) -> None:
         ) from None
 
 
-def _parity(skim: Skim, count: int) -> None:
-    args = skim.args
+def _parity(skim: Skim, sets: dict[str, Data]) -> None:
+    args, count = skim.args, len(sets["test"].examples)
     flags = ["--data", skim.part("test"), "--samples", count, "--dense", args.model, "--max-drop", args.max_drop]
-    if args.precision in ("auto", "int8"):
-        flags += ["--calibration", skim.part("dev")]
     if _verb(skim, parity, [args.out, *flags, *_given({"--threads": args.threads})]):
         raise GateError(f"{args.out}: parity does not hold; the lines above say where")
     write_whole(skim.work / _PARITY, (json.dumps({"manifest": _manifest_digest(skim)}) + "\n").encode())

@@ -139,6 +139,16 @@ def test_a_narrower_precision_is_built_checked_and_gone_on_with(
     assert "3/4 parity: done before" in capsys.readouterr().out
 
 
+def test_too_few_texts_for_int8_are_refused_before_the_training(
+    own: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "run", None)
+    few = own.parent / "few.jsonl"
+    few.write_text("\n".join((own.parent / "bare.jsonl").read_text("utf-8").splitlines()[:36]) + "\n", "utf-8")
+    assert run_verb(skim, own, "--data", few, "--out", own.parent / "few", "--precision", "int8") == 2
+    assert "--precision int8: expected at least 32 texts to train on" in capsys.readouterr().err
+
+
 def test_one_early_global_layer_decides() -> None:
     def chosen(layers: int, **parts: object) -> int:
         sizes = {"vocab_size": 9, "hidden_size": 8, "heads": 2, "intermediate_size": 8, "max_positions": 9}

@@ -53,7 +53,8 @@ class TritonPythonModel:
         except SkimError as error:
             return _refused([error])
         outputs = outputs_of(found, self.runner.manifest.head.kind)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in outputs.items()])
+        tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items()]
+        return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
 def outputs_of(found: Sequence[Prediction], kind: str) -> dict[str, np.ndarray]:
@@ -98,4 +99,4 @@ def _refused(errors: Sequence[SkimError]) -> Any:
     ours = next((error for error in errors if not isinstance(error, InputError)), None)
     code = pb_utils.TritonError.INVALID_ARG if ours is None else pb_utils.TritonError.INTERNAL
     message = str(InputError.listing("request", [str(error) for error in errors]) if ours is None else ours)
-    return pb_utils.InferenceResponse([], pb_utils.TritonError(message, code))
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

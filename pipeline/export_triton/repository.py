@@ -149,7 +149,7 @@ FROM nvcr.io/nvidia/tritonserver:YY.MM-py3
 RUN pip install 'skimrt[{extra}]'
 ```
 
-Any `YY.MM` will do whose Python is 3.10 to 3.13. Start it with `--shm-size=1g` and
+`YY.MM` is 23.09 or newer, with Python 3.10 to 3.13. Start it with `--shm-size=1g` and
 `tritonserver --model-repository=/models`. `1/artifact` is the artifact: its files are compared with their digests when
 the model is loaded, so replace it as a whole, by a new export.
 """

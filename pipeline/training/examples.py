@@ -40,7 +40,7 @@ class TrainingExamples:
         """Reads what the settings name. Raises InputError for data that no task can be trained on as it is."""
         columns = Columns.given(config.label, config.text, config.text_b)
         head = _head(config)
-        data, dev_data, said = _sets(config, columns, config.task or (head and head.kind))
+        data, dev_data, said = _sets(config, columns, config.task or (None if head is None else head.kind))
         dev_name = dev_data.name
         kind = _kind_of_targets(config, head, data)
         if kind is not None:

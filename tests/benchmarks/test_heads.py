@@ -1,4 +1,4 @@
-"""Every kind of head, by the commands of docs/own-model.md."""
+"""Every kind of head, by the commands of docs/own-model.md: what was measured, and the same measurement again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.heads import PAGE, commands, measured
+from benchmarks.heads import PAGE, ROOT, commands, measured, table_of
 from benchmarks.small_sets import SETS
 from engines.head import HeadKind
 
+RECORD = ROOT / "benchmarks" / "results" / "heads.json"
 COMMANDS = commands(PAGE.read_text("utf-8"))
 LEARNED = {
     "topics": 0.8,
@@ -40,6 +41,20 @@ def test_the_page_has_commands_for_every_head() -> None:
     assert COMMANDS.keys() == SETS.keys() == LEARNED.keys() and len(COMMANDS) == len(get_args(HeadKind))
     for lines in COMMANDS.values():
         assert [line.split()[1] for line in lines][-2:] == ["skim", "run"]
+
+
+def test_the_committed_record_holds_what_is_promised() -> None:
+    """Of the heads that it has."""
+    record = json.loads(RECORD.read_text("utf-8"))
+    assert record["heads"]
+    for found in record["heads"]:
+        assert found["commands"] == COMMANDS[found["set"]], "of the page as it is"
+        holds(found)
+
+
+def test_the_document_shows_the_record() -> None:
+    shown = PAGE.read_text("utf-8").split("heads.json`) -->\n", 1)[1].split("<!-- heads table: end", 1)[0]
+    assert shown.strip() == table_of(json.loads(RECORD.read_text("utf-8"))).strip()
 
 
 @pytest.mark.parametrize("part", ["", "-test"])

@@ -61,9 +61,9 @@ def test_a_build_passes_every_gate_and_answers_as_openvino_does(built: Built) ->
     assert [len(record.profiles) for record in records] == [3, 3]  # one engine a stage, every bucket in it
     assert not list((artifact.path / "stages").glob("*.pt2"))  # the weights are in the graph and in the engine
     assert {record.binding for record in records} == {TorchCpuBackend().binding(PLAIN)}
-    for record in records:  # a package holds code alone, so the engines of any real model are little more than weights
+    for record in records:  # a package holds code alone, so engines of real models are little more than weights
         package = read_engine(artifact.path / record.file, content_of(artifact.path / record.file))[2]
-        assert package.nbytes < 1 << 20
+        assert package.nbytes < 4 << 20
     ours, theirs = Runner(artifact.path, threads=1)(TEXTS), Runner(built.artifact, threads=1)(TEXTS)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.retention == other.retention and mine.label == other.label

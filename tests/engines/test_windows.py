@@ -76,6 +76,7 @@ def test_the_answer_is_the_best_of_all_windows(toy_artifact, tiny_tokenizer: Pat
         assert pair[1][answer.start : answer.end] == text
         assert found.tokens == len(found.logits) == sum(map(len, cut)) and found.retention[0] <= found.tokens
         assert found == runner(pair)
+        assert isinstance(found.label, tuple)
         first, last = found.label
         ids = [number for window in cut for number in window.input_ids]
         assert [f"w{number}" for number in ids[first : last + 1]] == text.split()
