@@ -133,7 +133,16 @@ def test_auto_takes_the_fastest_precision_of_the_target(
 @pytest.mark.parametrize("method", ["ltp", "transkimmer"])
 def test_a_shipped_model_answers_as_openvino_does(method: str, precision: str, tmp_path: Path) -> None:
     """Minutes: compiled and checked by all gates, with engines little larger than their weights."""
-    given = ("--checkpoint", DEMO / method, "--precision", precision, "--stages", 2, "--samples", 24)
+    given: tuple[object, ...] = (
+        "--checkpoint",
+        DEMO / method,
+        "--precision",
+        precision,
+        "--stages",
+        2,
+        "--samples",
+        24,
+    )
     given += ("--buckets", "1x128,1x256,8x256", "--metric-samples", 96, "--max-drop", 5, "--threads", 1, "--jobs", 1)
     for target in (("torch", "--device", "cpu"), ("cpu",)):
         assert run_verb(build, *given, "--target", *target, "--out", tmp_path / target[0]) == 0

@@ -59,7 +59,14 @@ def test_a_head_answers_as_it_does_on_the_target_cpu(kind: str, tiny_tokenizer: 
     model, rows = headed_model(kind, layers=1), [ROWS[kind](number) for number in range(16)]
     save_checkpoint(model.config, dict(model.state_dict()), tmp_path / "model", tiny_tokenizer)
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    given = ("--checkpoint", tmp_path / "model", "--data", tmp_path / "data.jsonl", "--precision", "fp32")
+    given: tuple[object, ...] = (
+        "--checkpoint",
+        tmp_path / "model",
+        "--data",
+        tmp_path / "data.jsonl",
+        "--precision",
+        "fp32",
+    )
     given += ("--buckets", "1x32,4x32", "--stages", 2, "--samples", 8, "--threads", 1)
     for target in (("torch", "--device", "cpu", "--jobs", 2), ("cpu",)):
         assert run_verb(build, *given, "--target", *target, "--out", tmp_path / target[0]) == 0
