@@ -44,12 +44,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the medians of every checkout."""
+    """Prints every build's seconds, and the medians of every checkout."""
     checkouts = {"here": HERE, **({} if args.against is None else {"against": args.against.resolve()})}
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
     for _ in range(args.rounds):
         for name, root in checkouts.items():
             seconds[name].append(to_first_bar(root, args.checkpoint))
+            print(f"{name:<8} {seconds[name][-1]}", flush=True)
     medians = {
         name: {kind: round(statistics.median(one[kind] for one in each), 2) for kind in each[0]}
         for name, each in seconds.items()

@@ -172,9 +172,8 @@ def timed(artifacts: dict[str, Path], calls: list[list[tuple[str, str]]], args: 
 def largest_batch(artifact: Path) -> int:
     """The samples of an artifact's largest bucket that a runner of PASSAGES may take."""
     plan = Artifact.open(artifact, verify=False).manifest.plan
-    return max(
-        bucket.batch for stage in plan.stages for bucket in plan.buckets_of(stage.index) if bucket.batch <= PASSAGES
-    )
+    batches = [bucket.batch for unit in range(len(plan.stages)) for bucket in plan.buckets_of(unit)]
+    return max(batch for batch in batches if batch <= PASSAGES)
 
 
 def rerank(runner: Runner) -> Callable[[Sequence[Text]], object]:
@@ -197,11 +196,12 @@ def table_of(record: dict) -> str:
         rows.append((name if name in found else f"dense in {name}", *metrics, *time_))
     mean, error = lost(record)
     machine = record["machine"]
+    queries = len(found["dense"]["ndcg@10"])
     note = (
-        f"{data['name']}, {data['split']} split: {len(found['dense']['ndcg@10'])} queries, {data['pairs']} pairs. The "
-        f"pruned model loses {mean:.4f} nDCG@10, with a standard error of {error:.4f} over the queries, at "
+        f"{data['name']}, {data['split']} split: {queries} queries, {data['pairs']} pairs. nDCG@10 of pruned less that "
+        f"of dense: {-mean:+.4f}, with a standard error of {error:.4f} over the queries; "
         f"{found['pruned']['flops_ratio']:.2f}x fewer FLOPs on all pairs. Time: {spent['queries']} queries of "
-        f"{spent['passages_of_a_query']} passages a call, medians of {spent['rounds']} rounds in turns, seconds "
+        f"{spent['passages_of_a_query']} passages a call, medians of {spent['rounds']} rounds in turns, in seconds "
         f"{spent['seconds']}, {spent['threads']} thread of {machine['cpus']} cores of {machine['processor']}, OpenVINO "
         f"{record['versions']['openvino']}."
     )

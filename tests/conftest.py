@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
@@ -97,10 +96,11 @@ def few_profiled_lengths() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kept_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptExports]:
+def kept_exports(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptExports]:
     """Equal stages are traced once by all tests and workers; `traced_anew` is for a test of the trace itself."""
     base = tmp_path_factory.getbasetemp()
-    exports = KeptExports((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports")
+    # A worker of pytest-xdist has a folder in that of the session.
+    exports = KeptExports((base.parent if hasattr(pytestconfig, "workerinput") else base) / "exports")
     with pytest.MonkeyPatch.context() as patch:
         keep_operators(patch)
         patch.setattr(torch.onnx, "export", exports)

@@ -48,7 +48,7 @@ def test_a_reranker_goes_all_the_way(tmp_path: Path, tiny_backbone: Path, capsys
     assert run_verb(train, *learnt, *common, "--flops-ratio", 1.3, "--out", pruned) == 0
 
     against = ("--dense", dense, "--data", test, "--samples", 48, "--max-drop", 100, "--threads", 1)
-    shapes = ("--buckets", f"1x16,1x{LONGEST},8x16,8x{LONGEST}", "--stages", 2, "--precision", "fp32")
+    shapes = ("--buckets", f"1x{LONGEST},8x16,8x{LONGEST}", "--stages", 2, "--precision", "fp32")
     assert run_verb(build, "--checkpoint", pruned, *against, *shapes, "--out", out) == 0
     manifest = Artifact.open(out).manifest
     assert manifest.head.kind == "ranking" and len(manifest.plan.stages) == 2

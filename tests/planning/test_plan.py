@@ -182,7 +182,7 @@ class Bound(OpenVinoBackend):
 
 def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
-    model, backend, options = small_model("ltp", layers=2), Bound(), EngineOptions(optimization_level=1)
+    model, backend, options = small_model("ltp"), Bound(), EngineOptions(optimization_level=1)
     backend.asked = []
     binding = Binding(library="tensorrt", version="10.14", compute_capabilities=("8.9",), gpu="NVIDIA L4")
     target = BuildTarget(backend, options, "fp16", binding, None)
