@@ -10,6 +10,7 @@ where each begins, and where the last one ends; rows behind that are padding.
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,9 +29,9 @@ def attend(
         return attend_plainly(query, key, value, starts, scale)
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
-    return varlen_attn(
-        query, key, value, starts, starts, longest, longest, return_aux=AuxRequest(lse=True), scale=scale
-    )
+    aux = AuxRequest(lse=True)
+    found = varlen_attn(query, key, value, starts, starts, longest, longest, return_aux=aux, scale=scale)
+    return cast("tuple[Tensor, Tensor]", found)
 
 
 def attend_plainly(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float) -> tuple[Tensor, Tensor]:

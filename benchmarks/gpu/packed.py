@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class PackedModel:
             group = model.group(step.layer)
             if step.kind == "attend":
                 needed = following == Step("decide", step.layer)
-                rows, mass = attended(model.attention[group], rows, needed)
+                rows, mass = attended(cast("Attention", model.attention[group]), rows, needed)
             elif step.kind == "feed":
                 rows = Rows(model.feed_forward[group](rows.hidden), rows.starts, rows.longest)
             else:
