@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from engines.errors import InputError
 from engines.stages import Step
-from pipeline.model.compaction import are_carried, surviving, token_compact
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.encoder import Attention, Embeddings, FeedForward, make_norm
 from pipeline.model.heads import Head, row_sums
 from pipeline.model.positions import Geometry, Positions
 from pipeline.model.pruners import make_pruner
+from plugins.token_compact.operator import are_carried, surviving, token_compact
 
 Execution = Literal["masked", "compacted"]
 
