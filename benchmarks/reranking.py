@@ -120,7 +120,7 @@ def ranked(examples: list[Example], scores: list[float]) -> dict:
 
 def bm25_scores(data: str, examples: list[Example]) -> list[float]:
     """BM25 of every pair, with the passages of all splits in its index."""
-    splits = (read_examples(data, split) for split in splits_of(data) or [None])  # type: ignore[arg-type]
+    splits = (read_examples(data, split) for split in splits_of(data) or ["test"])  # type: ignore[arg-type]
     passages = list(dict.fromkeys(str(example.text_b) for split in splits for example in split))
     index, place = BM25(passages), {passage: number for number, passage in enumerate(passages)}
     return [float(index.scores(example.text)[place[str(example.text_b)]]) for example in examples]
@@ -179,7 +179,7 @@ def largest_batch(artifact: Path) -> int:
 def rerank(runner: Runner) -> Callable[[Sequence[Text]], object]:
     """What answers pairs of one query."""
     runner.warm_up()
-    return lambda pairs: runner.rerank(pairs[0][0], [passage for _, passage in pairs])
+    return lambda pairs: runner.rerank(pairs[0][0], [pair[1] for pair in pairs])
 
 
 def table_of(record: dict) -> str:
@@ -190,10 +190,9 @@ def table_of(record: dict) -> str:
     for name in ("BM25", *milliseconds):
         metrics = [f"{np.mean(found[name][m]):.3f}" if name in found else "" for m in ("ndcg@10", "mrr@10")]
         ms = milliseconds.get(name)
-        time_ = ("", "", "") if ms is None else ("1.00x", f"{ms:.0f}", f"{milliseconds['dense'] / ms:.2f}x")
-        if name == "pruned":
-            time_ = (f"{spent['flops_ratio']:.2f}x fewer", *time_[1:])
-        rows.append((name if name in found else f"dense in {name}", *metrics, *time_))
+        flops = f"{spent['flops_ratio']:.2f}x fewer" if name == "pruned" else "1.00x"
+        cost = ["", "", ""] if ms is None else [flops, f"{ms:.0f}", f"{milliseconds['dense'] / ms:.2f}x"]
+        rows.append((name if name in found else f"dense in {name}", *metrics, *cost))
     mean, error = lost(record)
     machine = record["machine"]
     queries = len(found["dense"]["ndcg@10"])

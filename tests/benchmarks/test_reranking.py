@@ -1,17 +1,40 @@
-"""How the flagship reranker is counted."""
+"""The flagship reranker: what was measured, the table of it, and how it is counted."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from benchmarks.reranking import PASSAGES, calls_of, lost, ranked
+from benchmarks.reranking import PASSAGES, calls_of, lost, ranked, table_of
 from calib.data import Example
+from pipeline.builder.stock import NAME
 
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = ROOT / "benchmarks" / "results" / "reranking-cpu.json"
 PAIRS = [
     Example(f"query {query}", str(int(place == 2)), f"passage {place} of {query}")
     for query in range(4)
     for place in range(16)
 ]
+
+
+def test_the_committed_record_holds_what_the_document_says() -> None:
+    record = json.loads(RECORD.read_text("utf-8"))
+    statuses = {gate["name"]: gate["status"] for gate in record["gates"]}
+    assert statuses.pop("task metric") == "SKIPPED", "it was built without --dense, which refuses it"
+    assert set(statuses.values()) == {"PASSED"} and len(statuses) == 5
+    assert len(record["ranked"]["pruned"]["ndcg@10"]) == 117, "the whole test split"
+    assert record["ranked"]["pruned"]["flops_ratio"] >= 2.5
+    spent = record["time"]
+    assert min(times for name, times in spent["pruned_over"].items() if NAME in name) >= 2.0
+
+
+def test_the_document_shows_the_record() -> None:
+    page = (ROOT / "docs" / "reranking.md").read_text("utf-8")
+    shown = page.split("reranking-cpu.json`) -->\n", 1)[1].split("<!-- reranking table: end", 1)[0]
+    assert shown.strip() == table_of(json.loads(RECORD.read_text("utf-8"))).strip()
 
 
 def test_every_query_counts_by_the_rank_of_its_passage() -> None:
