@@ -16,7 +16,7 @@ TORCH_CPU = $(if $(filter file,$(origin TORCH)),$(PIP) $(LOCKED) requirements-to
 COMPILE = { cmake -S . -B $(BUILD) -DPython3_EXECUTABLE=$(abspath $(PY)) && cmake --build $(BUILD) --parallel $$(nproc); } \
   > $(BUILD).log 2>&1 || { echo failed; tail -n 40 $(BUILD).log; exit 1; }
 
-.PHONY: setup demo test test-slow trials test-gpu gpu-kit lint lock format clean native
+.PHONY: setup demo test test-slow coverage trials test-gpu gpu-kit lint lock format clean native
 
 setup: $(READY) native
 
@@ -46,6 +46,10 @@ test: setup
 
 test-slow: setup
 	$(PY) -m pytest -m slow
+
+# Which lines of the packages the tests of `make test` run, by file.
+coverage: setup
+	$(PY) -m pytest -n logical --dist loadscope --cov --cov-report=term:skip-covered
 
 # Inputs that are damaged at random, by the thousand. SEED: a number or `fresh`; results go to benchmarks/results.
 SEED ?= 0
@@ -88,4 +92,4 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(BUILD) $(BUILD).log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BUILD) $(BUILD).log *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

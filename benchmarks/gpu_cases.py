@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.gpu_results import Case, Machine, Timing
+from benchmarks.gpu_results import BATCHES, Case, Machine, Timing
 from engines.artifact import Artifact
 from engines.backends import Backend, Engine
 from engines.backends.gpu import find_gpu
@@ -32,8 +32,11 @@ from pipeline.model.retention import carried_rows
 METHODS = ("dense", "ltp", "transkimmer")
 DATA, BUDGET = "movie-reviews", 3.0
 """The shipped models' texts, and the points that they may lose; see pipeline.demo."""
-LIBRARIES = {"tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
+LIBRARIES = {"torch": "torch", "tensorrt": "tensorrt-cu13", "tensorrt-rtx": "tensorrt-rtx-cu13"}
 """The GPU targets, and the distribution of each one's library."""
+_LENGTHS = (32, 64, 96, 128, 192, 256)
+_FEW_LENGTHS = (128, 256)
+"""Of the target torch, which compiles a model for every bucket, each the better part of a minute."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,16 @@ class Variant:
         return f"{self.method} {self.backend.target} {self.precision} {end}"
 
 
+def shapes_of(backend: Backend, asked: str | None) -> str:
+    """The buckets to compile: those asked for, else some lengths in every batch size.
+
+    Given, not planned: the costs alone that a plan is made from need some fifty engines for each precision and method,
+    with and without the plugin.
+    """
+    lengths = _FEW_LENGTHS if backend.target == "torch" else _LENGTHS
+    return asked or ",".join(f"{batch}x{length}" for batch in BATCHES for length in lengths)
+
+
 def flops_ratio_of(method: str, count: int) -> float:
     """FLOPs of the dense model over those of a method, on the first `count` texts, padding not counted."""
     subject = Subject.load(DEMO / method, DATA, count)
@@ -68,8 +81,9 @@ def build_case(variant: Variant, flops: float, args: argparse.Namespace, console
         target=variant.backend.target,
         precision=variant.precision,
         plugin=variant.plugin,
+        device="cuda" if variant.backend.target == "torch" else None,
         compute_capability=variant.backend.options_here().compute_capabilities,
-        buckets=args.buckets,
+        buckets=shapes_of(variant.backend, args.buckets),
         out=out,
         max_drop=BUDGET,
         metric_samples=args.texts,

@@ -48,7 +48,7 @@ class Case(_Strict):
     """
 
     method: str
-    target: Literal["tensorrt", "tensorrt-rtx"]
+    target: Literal["torch", "tensorrt", "tensorrt-rtx"]
     precision: str
     plugin: bool
     engines: Count

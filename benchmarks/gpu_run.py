@@ -31,6 +31,7 @@ from benchmarks.gpu_cases import (
     build_case,
     describe_machine,
     flops_ratio_of,
+    shapes_of,
     time_cases,
 )
 from benchmarks.gpu_results import (
@@ -49,15 +50,11 @@ from benchmarks.token_compact_gpu import compaction_costs
 from calib.data import read_examples
 from engines.backends import BACKENDS, Backend
 from engines.backends.cuda_device import cuda_device, missing_cuda
+from engines.buckets import parse_buckets
 from engines.errors import InputError, SkimError, TargetError
 from engines.tokenization import Text
 from engines.version import __version__
 from pipeline.cli import main_of
-
-_LENGTHS = (32, 64, 96, 128, 192, 256)
-_SHAPES = ",".join(f"{batch}x{length}" for batch in BATCHES for length in _LENGTHS)
-"""Given instead of planned: every engine takes seconds to compile, and the costs alone that a plan is made from need
-some fifty of them for each precision and method, with and without the plugin."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--targets", default=",".join(LIBRARIES), help="'' for the kernels alone (default: all)")
     p.add_argument("--methods", default=",".join(METHODS), help="beside dense, which is always built (default: all)")
     p.add_argument("--precisions", default="fp16,fp32", help="of the engines (default fp16,fp32)")
-    p.add_argument("--buckets", default=_SHAPES, help=f"shapes to compile (default {_SHAPES})")
+    p.add_argument("--buckets", help="shapes to compile (default: 6 lengths, 2 for torch, in 4 batch sizes)")
     p.add_argument("--texts", type=int, default=512, help="reviews that are timed (default 512)")
     p.add_argument("--rounds", type=int, default=5, help="times that every chunk is timed (default 5)")
     p.add_argument("--minutes", type=float, help="no step is started behind so many (default: no limit)")
@@ -118,7 +115,7 @@ def usable_backends(
 
     Raises TargetError, with everything that is missing, when there is none and the kernels cannot run either.
     """
-    wanted = [backend for backend in backends if backend.target in LIBRARIES]
+    wanted = [backend for backend in backends if backend.target in LIBRARIES and not backend.on_cpu]
     reasons = {backend: backend.cannot_run(backend.options_here()) for backend in wanted}
     lines = [f"  - {backend.target}: {reason}" for backend, reason in reasons.items() if reason is not None]
     usable = [backend for backend, reason in reasons.items() if reason is None]
@@ -173,12 +170,13 @@ class Session:
             return
         pruned = [method for method in METHODS if method != "dense" and method in _parts(self.args.methods)]
         variants = [Variant(m, backend, precision, plugin) for m, plugin in itertools.product(pruned, (True, False))]
+        compiled = {bucket.batch for bucket in parse_buckets(shapes_of(backend, self.args.buckets))}
         for variant in variants or [dense]:
             other = path if variant == dense else self.build(variant)
             if other is None:
                 continue
             paths = {dense.name: path, variant.name: other}
-            for batch in BATCHES:
+            for batch in sorted(compiled.intersection(BATCHES)):
                 name = f"timing of {variant.name} at batch {batch}"
                 found = self.attempt(name, time_cases, paths, backend, self.texts, batch, self.args.rounds)
                 self.keep(found or [])

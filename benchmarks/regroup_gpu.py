@@ -21,7 +21,7 @@ from engines.backends.cuda_device import cuda_device
 from engines.backends.device import Device, Tensor
 from engines.backends.gpu import find_gpu
 from engines.buckets import Bucket
-from engines.device_rows import Place, Rows
+from engines.device_rows import Resident, Rows
 from pipeline.cli import main_of
 
 _BATCH, _REPLAYED = 8, 100
@@ -56,7 +56,7 @@ def _regroup_cost(device: Device, bucket: Bucket, width: int) -> Regroup:
     shape = (bucket.batch, bucket.length)
     tensors = (Tensor((*shape, width), np.dtype(np.float16)), *[Tensor(shape, np.dtype(np.int32))] * 2)
     source, target = (Rows(*(device.array(tensor) for tensor in tensors)) for _ in range(2))
-    sources = [Place(source, index, bucket.length).source for index in range(bucket.batch)]
+    sources = [Resident(source, index, bucket.length).source for index in range(bucket.batch)]
     stream = device.stream()
     stream.regroup(sources, target.target)
     stream.synchronize()

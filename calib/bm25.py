@@ -19,28 +19,28 @@ class BM25:
         counts = [Counter(words(passage)) for passage in passages]
         lengths = np.array([count.total() for count in counts], np.float32)
         relative = 1 - _LENGTH + _LENGTH * lengths / lengths.mean()
-        held: dict[str, list[tuple[int, int]]] = {}
-        for place, count in enumerate(counts):
+        postings: dict[str, list[tuple[int, int]]] = {}
+        for passage, count in enumerate(counts):
             for word, number in count.items():
-                held.setdefault(word, []).append((place, number))
+                postings.setdefault(word, []).append((passage, number))
         self._size = len(passages)
         self._weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for word, entries in held.items():
-            places, numbers = (np.array(column) for column in zip(*entries, strict=True))
-            rarity = np.log(1 + (self._size - len(places) + 0.5) / (len(places) + 0.5))
-            weight = rarity * numbers * (_SATURATION + 1) / (numbers + _SATURATION * relative[places])
-            self._weights[word] = places, weight
+        for word, entries in postings.items():
+            holders, numbers = (np.array(column) for column in zip(*entries, strict=True))
+            rarity = np.log(1 + (self._size - len(holders) + 0.5) / (len(holders) + 0.5))
+            weight = rarity * numbers * (_SATURATION + 1) / (numbers + _SATURATION * relative[holders])
+            self._weights[word] = holders, weight
 
     def scores(self, query: str) -> np.ndarray:
         """[passages], 0 where nothing is shared."""
         scores = np.zeros(self._size)
         for word in set(words(query)) & self._weights.keys():
-            places, weight = self._weights[word]
-            scores[places] += weight
+            holders, weight = self._weights[word]
+            scores[holders] += weight
         return scores
 
     def ranked(self, query: str) -> np.ndarray:
-        """The places of all passages, the best first; of equal ones the earlier."""
+        """The numbers of all passages, the best first; of equal ones the earlier."""
         return np.argsort(-self.scores(query), kind="stable")
 
 

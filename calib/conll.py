@@ -25,7 +25,7 @@ def conll_rows(lines: Iterable[Line], columns: Columns | None, labelled: bool) -
             yield refused(line, line.problem)
         elif line.blank or cells[0].strip() == _DOCUMENT:
             if first is not None:
-                yield Row(first.place, tags, words)
+                yield Row(first.location, tags, words)
             words, tags, first = [], [], None
         elif line.text.startswith("# ") and not words:
             continue
@@ -36,4 +36,4 @@ def conll_rows(lines: Iterable[Line], columns: Columns | None, labelled: bool) -
             words.append(cells[0].strip())
             tags.append(cells[-1].strip())
     if first is not None:
-        yield Row(first.place, tags, words)
+        yield Row(first.location, tags, words)

@@ -19,7 +19,7 @@ def spearman(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """The place of each value in their order, from 1."""
+    """The rank of each value, from 1."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return ((2 * last - counts + 1) / 2)[group].tolist()

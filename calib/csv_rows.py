@@ -44,15 +44,15 @@ def csv_rows(lines: Iterable[Line], columns: Columns | None, labelled: bool) -> 
             fields = dict(zip(order, cells, strict=False))
             if len(labels) < _LABELS:
                 labels.add(fields.get(wanted.label, ""))
-            place = order.index(wanted.label) if wanted.label in order else None
+            column = order.index(wanted.label) if wanted.label in order else None
             swallowed = next(
-                (line for line in read[1:] if place is not None and _is_row(line, order, place, labels)), None
+                (line for line in read[1:] if column is not None and _is_row(line, order, column, labels)), None
             )
             if swallowed is None:
-                yield named(read[0].place, fields, wanted)
+                yield named(read[0].location, fields, wanted)
             else:
                 yield refused(
-                    read[0], f"a quote that is opened here swallows {swallowed.place}, a row of its own; {_QUOTES}"
+                    read[0], f"a quote that is opened here swallows {swallowed.location}, a row of its own; {_QUOTES}"
                 )
 
 
@@ -72,7 +72,7 @@ def _broken(read: Sequence[Line], error: str) -> Row:
     if "unexpected end" in error:
         return refused(read[0], f"a quote that is opened here is never closed; {_QUOTES}")
     if "expected after" in error:
-        until = "" if len(read) == 1 else f" in {read[-1].place}"
+        until = "" if len(read) == 1 else f" in {read[-1].location}"
         return refused(read[0], f"a quote that is opened here is closed{until} within a text; {_QUOTES}")
     return refused(read[0], f"expected CSV, found {error}")
 

@@ -153,17 +153,17 @@ def _read_file(path: Path, columns: Columns | None, unlabelled: bool) -> Data:
         unlabelled = all(row.label is None for row in held)
     classes = _classes_of(path, (columns or Columns()).label)
     examples: list[Example] = []
-    places: list[str] = []
+    locations: list[str] = []
     problems: list[str] = []
     count = 0
     for row in rows:
         try:
             examples.append(_unlabelled(row) if unlabelled else _example(row, classes))
-            places.append(row.place)
+            locations.append(row.location)
         except ValueError as error:
             count += 1
             if len(problems) < _SHOWN:
-                problems.append(f"{row.place}: {error}")
+                problems.append(f"{row.location}: {error}")
     if count > _SHOWN:
         raise InputError.listing(f"{path}: {count} malformed rows, of which the first {_SHOWN}", problems)
     if problems or not examples:
@@ -171,14 +171,14 @@ def _read_file(path: Path, columns: Columns | None, unlabelled: bool) -> Data:
     if unlabelled:
         return Data(str(path), examples)
     if any(example.target is not None for example in examples):
-        targets = of_one_kind(str(path), [example.target for example in examples], places)
+        targets = of_one_kind(str(path), [example.target for example in examples], locations)
         examples = [replace(example, target=target) for example, target in zip(examples, targets, strict=True)]
         return Data(str(path), examples, classes)
     labels = [example.label for example in examples]
     if not are_amounts(labels):
         where: dict[str, list[str]] = {}
-        for label, place in zip(labels, places, strict=True):
-            where.setdefault(label, []).append(place)
+        for label, location in zip(labels, locations, strict=True):
+            where.setdefault(label, []).append(location)
         refuse_alike(where, str(path))
     whole = whole_numbers(labels)
     if whole is not labels:
@@ -224,7 +224,7 @@ def _labels_beside(path: Path) -> list[str]:
     if not beside.is_file():
         return []
     rows = list(read_rows(beside))
-    problems = [f"{row.place}: {row.problem or 'expected a name, found none'}" for row in rows if not _names(row)]
+    problems = [f"{row.location}: {row.problem or 'expected a name, found none'}" for row in rows if not _names(row)]
     names = [str(row.text) for row in rows]
     problems += [f"expected every name once, found {name!r} {names.count(name)} times" for name in repeated(names)]
     if problems:

@@ -19,7 +19,7 @@ _MANY = 100
 
 
 def read_label(value: object) -> str:
-    """A label of a file as text. Raises ValueError for what is none, such as a list or NaN."""
+    """A label of a file as text. Raises ValueError for anything else, such as a list or NaN."""
     if value is None:
         raise ValueError("expected a label, found none")
     if isinstance(value, list | tuple | dict | set):
@@ -69,7 +69,7 @@ def whole_numbers(labels: Sequence[str]) -> Sequence[str]:
 def refuse_alike(labels: Mapping[str, Sequence[str]], subject: str) -> None:
     """Raises InputError for labels that differ by blanks, case or their Unicode form alone.
 
-    labels: the places of every label.
+    labels: the rows of every label.
     """
     spelled: dict[str, list[str]] = {}
     for label in labels:
@@ -113,10 +113,10 @@ def fitted(labels: Sequence[str], names: Sequence[str]) -> tuple[list[str], str 
     known, distinct = set(names), set(labels)
     if distinct <= known or len(names) < 2:  # what a regression calls its output is no class
         return list(labels), None
-    places = {str(index): name for index, name in enumerate(names)}
-    if distinct <= places.keys() and not distinct & known:
-        how = ", ".join(f"{label} is {places[label]}" for label in sorted(distinct, key=int)[:SHOWN])
-        return [places[label] for label in labels], f"its labels are taken as the model's classes by index: {how}"
+    by_index = {str(index): name for index, name in enumerate(names)}
+    if distinct <= by_index.keys() and not distinct & known:
+        how = ", ".join(f"{label} is {by_index[label]}" for label in sorted(distinct, key=int)[:SHOWN])
+        return [by_index[label] for label in labels], f"its labels are taken as the model's classes by index: {how}"
     spelled = {spelling(name): name for name in names}
     if len(spelled) == len(names) and all(spelling(label) in spelled for label in distinct):
         how = ", ".join(f"{label!r} is {spelled[spelling(label)]!r}" for label in sorted(distinct - known)[:SHOWN])

@@ -20,7 +20,7 @@ class Line:
     problem: str | None = None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"line {self.number}"
 
     @property

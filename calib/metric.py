@@ -140,5 +140,15 @@ _MEASURES: dict[HeadKind, Callable[[_Answered], dict[str, float]]] = {
     "question_answering": _answers,
     "tagging": _entities,
 }
+METRICS: dict[HeadKind, str] = {
+    "classification": "accuracy",
+    "multi_label": "micro F1",
+    "regression": "Pearson",
+    "ranking": "nDCG@10",
+    "embedding": "cosine",
+    "question_answering": "F1",
+    "tagging": "entity F1",
+}
+"""The figure of `measure` that counts, as people call it."""
 JUDGED: dict[HeadKind, tuple[str, ...]] = {"regression": ("pearson", "spearman")}
 """The figures that gate 4 holds to the budget, where that is not the first one alone."""

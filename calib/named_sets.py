@@ -24,8 +24,8 @@ _NEGATIVES: dict[Split, int] = {"train": 3, "dev": 15, "test": 15}
 
 def split_of(text: str) -> Split:
     """The split of a text, from its SHA-256 alone: 6 % test, 4 % dev, 90 % train, and duplicates stay together."""
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 1000
-    return next(split for split, part in SPLIT_PERMILLE.items() if place in part)
+    permille = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 1000
+    return next(split for split, part in SPLIT_PERMILLE.items() if permille in part)
 
 
 def _movie_reviews() -> list[Example]:
@@ -66,7 +66,7 @@ def _bbc_headlines() -> list[Example]:
         chosen = [own, *islice(others, _NEGATIVES["test"])]
         if (fewer := _NEGATIVES[split_of(query)]) < len(chosen) - 1:
             chosen = [own, *sorted(chosen[1:], key=lambda p: _digest(query + passages[p]))[:fewer]]
-        pairs = [Example(query, str(int(place == own)), passages[place]) for place in chosen]
+        pairs = [Example(query, str(int(number == own)), passages[number]) for number in chosen]
         examples += sorted(pairs, key=lambda pair: _digest(query + str(pair.text_b)))
     return examples
 

@@ -15,11 +15,11 @@ BEST = 10
 
 
 def by_query(queries: Sequence[Hashable]) -> list[list[int]]:
-    """The places of each query's passages, queries in the order in which they first appear."""
-    places: dict[Hashable, list[int]] = {}
-    for place, query in enumerate(queries):
-        places.setdefault(query, []).append(place)
-    return list(places.values())
+    """The positions of each query's passages, queries in the order in which they first appear."""
+    passages: dict[Hashable, list[int]] = {}
+    for position, query in enumerate(queries):
+        passages.setdefault(query, []).append(position)
+    return list(passages.values())
 
 
 def queries_of(examples: Sequence[Example]) -> list[str]:
@@ -48,20 +48,20 @@ def ndcg(scores: Sequence[float], relevance: Sequence[float], queries: Sequence[
     Queries without a relevant passage do not count; NaN where there is no other. Of equal scores the less relevant
     passage ranks first, so that a model that cannot tell them apart gains nothing.
     """
-    found = []
+    values = []
     for ranked, ideal in _ranked(scores, relevance, queries):
         discount = 1 / np.log2(np.arange(2, 2 + min(best, len(ranked))))
-        found.append(((2.0 ** ranked[:best] - 1) @ discount) / ((2.0 ** ideal[:best] - 1) @ discount))
-    return float(np.mean(found)) if found else float("nan")
+        values.append(((2.0 ** ranked[:best] - 1) @ discount) / ((2.0 ** ideal[:best] - 1) @ discount))
+    return float(np.mean(values)) if values else float("nan")
 
 
 def mrr(scores: Sequence[float], relevance: Sequence[float], queries: Sequence[Hashable], best: int = BEST) -> float:
     """Mean over the queries of 1 / rank of the first relevant passage, 0 if it is not among the `best`."""
-    found = []
+    values = []
     for ranked, _ in _ranked(scores, relevance, queries):
         first = int(np.argmax(ranked > 0))
-        found.append(1 / (1 + first) if first < best else 0.0)
-    return float(np.mean(found)) if found else float("nan")
+        values.append(1 / (1 + first) if first < best else 0.0)
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _ranked(
@@ -70,8 +70,8 @@ def _ranked(
     """The relevances of each query that has any, by falling score and by themselves."""
     score, gain = np.asarray(scores, np.float64), np.asarray(relevance, np.float64)
     groups = []
-    for places in by_query(queries):
-        if gain[places].max() > 0:
-            order = np.lexsort((gain[places], -score[places]))  # of ties the least relevant first
-            groups.append((gain[places][order], np.sort(gain[places])[::-1]))
+    for passages in by_query(queries):
+        if gain[passages].max() > 0:
+            order = np.lexsort((gain[passages], -score[passages]))  # of ties the least relevant first
+            groups.append((gain[passages][order], np.sort(gain[passages])[::-1]))
     return groups

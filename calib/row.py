@@ -30,9 +30,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of a row by name, or what is wrong with it. `place` says where it is in its file."""
+    """The fields of a row by name, or what is wrong with it. `location` says where it is in its file."""
 
-    place: str
+    location: str
     label: object = None
     text: object = None
     text_b: object = None
@@ -45,14 +45,14 @@ class Row:
         return shortened({name: value for name, value in fields.items() if value is not None})
 
 
-def named(place: str, fields: dict, columns: Columns) -> Row:
+def named(location: str, fields: dict, columns: Columns) -> Row:
     """The row of fields that have the file's own names."""
-    return Row(place, fields.get(columns.label), fields.get(columns.text), fields.get(columns.text_b))
+    return Row(location, fields.get(columns.label), fields.get(columns.text), fields.get(columns.text_b))
 
 
 def refused(line: Line, problem: str) -> Row:
     """The row that a line would be, but for a problem."""
-    return Row(line.place, problem=problem)
+    return Row(line.location, problem=problem)
 
 
 def text_of_row(row: Row) -> Text:
@@ -79,12 +79,12 @@ def shortened(value: object) -> str:
 
 def header_problem(cells: Sequence[str], wanted: Columns, labelled: bool) -> str | None:
     """Why the columns of a file do not name a text, and a label where one is needed; None if they do."""
-    found = [cell.strip() for cell in cells]
+    names = [cell.strip() for cell in cells]
     for name in (wanted.label, wanted.text, wanted.text_b):
-        if found.count(name) > 1:
+        if names.count(name) > 1:
             return f"the header names {name} twice"
-    if wanted.text in found and (wanted.label in found or not labelled):
+    if wanted.text in names and (wanted.label in names or not labelled):
         return None
     remedy = "; rename the columns, or name them with --label and --text" if labelled else "; rename the columns"
     expected = f"a label and a text, named {wanted.label} and {wanted.text}" if labelled else f"a column {wanted.text}"
-    return f"expected {expected}, found the header {shortened(', '.join(found))}{remedy}"
+    return f"expected {expected}, found the header {shortened(', '.join(names))}{remedy}"

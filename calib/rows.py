@@ -57,7 +57,7 @@ def parse_rows(
 
 def _text(lines: Iterable[Line], columns: Columns | None, labelled: bool) -> Iterator[Row]:
     for line in lines:
-        yield Row(line.place, text=line.text, problem=line.problem)
+        yield Row(line.location, text=line.text, problem=line.problem)
 
 
 def _jsonl(lines: Iterable[Line], columns: Columns | None, labelled: bool) -> Iterator[Row]:
@@ -74,9 +74,9 @@ def _jsonl(lines: Iterable[Line], columns: Columns | None, labelled: bool) -> It
             yield refused(line, f"expected JSON, found {shortened(line.text)!r} ({error})")
             continue
         if isinstance(value, str):
-            yield Row(line.place, text=value)
+            yield Row(line.location, text=value)
         elif isinstance(value, dict) and names.text in value:
-            yield Row(line.place, value.get(names.label), value.get(names.text), value.get(names.text_b))
+            yield Row(line.location, value.get(names.label), value.get(names.text), value.get(names.text_b))
         else:
             yield refused(line, f'expected {{"{names.text}": "..."}} or "...", found {shortened(line.text)!r}')
 
@@ -101,7 +101,7 @@ def _tsv(lines: Iterable[Line], columns: Columns | None, labelled: bool) -> Iter
         elif not by_position and len(cells) > len(order):
             yield refused(line, f"expected {len(order)} columns ({', '.join(order)}), found {len(cells)}")
         else:
-            yield named(line.place, dict(zip(order, cells, strict=False)), wanted)
+            yield named(line.location, dict(zip(order, cells, strict=False)), wanted)
 
 
 def _is_header(cells: Sequence[str]) -> bool:

@@ -26,20 +26,20 @@ def oddities(examples: Sequence[Example], regression: bool) -> list[str]:
     """What can be meant, but seldom is."""
     if not any(example.label for example in examples):
         return []
-    found = []
+    oddities = []
     counts = Counter(example.label for example in examples)
     if len(counts) == 1:
-        found.append(f"only one label, {next(iter(counts))!r}, in all rows")
+        oddities.append(f"only one label, {next(iter(counts))!r}, in all rows")
     if not regression:
         rare = sorted(label for label, count in counts.items() if count == 1)
         if rare and len(examples) > 2 * len(counts):
-            found.append(f"classes of one row: {listed(rare)}")
+            oddities.append(f"classes of one row: {listed(rare)}")
         labels = defaultdict(set)
         for example in examples:
             labels[example.content].add(example.label)
         if twice := sum(len(given) > 1 for given in labels.values()):
-            found.append(f"{twice} texts stand in several rows, with different labels")
-    return found
+            oddities.append(f"{twice} texts stand in several rows, with different labels")
+    return oddities
 
 
 def _task(examples: Sequence[Example], regression: bool) -> str:

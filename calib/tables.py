@@ -25,8 +25,8 @@ def splits_in(path: Path) -> list[str]:
     """Which of train, dev and test a directory holds apart; none for a single set. Raises InputError."""
     if not (path / _SPLITS).is_file():
         return []
-    found = _read_json(path / _SPLITS).get("splits", [])
-    return [split for split, names in _NAMES.items() if set(names) & set(found)]
+    listed = _read_json(path / _SPLITS).get("splits", [])
+    return [split for split, names in _NAMES.items() if set(names) & set(listed)]
 
 
 def split_folder(path: Path, split: str | None) -> Path:
@@ -40,8 +40,10 @@ def split_folder(path: Path, split: str | None) -> Path:
     for name in [name for kind in wanted for name in _NAMES[kind]]:
         if (path / name / _STATE).is_file():
             return path / name
-    held = ", ".join(sorted(folder.parent.name for folder in path.glob(f"*/{_STATE}")))
-    raise InputError(f"{path}: expected a split {split or 'to be named'}, found {held}; name one, such as {path}/train")
+    splits = ", ".join(sorted(folder.parent.name for folder in path.glob(f"*/{_STATE}")))
+    raise InputError(
+        f"{path}: expected a split {split or 'to be named'}, found {splits}; name one, such as {path}/train"
+    )
 
 
 def table_rows(path: Path, columns: Columns, labelled: bool) -> Iterator[Row]:
@@ -96,9 +98,9 @@ def _tables(path: Path) -> Iterator[tuple[Any, Any]]:
 def _data_files(path: Path) -> Sequence[str]:
     """The files of a saved set, all in its own directory. Raises InputError."""
     entries = _read_json(path / _STATE).get("_data_files")
-    found = [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)]
-    names = [name for name in found if isinstance(name, str) and Path(name).name == name]
-    if not names or len(names) < len(found):
+    files = [entry.get("filename") for entry in entries or [] if isinstance(entry, dict)]
+    names = [name for name in files if isinstance(name, str) and Path(name).name == name]
+    if not names or len(names) < len(files):
         raise InputError(f"{path / _STATE}: expected the names of data files beside it, found {entries!r:.80}")
     return names
 

@@ -10,6 +10,7 @@ from calib.labels import listed, read_label, refuse_alike
 from engines.entities import OUTSIDE, split_tag
 from engines.errors import InputError
 from engines.head import HeadKind
+from engines.tokenization import text_problem
 
 _FORMS = (
     'expected a list of labels, of spans such as {"start": 0, "end": 4, "label": "PER"}, or answers such as '
@@ -77,24 +78,28 @@ def read_words(words: Sequence[object], tags: object) -> tuple[str, Spans]:
         raise ValueError(f"expected a text, or a list of words, found {list(words)!r:.80}")
     if not isinstance(tags, list | tuple) or len(tags) != len(words) or not all(isinstance(t, str) for t in tags):
         raise ValueError(f"expected a tag such as B-PER for each of {len(words)} words, found {tags!r:.80}")
+    text = " ".join(map(str, words))
+    for read in (text, " ".join(tags)):
+        if (problem := text_problem(read)) is not None:
+            raise ValueError(problem)
     spans: list[tuple[int, int, str]] = []
-    place, before = 0, OUTSIDE
+    start, before = 0, OUTSIDE
     for word, tag in zip(map(str, words), tags, strict=True):
         begins, label = split_tag(tag)
         if tag != OUTSIDE and (begins or label != before):
-            spans.append((place, place + len(word), label))
+            spans.append((start, start + len(word), label))
         elif tag != OUTSIDE:
-            spans[-1] = (spans[-1][0], place + len(word), label)
-        place, before = place + len(word) + 1, label
-    return " ".join(map(str, words)), Spans(tuple(spans))
+            spans[-1] = (spans[-1][0], start + len(word), label)
+        start, before = start + len(word) + 1, label
+    return text, Spans(tuple(spans))
 
 
-def of_one_kind(source: str, targets: Sequence[Target | None], places: Sequence[str]) -> list[Target]:
-    """The targets of a file's rows, which lie at `places`; an empty list is what the others are.
+def of_one_kind(source: str, targets: Sequence[Target | None], locations: Sequence[str]) -> list[Target]:
+    """The targets of a file's rows, which lie at `locations`; an empty list is what the others are.
 
     Raises InputError where they differ in kind, where a row has a single label, and for labels that are written alike.
     """
-    single = [place for target, place in zip(targets, places, strict=True) if target is None]
+    single = [location for target, location in zip(targets, locations, strict=True) if target is None]
     if single:
         raise InputError(
             f"{source}: expected a list of labels in every row, as in others, found one label in {single[0]}; write "
@@ -107,9 +112,9 @@ def of_one_kind(source: str, targets: Sequence[Target | None], places: Sequence[
         raise InputError(f"{source}: expected one kind of labels, found those of {found}")
     empty: Target = Spans(()) if kinds == {Spans} else Answers(()) if kinds == {Answers} else Labels(())
     where: dict[str, list[str]] = {}
-    for target, place in zip(known, places, strict=True):
+    for target, location in zip(known, locations, strict=True):
         for name in target.names if isinstance(target, Labels) else ():
-            where.setdefault(name, []).append(place)
+            where.setdefault(name, []).append(location)
     refuse_alike(where, source)
     return [empty if target == Labels(()) else target for target in known]
 

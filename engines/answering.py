@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +31,34 @@ def answers_of(logits: np.ndarray, origin: Origin, most: int, longest: int, no_a
     is that of whole words. The first token stands for "no answer": it takes part in the probabilities, and is an answer
     where there may be none. Answers of the same words are one, whose probabilities are added.
     """
+    return answers_in([(logits, origin)], most, longest, no_answer)
+
+
+def answers_in(windows: Sequence[tuple[np.ndarray, Origin]], most: int, longest: int, no_answer: bool) -> list[Answer]:
+    """The most probable answers in all windows of a text, as `answers_of` finds them in each.
+
+    What several windows answer counts as the most probable of it, and "no answer" as the least: one window that knows
+    the answer is enough. `tokens` count on through the windows.
+    """
+    found: dict[str, Answer] = {}
+    none, before = 1.0, 0
+    for logits, origin in windows:
+        answers, empty = _answers(logits, origin, most, longest)
+        for answer in answers:
+            known = found.get(answer.text.lower())
+            if known is None or answer.probability > known.probability:
+                assert answer.tokens is not None
+                first, last = answer.tokens
+                found[answer.text.lower()] = replace(answer, tokens=(before + first, before + last))
+        none, before = min(none, empty), before + len(logits)
+    every = list(found.values())
+    if no_answer or not every:
+        every.append(Answer("", none, 0, 0, None))
+    return sorted(every, key=lambda answer: -answer.probability)[:most]
+
+
+def _answers(logits: np.ndarray, origin: Origin, most: int, longest: int) -> tuple[list[Answer], float]:
+    """The answers in one input, and the probability that there is none."""
     context = np.array([part == len(origin.texts) - 1 for part in origin.parts])
     context[0] = True
     shifted = np.where(context[:, None], logits, -np.inf).astype(np.float64)
@@ -46,10 +75,7 @@ def answers_of(logits: np.ndarray, origin: Origin, most: int, longest: int, no_a
             found[text.lower()] = Answer(
                 known.text, known.probability + probability, known.start, known.end, known.tokens
             )
-    answers = list(found.values())
-    if no_answer or not answers:
-        answers.append(Answer("", float(start[0] * end[0]), 0, 0, None))
-    return sorted(answers, key=lambda answer: -answer.probability)[:most]
+    return list(found.values()), float(start[0] * end[0])
 
 
 def _spans(start: np.ndarray, end: np.ndarray, most: int, longest: int) -> list[tuple[int, int, float]]:

@@ -62,15 +62,15 @@ class Binding(BaseModel):
         return self
 
     @property
-    def place(self) -> str:
-        """Name of the folder for engines so bound: engines of the same place replace each other.
+    def machine(self) -> str:
+        """Name of the machines that the engines run on, and of the folder that holds them.
 
         Such as 11.4.0.106-sm90-nvidia-h100-80gb-hbm3, 1.7.1.116-sm80-sm89, or 2.13.0-x86-64-1c9f3a27 for a CPU.
         """
         if self.cpu is not None:
-            machine = self.cpu.split()[0].replace("_", "-")
+            kind = self.cpu.split()[0].replace("_", "-")
             digest = hashlib.sha256(self.cpu.encode()).hexdigest()[:8]
-            return f"{self.version.split('+')[0]}-{machine}-{digest}"
+            return f"{self.version.split('+')[0]}-{kind}-{digest}"
         capabilities = (f"sm{value.replace('.', '')}" for value in self.compute_capabilities)
         parts = [self.version.replace("+", "-"), *capabilities]
         if self.gpu is not None and self.compatibility == "none":

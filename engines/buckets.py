@@ -54,16 +54,16 @@ def default_buckets(max_length: int, batches: Iterable[int] = (1, 8)) -> list[Bu
 
 
 def within_budget(buckets: Iterable[Bucket], tokens: int) -> list[Bucket]:
-    """These buckets and, for every length, the largest batch of at most so many tokens; sorted.
+    """These buckets and, for every length, the largest batch of at most `tokens` tokens; sorted.
 
     Such a batch is a multiple of the largest one that the length already has, and not added unless it is larger.
     """
     largest: dict[int, int] = {}
-    for bucket in (held := set(buckets)):
+    for bucket in (chosen := set(buckets)):
         largest[bucket.length] = max(bucket.batch, largest.get(bucket.length, 0))
     multiples = {length: tokens // (batch * length) for length, batch in largest.items()}
-    held |= {Bucket(batch=largest[length] * many, length=length) for length, many in multiples.items() if many > 1}
-    return sorted(held)
+    chosen |= {Bucket(batch=largest[length] * many, length=length) for length, many in multiples.items() if many > 1}
+    return sorted(chosen)
 
 
 def parse_buckets(text: str) -> list[Bucket]:
@@ -94,9 +94,9 @@ def format_buckets(buckets: Iterable[Bucket]) -> str:
 
 def smallest_holding(count: int, sizes: Sequence[int], what: str) -> int:
     """The smallest of `sizes` (ascending) that holds `count`; InputError, naming `what`, when none does."""
-    place = bisect_left(sizes, count)
-    if place == len(sizes):
+    index = bisect_left(sizes, count)
+    if index == len(sizes):
         raise InputError(
             f"{what}: {count} exceeds the largest bucket, {sizes[-1]}; build the artifact with a larger one"
         )
-    return sizes[place]
+    return sizes[index]

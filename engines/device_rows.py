@@ -13,13 +13,13 @@ from plugins.regroup.binding import Source, Target
 class Rows:
     """Rows of several samples on the device: hidden [B, S, D], alive and position [B, S] int32.
 
-    residents: the places that are in use. A place leaves when its sample moves on or is given up, because nothing
+    residents: the samples whose rows lie here. One leaves when its sample moves on or is given up, because nothing
     else refers to it.
     """
 
     def __init__(self, hidden: DeviceArray, alive: DeviceArray, position: DeviceArray) -> None:
         self.hidden, self.alive, self.position = hidden, alive, position
-        self.residents: WeakSet[Place] = WeakSet()
+        self.residents: WeakSet[Resident] = WeakSet()
 
     @property
     def batch(self) -> int:
@@ -31,11 +31,11 @@ class Rows:
         """Rows of a sample."""
         return self.hidden.tensor.shape[1]
 
-    def hold(self, index: int, count: int) -> Place:
-        """The place of the sample at `index`, of which `count` rows go on."""
-        place = Place(self, index, count)
-        self.residents.add(place)
-        return place
+    def hold(self, index: int, count: int) -> Resident:
+        """Keeps the first `count` rows of the sample at `index`."""
+        resident = Resident(self, index, count)
+        self.residents.add(resident)
+        return resident
 
     @property
     def target(self) -> Target:
@@ -46,7 +46,7 @@ class Rows:
 
 
 @dataclass(eq=False)
-class Place:
+class Resident:
     """The rows of one sample: the first `count` of `rows[index]`."""
 
     rows: Rows
@@ -73,9 +73,9 @@ class Mover:
         self._device, self._stream, self._moved = device, device.stream(), device.event()
         self._parking: list[Rows] = []
 
-    def gather(self, places: Sequence[Place], into: Rows) -> None:
-        """Fills `into` with the samples at `places`, in order; what is left over is cleared."""
-        self._regroup([place.source for place in places], into)
+    def gather(self, samples: Sequence[Resident], into: Rows) -> None:
+        """Fills `into` with these samples, in order; what is left over is cleared."""
+        self._regroup([sample.source for sample in samples], into)
 
     def park(self, rows: Rows) -> None:
         """Moves the samples that still lie in `rows` elsewhere, because an engine is about to write there."""
@@ -84,12 +84,12 @@ class Mover:
             return
         parking = self._free_parking(rows)
         sources = [Source() for _ in range(rows.batch)]
-        for place in staying:
-            sources[place.index] = place.source
+        for sample in staying:
+            sources[sample.index] = sample.source
         self._regroup(sources, parking)
-        for place in staying:
-            place.rows = parking
-            parking.residents.add(place)
+        for sample in staying:
+            sample.rows = parking
+            parking.residents.add(sample)
         rows.residents.clear()
 
     def let_wait(self, stream: Stream) -> None:

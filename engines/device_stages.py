@@ -10,7 +10,7 @@ from engines.backends.base import Arrays
 from engines.backends.device import Device
 from engines.backends.device_engine import DeviceProfile, Lane, ProfileContext
 from engines.buckets import Bucket
-from engines.device_rows import Mover, Place, Rows
+from engines.device_rows import Mover, Resident, Rows
 from engines.errors import SkimError
 from engines.samples import Sample
 from engines.stage_runner import Call, StageRunner, fill, fill_pooled
@@ -71,7 +71,7 @@ class DeviceStageRunner(StageRunner):
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
         """Loads the engines that run these buckets of every unit; captures a graph of each bucket on every stream."""
         with self._turn:
-            keys = [(unit, bucket) for unit, held in enumerate(buckets) for bucket in held]
+            keys = [(unit, bucket) for unit, shapes in enumerate(buckets) for bucket in shapes]
             scratch = max(self._device_profile(*key).executable.scratch_bytes for key in keys)
             for lane in self._lanes:
                 lane.scratch(scratch)
@@ -143,13 +143,13 @@ class DeviceStageRunner(StageRunner):
         assert isinstance(profile, DeviceProfile)
         return profile
 
-    def _keep(self, call: Call, place: int, count: int, outputs: Arrays) -> None:
+    def _keep(self, call: Call, index: int, count: int, outputs: Arrays) -> None:
         assert isinstance(call, _DeviceCall) and call.context.output is not None
-        call.samples[place].place = call.context.output.hold(place, count)
+        call.samples[index].resident = call.context.output.hold(index, count)
 
 
-def _leave(sample: Sample) -> Place:
-    """The sample's place, which is free as soon as what is made of it here is forgotten."""
-    place, sample.place = sample.place, None
-    assert place is not None
-    return place
+def _leave(sample: Sample) -> Resident:
+    """Takes a sample's rows from it. Their buffer is free once the caller drops what this returns."""
+    resident, sample.resident = sample.resident, None
+    assert resident is not None
+    return resident

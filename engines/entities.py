@@ -40,7 +40,7 @@ def entities_of(
     probabilities: np.ndarray, labels: Sequence[str], origin: Origin, aggregation: Aggregation
 ) -> list[Entity]:
     """The entities of every part, in order; probabilities [tokens, labels] of all tokens, special ones too."""
-    found: list[Entity] = []
+    entities: list[Entity] = []
     for part, text in enumerate(origin.texts):
         tokens = origin.of_part(part)
         words = [[token] for token in tokens] if aggregation in ("none", "simple") else _words(tokens, origin)
@@ -51,8 +51,8 @@ def entities_of(
             start, end = group[0].start, group[-1].end
             if label != OUTSIDE:
                 probability = float(np.mean([piece.probability for piece in group]))
-                found.append(Entity(label, probability, start, end, text[start:end], part))
-    return found
+                entities.append(Entity(label, probability, start, end, text[start:end], part))
+    return entities
 
 
 def grouped(pieces: Sequence[_Piece]) -> list[list[_Piece]]:

@@ -16,13 +16,13 @@ _COMPILED = ("sse", "ssse3", "avx", "fma", "f16c", "bmi", "abm", "popcnt", "movb
 
 def tool_versions() -> dict[str, str]:
     """Name to version, of those that are installed."""
-    found = {}
+    versions = {}
     for name in _TOOLS:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 _INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimd")
@@ -42,9 +42,9 @@ def instruction_sets(info: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     """The machine, such as x86_64, then the sets of instructions that a compiler may use on its CPU, as Linux names
     them."""
     flags = _cpu_fields(info)
-    found = {flag for flag in flags.get("flags", "").split() if flag.startswith(_COMPILED)}
-    found |= set(flags.get("Features", "").split())
-    return (platform.machine(), *sorted(found))
+    flagged = {flag for flag in flags.get("flags", "").split() if flag.startswith(_COMPILED)}
+    flagged |= set(flags.get("Features", "").split())
+    return (platform.machine(), *sorted(flagged))
 
 
 def processor(info: Path = Path("/proc/cpuinfo")) -> str:

@@ -73,13 +73,13 @@ class EngineRecord(_Strict):
     report: RelativePath | None = None
 
     @property
-    def place(self) -> str:
+    def machine(self) -> str:
         """Name of the machines that can run it; empty for any."""
-        return "" if self.binding is None else self.binding.place
+        return "" if self.binding is None else self.binding.machine
 
     @property
     def files(self) -> list[str]:
-        """All that belongs to it, its own file first."""
+        """The files of the engine, the compiled one first."""
         return [name for name in (self.file, self.weights, self.report) if name is not None]
 
 
@@ -128,17 +128,17 @@ class Manifest(_Strict):
 
     @property
     def built(self) -> dict[str, set[str]]:
-        """The targets that there are engines for, and their precisions."""
-        found: dict[str, set[str]] = {}
+        """The targets of the engines, and the precisions of each."""
+        precisions: dict[str, set[str]] = {}
         for engine in self.engines:
-            found.setdefault(engine.target, set()).add(engine.precision)
-        return found
+            precisions.setdefault(engine.target, set()).add(engine.precision)
+        return precisions
 
     @property
     def bindings(self) -> list[tuple[str, Binding]]:
         """The targets of the engines that are bound to machines, and to what."""
-        found = [(engine.target, engine.binding) for engine in self.engines if engine.binding is not None]
-        return list(dict.fromkeys(found))
+        bindings = [(engine.target, engine.binding) for engine in self.engines if engine.binding is not None]
+        return list(dict.fromkeys(bindings))
 
     @property
     def failed(self) -> list[str]:
@@ -154,12 +154,12 @@ class Manifest(_Strict):
             )
         unknown = {str(e.stage) for e in self.engines if e.stage not in plan.units}
         problems += [f"engines: stage {s} is not in the plan" for s in sorted(unknown)]
-        for target, place in sorted({(e.target, e.place) for e in self.engines}):
-            here = [e for e in self.engines if (e.target, e.place) == (target, place)]
+        for target, machine in sorted({(e.target, e.machine) for e in self.engines}):
+            here = [e for e in self.engines if (e.target, e.machine) == (target, machine)]
             # Also in two precisions: a bucket is run in one of them.
             profiles = [(engine.stage, bucket) for engine in here for bucket in engine.profiles]
             missing = [(u, b) for u in plan.units for b in plan.buckets_of(u) if (u, b) not in profiles]
-            name = " ".join((target, place)).strip()
+            name = " ".join((target, machine)).strip()
             problems += [f"engines: {name} has stage {unit} {bucket} twice" for unit, bucket in repeated(profiles)]
             problems += [f"engines: {name} lacks stage {unit} {bucket}" for unit, bucket in missing]
         named = [*plan.graphs.values(), *(name for e in self.engines for name in e.files), TOKENIZER_NAME]

@@ -87,7 +87,7 @@ def read_manifest(directory: Path, verify: bool) -> Manifest:
 
 
 def _rebuilding(directory: Path, content: dict) -> str:
-    """The command that builds an artifact of an older schema anew."""
+    """The command that rebuilds an artifact of an older schema."""
     arguments = content.get("build_arguments")
     given = [argument for argument in arguments if isinstance(argument, str)] if isinstance(arguments, list) else []
     if "--out" not in given:
@@ -95,6 +95,6 @@ def _rebuilding(directory: Path, content: dict) -> str:
     # Flags of the time when every bucket was an engine.
     renamed = ["--max-profiles" if argument == "--max-engines" else argument for argument in given]
     if "--plan" in renamed:
-        place = renamed.index("--plan")
-        del renamed[place : place + 2]
+        index = renamed.index("--plan")
+        del renamed[index : index + 2]
     return shlex.join(["python", "-m", "pipeline.build", *renamed, "--force"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from engines.answering import Answer, answers_of
+from engines.answering import Answer, answers_in, answers_of
 from engines.entities import Entity, entities_of
 from engines.errors import InputError
 from engines.head import Head, HeadKind
@@ -97,6 +97,26 @@ def predict(result: SampleResult, head: Head, reading: Reading = PLAIN) -> Predi
     return _READERS[head.kind](result, head, reading, rest)
 
 
+def predict_windows(windows: Sequence[SampleResult], head: Head, reading: Reading = PLAIN) -> Prediction:
+    """The answer to a question about a text that was read in windows, which know their origin.
+
+    Logits, tokens and retention are those of all windows. Raises InputError as `predict`.
+    """
+    single = [predict(window, head, reading) for window in windows]
+    if len(single) == 1:
+        return single[0]
+    read = [(window.logits, window.origin) for window in windows if window.origin is not None]
+    answers = answers_in(read, reading.answers, reading.max_answer, _may_have_none(head, reading))
+    return Prediction(
+        answers[0].tokens,
+        answers[0].probability,
+        [row for found in single for row in found.logits],
+        sum(found.tokens for found in single),
+        [sum(counts) for counts in zip(*(found.retention for found in single), strict=True)],
+        answers=answers,
+    )
+
+
 _Rest = tuple[list, int, list[int]]
 """Logits, tokens and retention."""
 
@@ -134,9 +154,14 @@ def _answer(result: SampleResult, head: Head, reading: Reading, rest: _Rest) -> 
     if result.origin is None:
         first, last, probability = _best_span(result.logits)
         return Prediction((first, last), probability, *rest)
-    no_answer = head.no_answer if reading.no_answer is None else reading.no_answer
+    no_answer = _may_have_none(head, reading)
     answers = answers_of(result.logits, result.origin, reading.answers, reading.max_answer, no_answer)
     return Prediction(answers[0].tokens, answers[0].probability, *rest, answers=answers)
+
+
+def _may_have_none(head: Head, reading: Reading) -> bool:
+    """Whether a question may have no answer in its text."""
+    return head.no_answer if reading.no_answer is None else reading.no_answer
 
 
 _READERS: dict[HeadKind, Callable[[SampleResult, Head, Reading, _Rest], Prediction]] = {

@@ -19,6 +19,7 @@ class Reading:
     answers:     most answers to a question.
     max_answer:  most tokens of an answer.
     no_answer:   whether a question may have none.
+    stride:      tokens that neighbouring windows of a text share, where it is too long to be asked about at once.
     threshold:   from which probability on a label of many is given.
     Raises InputError.
     """
@@ -28,6 +29,7 @@ class Reading:
     max_answer: int = 15
     no_answer: bool | None = None
     threshold: float | None = None
+    stride: int = 128
 
     def __post_init__(self) -> None:
         problems = [
@@ -35,6 +37,8 @@ class Reading:
             for name, value in (("answers", self.answers), ("max_answer", self.max_answer))
             if value < 1
         ]
+        if self.stride < 0:
+            problems.append(f"stride: expected at least 0, found {self.stride}")
         if self.aggregation not in get_args(Aggregation):
             problems.append(f"aggregation: expected {', '.join(get_args(Aggregation))}, found {self.aggregation!r}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:

@@ -18,7 +18,7 @@ from engines.tokenization import TextEncoder
 class Ranked:
     """A passage and what the model says of it.
 
-    index:     its place among the passages that were given.
+    index:     its number among the passages that were given.
     score:     the higher, the more relevant; comparable between queries.
     context:   the words of the passage that were alive at the end, in order, as few as the model reads itself.
     spans:     where these stand in the passage, as (start, end) in characters; neighbours are one span.
@@ -48,20 +48,25 @@ def refuse_other_use(head: Head, query: object, passages: object, top_k: int | N
         raise InputError.listing("rerank", problems)
 
 
+def best_first(results: Sequence[SampleResult], top_k: int | None) -> list[tuple[int, float]]:
+    """The places of passages and their scores, equal ones in their order; all, or the first `top_k`."""
+    scores = [float(result.logits[0]) for result in results]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[:top_k]
+    return [(index, scores[index]) for index in order]
+
+
 def ranked(
     query: str, passages: Sequence[str], results: Sequence[SampleResult], encoder: TextEncoder, top_k: int | None
 ) -> list[Ranked]:
-    """The passages, the best first, equal ones in their order; all, or the first `top_k`."""
-    scores = [float(result.logits[0]) for result in results]
-    order = sorted(range(len(passages)), key=lambda index: -scores[index])[:top_k]
-    found = []
-    for index in order:
+    """The passages in the order of `best_first`."""
+    ranked = []
+    for index, score in best_first(results, top_k):
         result, passage = results[index], passages[index]
         spans = surviving_words(passage, encoder.places_of_second((query, passage)), result.survivors[-1])
         context = " ".join(passage[start:end] for start, end in spans)
         retention = [len(positions) for positions in result.survivors]
-        found.append(Ranked(index, scores[index], context, spans, result.length, retention))
-    return found
+        ranked.append(Ranked(index, score, context, spans, result.length, retention))
+    return ranked
 
 
 def surviving_words(

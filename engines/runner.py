@@ -18,17 +18,16 @@ from engines.artifact import Artifact
 from engines.backends import Backend, choose_backend, records_for
 from engines.buckets import Bucket, format_buckets
 from engines.errors import InputError, SkimError
+from engines.inputs import Answer, Input
+from engines.intake import TOKENISE_TOGETHER, Intake
 from engines.manifest import TOKENIZER_NAME
-from engines.prediction import Prediction, SampleResult, predict
+from engines.prediction import Prediction, SampleResult, predict, predict_windows
 from engines.reading import PLAIN, Reading
 from engines.reranking import Ranked, ranked, refuse_other_use
 from engines.samples import Sample
 from engines.scheduler import Scheduler, cost_in
 from engines.stage_runner import Call, StageRunner
-from engines.tokenization import MAX_BYTES, Text, TextEncoder, Tokens, longest_part, text_problem
-
-TOKENISE_TOGETHER = 32
-"""Texts that go to the tokenizer at a time, which spreads them over the cores."""
+from engines.tokenization import Text, TextEncoder, Tokens
 
 
 class Runner:
@@ -95,6 +94,8 @@ class Runner:
         )
         self.reading = reading
         self._window, self._truncate = 1 if max_batch == 1 else window, truncate
+        stride = reading.stride if manifest.head.kind == "question_answering" else None
+        self._intake = Intake(self._encode, manifest.encoder, self._limit, truncate, stride)
 
     @overload
     def __call__(self, texts: Text) -> Prediction: ...  # type: ignore[overload-overlap]
@@ -119,7 +120,42 @@ class Runner:
         """
         if _is_one(texts) or isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
             raise InputError(f"texts: expected several texts or pairs, such as a list, found a {type(texts).__name__}")
+        if self._intake.in_windows(self._truncate):
+            return self._answers(texts, failed)
         return (predict(result, self.manifest.head, self.reading) for result in self._run(self._tokens(texts), failed))
+
+    def answers(self, inputs: Sequence[Input]) -> list[Answer]:
+        """What every text gave, or its error in its place: none takes the answer of another, whoever they are from."""
+        found = self._intake.each(inputs)
+        samples = [
+            Sample(one.number - 1, tokens)
+            for one, windows in zip(inputs, found, strict=True)
+            if isinstance(windows, list)
+            for tokens in windows
+        ]
+        for start in range(0, len(samples), self._window):
+            self._run_window(samples[start : start + self._window])
+        left = iter(samples)
+        return [_answer(list(islice(left, len(one)))) if isinstance(one, list) else one for one in found]
+
+    def read(self, results: Sequence[SampleResult]) -> Prediction:
+        """The prediction that an answer is. Raises InputError where it does not fit the head."""
+        return predict_windows(results, self.manifest.head, self.reading)
+
+    def _answers(self, texts: Iterable[Text], failed: Callable[[SkimError], None] | None) -> Iterator[Prediction]:
+        """Answers to questions, about texts of any length; a text with a window that fails has none."""
+        windows: deque[int] = deque()
+        outcomes = self._outcomes(self._tokens(texts, windows))
+        for first in outcomes:
+            of_text = [first, *islice(outcomes, windows.popleft() - 1)]
+            errors = [outcome for outcome in of_text if isinstance(outcome, SkimError)]
+            if not errors:
+                results = [outcome for outcome in of_text if isinstance(outcome, SampleResult)]
+                yield predict_windows(results, self.manifest.head, self.reading)
+            elif failed is None:
+                raise errors[0]
+            else:
+                failed(errors[0])
 
     def rerank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[Ranked]:
         """The passages by their relevance for the query, the best first, each with the words that stayed alive.
@@ -128,6 +164,12 @@ class Runner:
         """
         refuse_other_use(self.manifest.head, query, passages, top_k)
         results = list(self._run(self._tokens((query, passage) for passage in passages)))
+        return self.rank(query, passages, results, top_k)
+
+    def rank(
+        self, query: str, passages: Sequence[str], results: Sequence[SampleResult], top_k: int | None = None
+    ) -> list[Ranked]:
+        """What `rerank` gives, from the results of the pairs (query, passage)."""
         return ranked(query, passages, results, self._encode, top_k)
 
     def run_tokens(self, samples: Iterable[Tokens]) -> list[SampleResult]:
@@ -138,6 +180,9 @@ class Runner:
         """Loads every engine now instead of at its first use, and runs it once."""
         self._stages.load_all(self._buckets)
 
+    def _tokens(self, texts: Iterable[Text], windows: deque[int] | None = None) -> Iterator[Tokens]:
+        return self._intake.stream(texts, min(TOKENISE_TOGETHER, self._window), windows)
+
     def _usable(self, buckets: Sequence[Bucket], max_batch: int | None) -> list[Bucket]:
         usable = [bucket for bucket in buckets if max_batch is None or bucket.batch <= max_batch]
         if max((bucket.length for bucket in usable), default=0) < self.manifest.max_length:
@@ -147,49 +192,28 @@ class Runner:
             )
         return usable
 
-    def _tokens(self, texts: Iterable[Text]) -> Iterator[Tokens]:
-        rest, number = iter(texts), 0
-        while True:
-            chunk, error = _read(rest, min(TOKENISE_TOGETHER, self._window))
-            good = next((place for place, text in enumerate(chunk) if self._problem(text)), len(chunk))
-            yield from self._encode(chunk[:good], number + 1)
-            if good < len(chunk):
-                raise InputError(f"text {number + good + 1}: {self._problem(chunk[good])}")
-            if error is not None:
-                raise error
-            if not chunk:
-                return
-            number += len(chunk)
-
-    def _problem(self, text: Text) -> str | None:
-        if (problem := text_problem(text)) is not None:
-            return problem
-        if not "".join(text).strip():
-            return "expected at least one word, found an empty text"
-        if not self._truncate and (size := longest_part(text)) > MAX_BYTES:
-            return f"{size} bytes, a text may have {MAX_BYTES}; shorten or cut it (--truncate)"
-        return None
-
     def _run(
         self, inputs: Iterable[Tokens], failed: Callable[[SkimError], None] | None = None
     ) -> Iterator[SampleResult]:
+        for outcome in self._outcomes(inputs):
+            if isinstance(outcome, SampleResult):
+                yield outcome
+            elif failed is None:
+                raise outcome
+            else:
+                failed(outcome)
+
+    def _outcomes(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult | SkimError]:
         for window in self._windows(inputs):
-            for unit in range(self._stages.units):
-                self._run_unit(unit, [sample for sample in window if sample.error is None])
-            for sample in window:
-                if sample.error is None:
-                    yield sample.result()
-                elif failed is None:
-                    raise sample.take_error()
-                else:
-                    failed(sample.take_error())
+            self._run_window(window)
+            yield from map(_outcome, window)
 
     def _windows(self, inputs: Iterable[Tokens]) -> Iterator[list[Sample]]:
         """Checked samples, a window at a time; those in front of a bad one still run before its error is raised."""
         window: list[Sample] = []
         try:
             for number, tokens in enumerate(inputs):
-                self._check(number, tokens)
+                self._intake.check(number, tokens)
                 window.append(Sample(number, tokens))
                 if len(window) == self._window:
                     yield window
@@ -198,6 +222,10 @@ class Runner:
             yield window
             raise
         yield window
+
+    def _run_window(self, window: Sequence[Sample]) -> None:
+        for unit in range(self._stages.units):
+            self._run_unit(unit, [sample for sample in window if sample.error is None])
 
     def _run_unit(self, unit: int, window: Sequence[Sample]) -> None:
         """Regroups the samples of a window and takes them through a unit, with as many calls in flight as pay."""
@@ -209,37 +237,16 @@ class Runner:
         while flight:
             self._stages.wait(flight.popleft())
 
-    def _check(self, number: int, tokens: Tokens) -> None:
-        encoder, limit = self.manifest.encoder, self._limit
-        problems = []
-        if len(tokens) == 0 or len(tokens) != len(tokens.token_type_ids):
-            problems.append(
-                f"expected ids and as many segment ids, found {len(tokens)} and {len(tokens.token_type_ids)}"
-            )
-        elif tokens.full_length > limit and not self._truncate:
-            problems.append(f"{tokens.full_length} tokens, the model takes {limit}; shorten or cut it (--truncate)")
-        elif len(tokens) > limit:
-            problems.append(f"{len(tokens)} tokens, the model takes {limit}")
-        else:
-            for name, ids, size in (
-                ("token id", tokens.input_ids, encoder.vocab_size),
-                ("segment id", tokens.token_type_ids, encoder.type_vocab_size),
-            ):
-                if min(ids) < 0 or max(ids) >= size:
-                    problems.append(f"expected every {name} in [0, {size}), found [{min(ids)}, {max(ids)}]")
-        if problems:
-            raise InputError(f"text {number + 1}: " + "; ".join(problems))
+
+def _outcome(sample: Sample) -> SampleResult | SkimError:
+    return sample.result() if sample.error is None else sample.take_error()
 
 
-def _read(texts: Iterator[Text], most: int) -> tuple[list[Text], InputError | None]:
-    """The next texts, at most so many, and what ended them early: those in front of it are still answered."""
-    chunk: list[Text] = []
-    try:
-        for text in islice(texts, most):
-            chunk.append(text)
-    except InputError as error:
-        return chunk, error
-    return chunk, None
+def _answer(samples: Sequence[Sample]) -> Answer:
+    """The results of a text's windows, or the first error of any."""
+    outcomes = [_outcome(sample) for sample in samples]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, SkimError)]
+    return errors[0] if errors else [outcome for outcome in outcomes if isinstance(outcome, SampleResult)]
 
 
 def open_stages(

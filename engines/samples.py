@@ -12,7 +12,7 @@ from engines.prediction import SampleResult
 from engines.tokenization import Tokens
 
 if TYPE_CHECKING:
-    from engines.device_rows import Place
+    from engines.device_rows import Resident
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Sample:
 
     unit:     the stage (or head) that it goes into next, and `rows` how many rows it has there.
     hidden:   [rows, D], with `alive` and `position` [rows] int32; None in front of stage 0, and on a device.
-    place:    where these three lie on a device between two calls.
+    resident: where these three lie on a device between two calls.
     restored: [length, D], every token's last processed state at its original place; token-level heads only.
     pooled:   [D + 1], what its dropped rows add to the mean of all, see engines.stages.POOLED; only for such heads.
     logits:   [outputs] or [length, outputs] once it is done.
@@ -34,7 +34,7 @@ class Sample:
     hidden: np.ndarray | None = None
     alive: np.ndarray | None = None
     position: np.ndarray | None = None
-    place: Place | None = None
+    resident: Resident | None = None
     restored: np.ndarray | None = None
     pooled: np.ndarray | None = None
     logits: np.ndarray | None = None
@@ -45,8 +45,8 @@ class Sample:
     @property
     def rows(self) -> int:
         """Rows that the next unit has to hold."""
-        if self.place is not None:
-            return self.place.count
+        if self.resident is not None:
+            return self.resident.count
         if self.hidden is not None:
             return len(self.hidden)
         return len(self.tokens)

@@ -25,7 +25,7 @@ Cost = Callable[[int, Bucket], float]
 
 @dataclass(frozen=True)
 class Work:
-    """One engine call: the bucket, and the places of the samples that fill it (at most `bucket.batch`)."""
+    """One engine call: the bucket, and the numbers of the samples that fill it (at most `bucket.batch`)."""
 
     bucket: Bucket
     samples: tuple[int, ...]
@@ -56,40 +56,42 @@ class Scheduler:
     """
 
     def __init__(self, buckets: Sequence[Sequence[Bucket]], cost: Cost = cost_in_rows) -> None:
-        self._units = [_Unit([(cost(unit, bucket), bucket) for bucket in held]) for unit, held in enumerate(buckets)]
+        self._units = [
+            _Unit([(cost(unit, bucket), bucket) for bucket in shapes]) for unit, shapes in enumerate(buckets)
+        ]
 
     def calls(self, unit: int, rows: Sequence[int]) -> list[Work]:
-        """The calls that run samples of so many rows each, longest first; every sample is in exactly one.
+        """The calls that run samples of these numbers of rows, longest first; every sample is in exactly one.
 
         Raises InputError when no bucket of the unit is long enough for a sample.
         """
-        held = self._units[unit]
-        lengths = [smallest_holding(n, held.lengths, f"stage {unit}: a sample of {n} rows") for n in rows]
+        own = self._units[unit]
+        lengths = [smallest_holding(n, own.lengths, f"stage {unit}: a sample of {n} rows") for n in rows]
         if len(rows) == 1:  # at batch 1 there is nothing to group, and every text pays for what is done here
-            return [Work(held.engines[1, held.lengths.index(lengths[0])], (0,))]
+            return [Work(own.engines[1, own.lengths.index(lengths[0])], (0,))]
         order = sorted(range(len(rows)), key=lambda sample: -lengths[sample])
         # Neighbours in length belong together, so calls are consecutive pieces, the longest sample first.
-        longest = np.searchsorted(held.lengths, [lengths[sample] for sample in order])
+        longest = np.searchsorted(own.lengths, [lengths[sample] for sample in order])
         # least[i] is the cost of the first i samples and last[i] how many of them the last call runs.
         least, last = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
-        sizes = np.arange(held.largest, 0, -1)
+        sizes = np.arange(own.largest, 0, -1)
         for end in range(1, len(order) + 1):
-            begin = max(0, end - held.largest)
-            options = least[begin:end] + held.costs[sizes[begin - end :], longest[begin:end]]
-            place = len(options) - 1 - int(options[::-1].argmin())
-            least[end], last[end] = options[place], end - begin - place
+            begin = max(0, end - own.largest)
+            options = least[begin:end] + own.costs[sizes[begin - end :], longest[begin:end]]
+            best = len(options) - 1 - int(options[::-1].argmin())
+            least[end], last[end] = options[best], end - begin - best
         works, end = [], len(order)
         while end:
             size = int(last[end])
-            works.append(Work(held.engines[size, int(longest[end - size])], tuple(order[end - size : end])))
+            works.append(Work(own.engines[size, int(longest[end - size])], tuple(order[end - size : end])))
             end -= size
         return works[::-1]
 
 
 class _Unit:
-    """The engines of a unit, and the cheapest of them that takes so many samples of at most such a length.
+    """The engines of a unit, and the cheapest one for every number of samples and longest length.
 
-    costs: [samples, lengths], infinite where no engine takes them. engines: by samples and place in `lengths`.
+    costs: [samples, lengths], infinite where no engine takes them. engines: by samples and index in `lengths`.
     """
 
     def __init__(self, engines: Sequence[tuple[float, Bucket]]) -> None:
@@ -98,7 +100,7 @@ class _Unit:
         self.costs = np.full((self.largest + 1, len(self.lengths)), np.inf)
         self.engines: dict[tuple[int, int], Bucket] = {}
         for size in range(1, self.largest + 1):
-            for place, length in enumerate(self.lengths):
+            for column, length in enumerate(self.lengths):
                 fitting = [e for e in engines if e[1].batch >= size and e[1].length >= length]
                 if fitting:
-                    self.costs[size, place], self.engines[size, place] = min(fitting)
+                    self.costs[size, column], self.engines[size, column] = min(fitting)

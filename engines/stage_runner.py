@@ -61,8 +61,8 @@ class StageRunner:
     def load_all(self, buckets: Sequence[Iterable[Bucket]]) -> None:
         """Loads the engines that run these buckets of every unit, several at a time, and prepares these profiles."""
         wanted: dict[str, tuple[EngineRecord, list[Bucket]]] = {}
-        for unit, held in enumerate(buckets):
-            for bucket in held:
+        for unit, shapes in enumerate(buckets):
+            for bucket in shapes:
                 record = self._records[unit, bucket]
                 wanted.setdefault(record.file, (record, []))[1].append(bucket)
         with self._turn:
@@ -93,19 +93,19 @@ class StageRunner:
 
     def _move_on(self, call: Call, outputs: Arrays) -> None:
         self._refuse_outputs_of_another(call.unit, outputs)
-        for place, sample in enumerate(call.samples):
+        for index, sample in enumerate(call.samples):
             try:
                 if call.unit == self._stages:
-                    sample.logits = outputs["logits"][place, : len(sample.tokens)].copy()
+                    sample.logits = outputs["logits"][index, : len(sample.tokens)].copy()
                 elif call.unit == self._stages - 1:
-                    self._end(call, place, outputs)
+                    self._end(call, index, outputs)
                 else:
-                    self._carry_on(call, place, outputs)
+                    self._carry_on(call, index, outputs)
                 self._check_finite(sample, call.unit)
             except SkimError as error:
                 # The sample's alone. Without its traceback, which refers to the call: what is in a cycle holds a
                 # device's memory until it is collected.
-                sample.error, sample.place = error.with_traceback(None), None
+                sample.error, sample.resident = error.with_traceback(None), None
 
     def _prepare(self, wanted: Iterable[tuple[EngineRecord, list[Bucket]]]) -> None:
         def prepare(engine: tuple[EngineRecord, list[Bucket]]) -> None:
@@ -149,40 +149,40 @@ class StageRunner:
             self._engines[record.file] = engine
         return engine
 
-    def _carry_on(self, call: Call, place: int, outputs: Arrays) -> None:
-        sample, before, count = call.samples[place], call.rows[place], int(outputs["count"][place])
+    def _carry_on(self, call: Call, index: int, outputs: Arrays) -> None:
+        sample, before, count = call.samples[index], call.rows[index], int(outputs["count"][index])
         if not 1 <= count <= before:
             raise SkimError(
                 f"stage {sample.unit}: expected 1 to {before} carried rows for text {sample.number + 1}, found {count}"
             )
-        alive, position = outputs["packed_alive"][place], original(outputs["packed_position"][place])
+        alive, position = outputs["packed_alive"][index], original(outputs["packed_position"][index])
         if self._token_level:
             # Rows behind `count` have just died (and behind them is padding): this is their last state.
-            self._restore(sample, outputs["packed"][place, count:before], position[count:before])
+            self._restore(sample, outputs["packed"][index, count:before], position[count:before])
         if self._pools:
-            sample.pooled = outputs[POOLED_ON][place].copy()
-        self._keep(call, place, count, outputs)
+            sample.pooled = outputs[POOLED_ON][index].copy()
+        self._keep(call, index, count, outputs)
         sample.survivors.append(position[:count][alive[:count] > 0])
         sample.carried.append(count)
         sample.unit += 1
 
-    def _keep(self, call: Call, place: int, count: int, outputs: Arrays) -> None:
-        """Keeps the carried rows of a sample, which are the first `count` of its place."""
-        sample = call.samples[place]
-        sample.hidden = outputs["packed"][place, :count].copy()
-        sample.alive = outputs["packed_alive"][place, :count].copy()
-        sample.position = outputs["packed_position"][place, :count].copy()
+    def _keep(self, call: Call, index: int, count: int, outputs: Arrays) -> None:
+        """Keeps the carried rows of a sample, which are the first `count` at its index."""
+        sample = call.samples[index]
+        sample.hidden = outputs["packed"][index, :count].copy()
+        sample.alive = outputs["packed_alive"][index, :count].copy()
+        sample.position = outputs["packed_position"][index, :count].copy()
 
-    def _end(self, call: Call, place: int, outputs: Arrays) -> None:
-        sample, rows = call.samples[place], call.rows[place]
-        position, alive = original(outputs["final_position"][place, :rows]), outputs["final_alive"][place, :rows]
+    def _end(self, call: Call, index: int, outputs: Arrays) -> None:
+        sample, rows = call.samples[index], call.rows[index]
+        position, alive = original(outputs["final_position"][index, :rows]), outputs["final_alive"][index, :rows]
         sample.survivors.append(position[alive > 0])
         sample.unit += 1
         if self._token_level:
-            self._restore(sample, outputs["final_hidden"][place, :rows], position)
+            self._restore(sample, outputs["final_hidden"][index, :rows], position)
             sample.hidden = sample.restored
         else:
-            sample.logits = outputs["logits"][place].copy()
+            sample.logits = outputs["logits"][index].copy()
 
     @staticmethod
     def _restore(sample: Sample, rows: np.ndarray, position: np.ndarray) -> None:
@@ -209,30 +209,30 @@ def fill(inputs: dict[str, np.ndarray], unit: int, samples: Sequence[Sample], he
     """
     if unit == 0:
         inputs["alive"][...] = 0
-        for place, sample in enumerate(samples):
+        for index, sample in enumerate(samples):
             rows = len(sample.tokens)
-            _put(inputs["input_ids"][place], sample.tokens.input_ids, sample.tokens.input_ids[0])
+            _put(inputs["input_ids"][index], sample.tokens.input_ids, sample.tokens.input_ids[0])
             if "token_type_ids" in inputs:  # OpenVINO drops an input that a model without segments does not read
                 types = sample.tokens.token_type_ids
-                _put(inputs["token_type_ids"][place], types, types[0])
-            inputs["alive"][place, :rows] = 1
+                _put(inputs["token_type_ids"][index], types, types[0])
+            inputs["alive"][index, :rows] = 1
         return
     if not head:
         inputs["alive"][...] = 0
     fill_pooled(inputs, samples)
-    for place, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         assert sample.hidden is not None
-        _put(inputs["hidden"][place], sample.hidden, 0)
+        _put(inputs["hidden"][index], sample.hidden, 0)
         if not head:
-            inputs["alive"][place, : sample.rows] = sample.alive
-            inputs["position"][place, : sample.rows] = sample.position
+            inputs["alive"][index, : sample.rows] = sample.alive
+            inputs["position"][index, : sample.rows] = sample.position
 
 
 def fill_pooled(inputs: dict[str, np.ndarray], samples: Sequence[Sample]) -> None:
     """Writes what the samples' dropped rows add to their means, where a stage takes that."""
     if POOLED in inputs:
-        for place, sample in enumerate(samples):
-            inputs[POOLED][place] = sample.pooled
+        for index, sample in enumerate(samples):
+            inputs[POOLED][index] = sample.pooled
 
 
 def _put(buffer: np.ndarray, rows: Sequence[int] | np.ndarray, behind: int) -> None:

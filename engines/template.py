@@ -39,7 +39,7 @@ class Template:
     @property
     def separator(self) -> int | None:
         """The special token behind the first part; None if there is none."""
-        first = next(place for place, (_, part, _) in enumerate(self.pieces) if part == 0)
+        first = next(index for index, (_, part, _) in enumerate(self.pieces) if part == 0)
         return next((token for token, _, _ in self.pieces[first + 1 : first + 2]), None)
 
     def room(self, lengths: Sequence[int], max_length: int) -> tuple[list[int], list[int]]:

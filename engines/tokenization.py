@@ -25,8 +25,21 @@ _EDGE = 1000
 """Characters in front of a cut in which a blank is looked for, so that no word is cut."""
 _PADDING = ("[PAD]", "<pad>")
 _UNKNOWN = ("[UNK]", "<unk>")
-_Read = tuple[list[int], Encoding]
-"""The ids of a text, and what the library gave for it."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The ids of a text; with origins also each token's characters, its word, and whether it goes on with one."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    words: list[int | None] = field(default_factory=list)
+    joined: list[bool] = field(default_factory=list)
+
+    def between(self, begin: int, end: int) -> _Part:
+        """The tokens from one to in front of another."""
+        here = slice(begin, end)
+        return _Part(self.ids[here], self.spans[here], self.words[here], self.joined[here])
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,21 @@ class TextEncoder:
         Raises InputError for what is no text, what the tokenizer cannot read, and where `max_length` leaves no room
         for a token of each part.
         """
+        return [self._tokens(parts, read) for parts, read in self._read(texts, first)]
+
+    def windows(self, texts: Sequence[Text], first: int, stride: int) -> list[list[Tokens]]:
+        """Every text as it is, or, where it is a pair that is too long, in windows of its second part.
+
+        Each window has the whole first part. Neighbours share `stride` tokens, or half of what there is room for if
+        that is less. Raises InputError as a call does, and for a first part that leaves no room.
+        """
+        return [
+            self._windows(parts, read, number, stride)
+            for number, (parts, read) in enumerate(self._read(texts, first), first)
+        ]
+
+    def _read(self, texts: Sequence[Text], first: int) -> list[tuple[list[str], list[_Part]]]:
+        """The parts of every text, and their tokens."""
         inputs = [self._parts(text, number) for number, text in enumerate(texts, first)]
         try:
             with _refusing(f"text {first}: expected a text that the tokenizer can read, found"):
@@ -93,8 +121,23 @@ class TextEncoder:
         except InputError:
             if len(texts) == 1:
                 raise
-            return [self([text], number)[0] for number, text in enumerate(texts, first)]  # one of them raises
-        return [self._tokens(parts, [next(read) for _ in parts]) for parts in inputs]
+            return [self._read([text], number)[0] for number, text in enumerate(texts, first)]  # one of them raises
+        return [(parts, [next(read) for _ in parts]) for parts in inputs]
+
+    def _windows(self, parts: list[str], read: list[_Part], number: int, stride: int) -> list[Tokens]:
+        whole = self._tokens(parts, read)
+        if whole.full_length <= self._max_length or len(parts) == 1:
+            return [whole]
+        asked, text = read
+        room = self._max_length - len(self._templates[1].special) - len(asked.ids)
+        if room < 1:
+            raise InputError(
+                f"text {number}: its first part has {len(asked.ids)} tokens, which leaves none of the model's "
+                f"{self._max_length} for the second; shorten it"
+            )
+        step = room - min(stride, room // 2)
+        last = max(1, len(text.ids) - room + step)
+        return [self._tokens(parts, [asked, text.between(at, at + room)]) for at in range(0, last, step)]
 
     def places_of_second(self, pair: tuple[str, str]) -> list[tuple[int, int, int]]:
         """Of every token of the second text that is not cut off: its position in the input, and its characters from
@@ -119,8 +162,8 @@ class TextEncoder:
             )
         return parts
 
-    def _tokens(self, parts: list[str], read: list[_Read]) -> Tokens:
-        template, ids = self._templates[len(parts) - 1], [ids for ids, _ in read]
+    def _tokens(self, parts: list[str], read: list[_Part]) -> Tokens:
+        template, ids = self._templates[len(parts) - 1], [part.ids for part in read]
         input_ids, segments = template.fill(ids, self._max_length)
         full_length = sum(map(len, ids)) + len(template.special)
         if any(_head(part) < len(part) for part in parts):  # there is more, whatever the first bytes came to
@@ -129,26 +172,32 @@ class TextEncoder:
         origin = self._origin(parts, read, template.order(list(map(len, ids)), self._max_length))
         return Tokens(input_ids, segments, full_length, origin)
 
-    def _origin(self, parts: list[str], read: list[_Read], order: list[tuple[int, int]]) -> Origin | None:
+    def _origin(self, parts: list[str], read: list[_Part], order: list[tuple[int, int]]) -> Origin | None:
         """Where the tokens of an input come from, of which `order` has the part and the number in that."""
         if not self._origins:
             return None
-        spans = [(0, 0) if part == SPECIAL else read[part][1].offsets[n] for part, n in order]
-        words = [None if part == SPECIAL else read[part][1].word_ids[n] for part, n in order]
-        joined = [part != SPECIAL and self._is_joined(read[part], n, parts[part]) for part, n in order]
+        spans = [(0, 0) if part == SPECIAL else read[part].spans[n] for part, n in order]
+        words = [None if part == SPECIAL else read[part].words[n] for part, n in order]
+        joined = [part != SPECIAL and read[part].joined[n] for part, n in order]
         return Origin(tuple(parts), [part for part, _ in order], spans, words, joined)
 
-    def _is_joined(self, read: _Read, number: int, text: str) -> bool:
+    def _part(self, ids: list[int], encoding: Encoding, text: str) -> _Part:
+        if not self._origins:
+            return _Part(ids)
+        tokens, spans = encoding.tokens, encoding.offsets  # each a new list at every access
+        joined = [self._is_joined(*token, text) for token in zip(ids, tokens, spans, strict=True)]
+        return _Part(ids, spans, encoding.word_ids, joined)
+
+    def _is_joined(self, number: int, token: str, span: tuple[int, int], text: str) -> bool:
         """Whether a token goes on with a word. Tokenizers without a mark for that begin a word behind a blank only."""
-        ids, encoding = read
-        start, end = encoding.offsets[number]
-        if ids[number] == self._unknown:
+        start, end = span
+        if number == self._unknown:
             return False
-        if getattr(self._tokenizer.model, "continuing_subword_prefix", None):
-            return len(encoding.tokens[number]) != end - start
+        if self._has_prefix:
+            return len(token) != end - start
         return start > 0 and " " not in text[start - 1 : start + 1]
 
-    def _encoded(self, parts: Sequence[str]) -> list[_Read]:
+    def _encoded(self, parts: Sequence[str]) -> list[_Part]:
         found: list[Encoding] = []
         # Characters' offsets take time, which is lost where nobody reads them.
         encode = self._tokenizer.encode_batch if self._origins else self._tokenizer.encode_batch_fast
@@ -156,23 +205,29 @@ class TextEncoder:
             found += encode(group, add_special_tokens=False)
         read = [(encoding.ids, encoding) for encoding in found]
         return [
-            one if self._structural.isdisjoint(one[0]) else self._literal(part)
+            self._part(*one, part) if self._structural.isdisjoint(one[0]) else self._literal(part)
             for part, one in zip(parts, read, strict=True)
         ]
 
-    def _literal(self, part: str) -> _Read:
+    def _literal(self, part: str) -> _Part:
         """A text that has a structural token written in it, with that as characters or as an unknown word."""
         encoding = self._spelling.encode(part, add_special_tokens=False)
         ids: list[int] = encoding.ids
         if self._structural.isdisjoint(ids):
-            return ids, encoding
+            return self._part(ids, encoding, part)
         if self._unknown is None:
             raise ValueError("a special token in a tokenizer that has no unknown one to read it as")
-        return [self._unknown if token in self._structural else token for token in ids], encoding
+        known = [self._unknown if token in self._structural else token for token in ids]
+        return self._part(known, encoding, part)
 
     @cached_property
     def _unknown(self) -> int | None:
         return next((i for i in map(self._tokenizer.token_to_id, _UNKNOWN) if i is not None), None)
+
+    @cached_property
+    def _has_prefix(self) -> bool:
+        """Whether the tokens that go on with a word are marked."""
+        return bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
 
     @cached_property
     def _spelling(self) -> Tokenizer:

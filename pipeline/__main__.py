@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-VERBS = ("skim", "train", "convert", "build", "run", "inspect", "parity", "report", "demo")
+VERBS = (
+    *("skim", "train", "convert", "build", "run", "serve", "export_triton", "inspect", "parity", "bench", "report"),
+    "demo",
+)
 """In the order in which a newcomer meets them."""
 
 
@@ -31,7 +34,8 @@ def main(program: str = "python -m pipeline") -> NoReturn:
 
 
 def _module(verb: str) -> str:
-    return "pipeline.report.__main__" if verb == "report" else f"pipeline.{verb}"
+    """The module of a verb; those with rooms of their own are a `__main__`."""
+    return f"pipeline.{verb}.__main__" if (Path(__file__).parent / verb).is_dir() else f"pipeline.{verb}"
 
 
 def _listing(program: str) -> str:

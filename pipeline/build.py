@@ -127,7 +127,7 @@ def _add_gpu_flags(group: argparse._ArgumentGroup) -> None:
         "--plugin",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="drop tokens with SkimRT's plugin (default for tensorrt) or with standard operators (for tensorrt-rtx)",
+        help="drop tokens with SkimRT's kernel (default for tensorrt, torch on a GPU) or with standard operators",
     )
     group.add_argument(
         "--compute-capability",

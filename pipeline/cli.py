@@ -10,17 +10,19 @@ import shlex
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, get_args
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from calib.row import Columns
+from engines.allocator import keep_freed_memory
 from engines.errors import InputError, SkimError
 from engines.manifest import Gate
+from engines.reading import PLAIN, Aggregation, Reading
 from engines.version import __version__
 from pipeline.importing import interruptible
 
@@ -40,6 +42,7 @@ def main_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argpar
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _take_any_character()
+    keep_freed_memory()
     try:
         p = parser()
         p.epilog = f"{p.epilog}\n\n{OF_EVERY_VERB}" if p.epilog else OF_EVERY_VERB
@@ -133,6 +136,23 @@ def columns_of(args: argparse.Namespace) -> Columns | None:
     return Columns.given(args.label, args.text, args.text_b)
 
 
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say what is made of the logits; `reading_of` reads them."""
+    add = parser.add_argument_group("what is made of the logits, where the model's head leaves a choice").add_argument
+    add("--aggregation", choices=get_args(Aggregation), help=f"of tagged tokens (default {PLAIN.aggregation})")
+    add("--answers", type=int, default=PLAIN.answers, help=f"most answers to a question (default {PLAIN.answers})")
+    add("--max-answer", type=int, default=PLAIN.max_answer, help=f"most tokens of one (default {PLAIN.max_answer})")
+    add("--no-answer", action="store_true", default=None, help="a question may have no answer (default: the model's)")
+    add("--stride", type=int, default=PLAIN.stride, help="tokens that windows of a long text share (default 128)")
+    add("--threshold", type=float, help="least probability of a label of several (default: the model's, or 0.5)")
+
+
+def reading_of(args: argparse.Namespace) -> Reading:
+    """What the flags of `add_reading_flags` say. Raises InputError."""
+    aggregation = args.aggregation or PLAIN.aggregation
+    return Reading(aggregation, args.answers, args.max_answer, args.no_answer, args.threshold, args.stride)
+
+
 def print_gates(gates: Sequence[Gate], console: Console) -> None:
     """One line per gate: status, name, and the reason or the figures."""
     for gate in gates:
@@ -164,4 +184,14 @@ def plain_table(title: str, *columns: str) -> Table:
     )
     for column in columns or ("", ""):
         table.add_column(column, overflow="fold", header_style="dim")
+    return table
+
+
+def figures_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of names, on the left, and their figures."""
+    table = _PrintableTable(title=printable(title))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
     return table

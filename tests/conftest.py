@@ -20,6 +20,7 @@ from pipeline.builder import profile
 from pipeline.model import CheckpointConfig, PrunedTransformer, save_checkpoint
 from pipeline.model.config import EncoderConfig, HeadConfig, PrunerConfig
 from pipeline.model.weights import write_weights
+from tests.exports import KeptExports, keep_operators
 
 for library, imported in (("openvino", openvino_package), ("onnxruntime", onnxruntime_package)):
     if find_spec(library) is not None:
@@ -94,6 +95,24 @@ def few_profiled_lengths() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_exports(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptExports]:
+    """Equal stages are traced once by all tests and workers; `traced_anew` is for a test of the trace itself."""
+    base = tmp_path_factory.getbasetemp()
+    # A worker of pytest-xdist has a folder in that of the session.
+    exports = KeptExports((base.parent if hasattr(pytestconfig, "workerinput") else base) / "exports")
+    with pytest.MonkeyPatch.context() as patch:
+        keep_operators(patch)
+        patch.setattr(torch.onnx, "export", exports)
+        yield exports
+
+
+@pytest.fixture
+def traced_anew(kept_exports: KeptExports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every export traces."""
+    monkeypatch.setattr(torch.onnx, "export", kept_exports.export)
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> TinyModel:
     """build_tiny_model, cached: tiny_model(method, head, family, seed, **pruner fields). Do not change it."""
@@ -144,7 +163,11 @@ def tiny_checkpoint(
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyModel, tiny_tokenizer: Path) -> Path:
     """A Hugging Face directory of a BERT encoder without a head."""
-    model, directory = tiny_model("dense"), tmp_path_factory.mktemp("backbone")
+    return write_backbone(tmp_path_factory.mktemp("backbone"), tiny_model("dense"), tiny_tokenizer)
+
+
+def write_backbone(directory: Path, model: PrunedTransformer, tokenizer: Path) -> Path:
+    """Writes the encoder of a BERT model into a directory as Hugging Face does, without its head."""
     encoder = model.config.encoder
     config = {
         "model_type": "bert",
@@ -157,7 +180,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory, tiny_model: TinyMode
         "max_position_embeddings": encoder.max_positions,
     }
     (directory / "config.json").write_text(json.dumps(config), "utf-8")
-    (directory / "tokenizer.json").write_bytes(tiny_tokenizer.read_bytes())
+    (directory / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     weights = {_huggingface_name(n): v for n, v in model.state_dict().items() if not n.startswith("head.")}
     write_weights(directory / "model.safetensors", weights)
     return directory

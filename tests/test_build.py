@@ -26,11 +26,11 @@ from engines.manifest import EngineRecord
 from pipeline import build, inspect
 from pipeline import run as run_module
 from pipeline.builder import baseline
-from pipeline.builder import graphs as stage_graphs
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.start import Start
 from pipeline.builder.subject import Subject
 from pipeline.builder.target import BuildTarget
+from pipeline.graph import once as stage_graphs
 from pipeline.graph.stages import Stage
 from pipeline.model.reference import run_batch
 from tests.conftest import LABELS
@@ -182,7 +182,7 @@ KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
 from pipeline import build
-from pipeline.builder import graphs as stage_graphs
+from pipeline.graph import once as stage_graphs
 from pipeline.cli import main_of
 from pipeline.builder.publish import Publisher
 graphs = Path(sys.argv.pop(1))

@@ -14,9 +14,9 @@ from engines.errors import InputError
 from engines.files import digest_tree
 from pipeline import build
 from pipeline.builder import baseline, steps
-from pipeline.builder import graphs as stage_graphs
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.start import Start
+from pipeline.graph import once as stage_graphs
 from tests.gates.builds import Built, classifier, model_of, reversed_labels, run_verb
 
 

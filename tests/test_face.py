@@ -18,6 +18,7 @@ from engines.head import Head
 from engines.prediction import Prediction
 from skimrt.face import Pipeline
 from tests.engines.toy import Toy
+from tests.test_architecture import imports_of
 
 TEXTS = ["w7 w8", "w9 w10 w11", "w12"]
 LONG = " ".join(["w7"] * 99)
@@ -151,6 +152,16 @@ def test_folders_of_the_users_own_change_nothing(artifacts: dict[str, Path], tmp
     done = run_beside(tmp_path, "-m", "skimrt", "inspect", str(artifacts["classification"]), "--json")
     # Python finds `skimrt` by its path, and `skimrt` finds its own packages in front of the folder's.
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", skimrt.__all__)
+def test_a_name_brings_the_packages_that_it_imports(name: str) -> None:
+    """What is not named would be taken from the folder, if that has a package so called."""
+    seen, left = set[str](), [skimrt._HOMES.get(name, "skimrt")]
+    while left:
+        seen.add(module := left.pop())
+        left += imports_of(module, at_runtime=True) - seen
+    assert {module.partition(".")[0] for module in seen} <= {"skimrt", "engines", *skimrt._NEED.get(name, ())}
 
 
 def test_a_name_that_is_taken_already_is_told(tmp_path: Path) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
-import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +15,11 @@ import pytest
 from engines.artifact import Artifact
 from engines.runner import Runner
 from pipeline import build, parity, run, train
+from tests.conftest import write_backbone
 from tests.engines.driving import INNER
 from tests.engines.host_device import HostDevice, HostDeviceBackend, plain_regroup
 from tests.gates.builds import run_verb
+from tests.graph.small import small_model
 
 Row = dict[str, Any]
 
@@ -121,35 +120,41 @@ def device() -> HostDeviceBackend:
 
 QUICK = ("embedding", "question_answering")
 """One head whose stages carry a mean, and one that reads every row; the others take as long again."""
+EVERY_ROW = ("question_answering", "tagging")
+"""Heads that read every row: their models are cut at every decision."""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+    """An encoder of two layers: half of the time of a build here is tracing, layer by layer."""
+    return write_backbone(tmp_path_factory.mktemp("backbone"), small_model("dense", layers=2), tiny_tokenizer)
 
 
 @pytest.mark.parametrize(
     "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in ROWS]
 )
-def test_a_head_goes_all_the_way(
-    kind: str, tmp_path: Path, tiny_backbone: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_head_goes_all_the_way(kind: str, tmp_path: Path, backbone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, dev = write(tmp_path / "train.jsonl", kind, 48, 1), write(tmp_path / "dev.jsonl", kind, 24, 2)
     common = ("--data", data, "--dev-data", dev, "--max-length", 24, "--batch-tokens", 256, "--evaluations", 1)
     if kind == "embedding":
-        dense = embedder(tmp_path / "embedder", tiny_backbone)
+        dense = embedder(tmp_path / "embedder", backbone)
     else:
         dense = tmp_path / "dense"
-        assert run_verb(train, "--method", "dense", "--backbone", tiny_backbone, *common, "--out", dense) == 0
+        assert run_verb(train, "--method", "dense", "--backbone", backbone, *common, "--out", dense) == 0
     pruned = ("--method", "topk", "--init", dense, "--keep-rate", 0.8, "--out", tmp_path / "topk")
     assert run_verb(train, *pruned, *common) == 0
     kept = json.loads((tmp_path / "topk" / "run.json").read_text("utf-8"))["dev"]
     assert kept["flops_ratio"] > 1 and min(kept["keep"]) < 1
     out = tmp_path / "artifact"
     settings = ("--samples", 12, "--threads", 1, "--dense", dense, "--max-drop", 100, "--data", dev)
-    built = ("--checkpoint", tmp_path / "topk", "--precision", "fp32", "--buckets", "1x24,2x24", "--out", out)
-    assert run_verb(build, *settings, *built) == 0
+    model = ("--checkpoint", tmp_path / "topk", "--precision", "fp32", "--out", out)
+    shapes = ("--stages", "auto" if kind in EVERY_ROW else 2, "--buckets", "1x24,2x24")
+    assert run_verb(build, *settings, *model, *shapes) == 0
     manifest = Artifact.open(out).manifest
     assert manifest.head.kind == kind and {gate.status for gate in manifest.gates} == {"PASSED"}
     (metric,) = [gate.figures for gate in manifest.gates if gate.name == "task metric"]
     assert FIGURES[kind] <= metric.keys()
-    if manifest.head.pools:
-        assert len(manifest.plan.stages) > 1
+    assert len(manifest.plan.stages) > 1
     assert run_verb(parity, out, *settings, "--provider", "onnxruntime") == 0
     capsys.readouterr()
     text = ("--text", "w4", "--text-b", "w7 w4 w5") if kind == "question_answering" else ("--text", "w7 w4 w5")
@@ -162,36 +167,3 @@ def test_a_head_goes_all_the_way(
             assert isinstance(ours.embedding, np.ndarray) and ours.embedding.dtype == np.float32
             assert theirs.embedding is not None and np.abs(ours.embedding - theirs.embedding).max() < 1e-6
             assert ours.retention == theirs.retention
-
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "own-model.md"
-FILES = {
-    "labels": "multi_label",
-    "values": "regression",
-    "entities": "tagging",
-    "answers": "question_answering",
-    "texts": "embedding",
-}
-SMALL = {
-    "train": ["--batch-tokens", "256", "--evaluations", "1", "--max-length", "24", "--flops-ratio", "1.02"],
-    "build": ["--max-drop", "100", "--buckets", "1x24,2x24", "--threads", "1", "--precision", "fp32"],
-    "parity": ["--max-drop", "100", "--threads", "1"],
-}
-"""What makes a command quick and a random model's loss no failure; the last of two flags counts."""
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_page_run_as_they_stand(
-    tmp_path: Path, tiny_backbone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    section = PAGE.read_text("utf-8").split("\n## Heads\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == len(ROWS)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_backbone, "my-encoder")
-    embedder(Path("my-embedder"), tiny_backbone)
-    for name, kind in FILES.items():
-        write(Path(f"{name}.jsonl"), kind, 60, 1)
-    for line in "".join(blocks).splitlines():
-        _, verb, *words = shlex.split(line)
-        assert run_verb(importlib.import_module(f"pipeline.{verb}"), *words, *SMALL.get(verb, [])) == 0, line

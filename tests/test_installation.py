@@ -54,6 +54,7 @@ def hiding(*packages: str) -> str:
         ("train", "torch", "train"),
         *((verb, "torch", "cpu") for verb in ("build", "parity", "demo")),
         ("report", "jinja2", "cpu"),
+        ("serve", "fastapi", "serve"),
     ],
 )
 def test_a_verb_names_the_package_that_is_missing_and_its_extra(verb: str, package: str, extra: str) -> None:
@@ -62,7 +63,7 @@ def test_a_verb_names_the_package_that_is_missing_and_its_extra(verb: str, packa
     assert done.stderr == f"error: the package {package} is not installed; pip install 'skimrt[{extra}]'\n"
 
 
-@pytest.mark.parametrize("verb", ["train", "build", "parity", "demo", "report", "run", "inspect"])
+@pytest.mark.parametrize("verb", ["train", "build", "parity", "demo", "report", "run", "inspect", "serve"])
 def test_an_interrupted_import_ends_as_an_interrupted_verb_does(verb: str) -> None:
     interrupt = """
 class Interrupt:
@@ -102,6 +103,12 @@ def test_the_extra_runtime_runs_an_artifact_without_what_builds_it(tiny_tokenize
             "run", artifact, "--text", "good", "--provider", provider, before=hiding(*BUILDING, *named - {provider})
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["serve", "export_triton"])
+def test_a_deployment_needs_nothing_that_builds(verb: str) -> None:
+    done = run_as_command(verb, "--help", before=hiding(*BUILDING))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("backend", [OpenVinoBackend(), OnnxRuntimeBackend()])

@@ -16,7 +16,7 @@ from engines.manifest import Gate
 from engines.manifest_file import sealed, write_manifest
 from pipeline import gates as gates_of_parity
 from pipeline import parity
-from pipeline.builder.graphs import ExportOnce
+from pipeline.graph.once import ExportOnce
 from tests.gates.builds import Built, classifier, reseal, reversed_labels, run_verb, set_attribute
 from tests.graph.small import small_model
 

@@ -118,6 +118,38 @@ def test_a_gate_that_fails_says_what_to_do(
     assert run_verb(skim, *flags(own)) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_a_narrower_precision_is_built_checked_and_gone_on_with(
+    own: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    out = own.parent / "artifact"
+    assert run_verb(skim, *flags(own), "--precision", precision) == 0
+    manifest = Artifact.open(out).manifest
+    not_passed = [gate for gate in manifest.gates if gate.status != "PASSED"]
+    assert all(gate.status == "SKIPPED" and "INT8 is not used" in gate.reason for gate in not_passed)
+    if precision == "int8":
+        assert "calibration.json" in manifest.files
+        assert "int8" in {gate.name for gate in manifest.gates}
+    else:
+        assert {found.precision for found in manifest.compared} == {"fp32", "bf16", "int8"}
+    capsys.readouterr()
+    for verb in (train, build, skim.parity):
+        monkeypatch.setattr(verb, "run", None)
+    assert run_verb(skim, *flags(own), "--precision", precision) == 0
+    assert "3/4 parity: done before" in capsys.readouterr().out
+
+
+def test_too_few_texts_for_int8_are_refused_before_the_training(
+    own: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "run", None)
+    few = own.parent / "few.jsonl"
+    few.write_text("\n".join((own.parent / "bare.jsonl").read_text("utf-8").splitlines()[:36]) + "\n", "utf-8")
+    assert run_verb(skim, own, "--data", few, "--out", own.parent / "few", "--precision", "int8") == 2
+    assert "--precision int8: expected at least 32 texts to train on" in capsys.readouterr().err
+
+
 def test_one_early_global_layer_decides() -> None:
     def chosen(layers: int, **parts: object) -> int:
         sizes = {"vocab_size": 9, "hidden_size": 8, "heads": 2, "intermediate_size": 8, "max_positions": 9}

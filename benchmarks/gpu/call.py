@@ -27,6 +27,10 @@ _SHORTEST = 5
 _MODULE = ("{python}", "-m")
 _PYTEST = (*_MODULE, "pytest", "-o", "addopts=", "-q", "-rsfE", "-p", "no:cacheprovider")
 _E2E = (*_MODULE, "benchmarks.gpu.e2e")
+_TORCH = (
+    *("--targets", "torch", "--methods", "ltp", "--precisions", "fp16", "--buckets", "32x128,32x256"),
+    *("--texts", "256", "--rounds", "3", "--minutes", "8"),
+)
 _COMPILED = ("--mode", "compile", "--batches", "32", "--lengths", "64,128,256", "--texts", "256", "--samples", "16")
 _METRICS = ",".join(
     (
@@ -107,6 +111,14 @@ STEPS = {
     "e2e": Step(
         ("base", "model"),
         (Command("e2e", 580, 40, (*_E2E, "--out", "{out}/e2e-eager.json")),),
+    ),
+    "torch": Step(
+        ("base", "model"),
+        (Command("torch", 580, 40, (*_MODULE, "benchmarks.gpu_run", *_TORCH, "--out", "{out}/gpu-torch.json")),),
+    ),
+    "packed": Step(
+        ("base", "model"),
+        (Command("packed", 200, 30, (*_MODULE, "benchmarks.gpu.packed", "--out", "{out}/packed.json")),),
     ),
     "rtx": Step(
         ("base", "rtx"),

@@ -23,11 +23,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.gpu.internals import engine_times, registered, stand_in_device, versions
-from benchmarks.gpu.token_compact import use_the_kernel
 from benchmarks.gpu.torch_cuda import MODES, TorchBackend
 from calib.data import read_examples
 from engines.backends import Backend
 from engines.backends.device import Device
+from engines.backends.plugin import use_kernel
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     console, started = Console(width=150), time.perf_counter()
     host = stand_in_device() if args.host else None
     if host is None and not args.no_kernel:
-        use_the_kernel()
+        use_kernel()
     results: dict[str, Any] = {
         **versions(),
         **machine_record(),

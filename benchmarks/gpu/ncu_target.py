@@ -9,12 +9,12 @@ import argparse
 
 import torch
 
-from benchmarks.gpu.token_compact import use_the_kernel
+from engines.backends.plugin import use_kernel
 from engines.errors import GateError
 from pipeline.cli import main_of
-from pipeline.model.compaction import token_compact
 from plugins.library import open_library
 from plugins.regroup.binding import Regroup, Source, Target
+from plugins.token_compact.operator import token_compact
 
 SHAPES = ((1, 128, 384), (8, 256, 384), (32, 256, 384), (32, 512, 768), (128, 512, 768))
 _THRESHOLD = 0.55
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Calls both kernels in every shape. Raises GateError where one is wrong."""
-    use_the_kernel()
+    use_kernel()
     regroup = Regroup(open_library())
     torch.manual_seed(0)
     for shape in SHAPES:

@@ -48,12 +48,12 @@ def choose_backend(
     Raises InputError for an unknown or unbuilt target, TargetError with what is missing on this machine.
     """
     names, providers = targets(), [backend.provider for backend in BACKENDS]
-    held = [name for name in names if built is None or name in built]
+    usable = [name for name in names if built is None or name in built]
     if target != "auto" and target not in names:
         raise InputError(f"target {target!r}: expected auto or one of {', '.join(names)}")
     if provider is not None and provider not in providers:
         raise InputError(f"provider {provider!r}: expected one of {', '.join(providers)}")
-    wanted = held if target == "auto" else [name for name in held if name == target]
+    wanted = usable if target == "auto" else [name for name in usable if name == target]
     if built is not None and not built:
         raise InputError(
             f"target {target!r}: the artifact holds no engines; finish it with pipeline.build on the target's machine"
@@ -110,12 +110,12 @@ def records_for(manifest: Manifest, backend: Backend) -> list[EngineRecord]:
     Engines for exactly this GPU come before those that are compatible with more. Raises TargetError, with the command
     that adds the missing ones, when none fits.
     """
-    held = [record for record in manifest.engines if record.target == backend.target]
-    bindings = {record.binding.place: record.binding for record in held if record.binding is not None}
+    records = [record for record in manifest.engines if record.target == backend.target]
+    bindings = {record.binding.machine: record.binding for record in records if record.binding is not None}
     if not bindings:
-        return held
-    problems = {place: backend.mismatch(binding) for place, binding in bindings.items()}
-    fitting = [place for place, problem in problems.items() if problem is None]
+        return records
+    problems = {machine: backend.mismatch(binding) for machine, binding in bindings.items()}
+    fitting = [machine for machine, problem in problems.items() if problem is None]
     if not fitting:
         listed = "\n".join(f"  - {problem}" for problem in problems.values())
         command = shlex.join(["python", "-m", "pipeline.build", *manifest.build_arguments])
@@ -123,5 +123,5 @@ def records_for(manifest: Manifest, backend: Backend) -> list[EngineRecord]:
             f"target {backend.target!r}: none of the artifact's engines fits this machine\n{listed}\n"
             f"add engines for it with: {command}"
         )
-    place = min(fitting, key=lambda place: bindings[place].compatibility != "none")
-    return [record for record in held if record.binding is not None and record.binding.place == place]
+    machine = min(fitting, key=lambda machine: bindings[machine].compatibility != "none")
+    return [record for record in records if record.binding is not None and record.binding.machine == machine]

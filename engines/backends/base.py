@@ -30,7 +30,7 @@ Report = Callable[[str, float], None]
 class EngineOptions:
     """How an engine is compiled; a backend refuses what it has no use for (`refuse_unused`).
 
-    plugin:               TokenCompact is the plugin; otherwise it is the function body in the graph.
+    plugin:               TokenCompact is the plugin library's; otherwise it is the function body in the graph.
     compute_capabilities: GPUs to compile for ahead of time, such as 8.9; () for the backend's default.
     optimization_level:   0 to 5, from a quick build to a thorough search; None for the library's default.
     workspace:            MiB of scratch memory that a layer may use at most; None for all there is.
@@ -114,7 +114,7 @@ class Backend(ABC):
 
     isolated:              an engine is compiled in a process of its own, several at a time where memory allows.
     needs_device_to_build: compiling times kernels on the GPU, which one engine at a time must have for itself.
-    plugin_by_default:     TokenCompact is the plugin unless the function body is asked for; None: it never is.
+    plugin_by_default:     TokenCompact is the plugin library's unless --no-plugin; None: it never is.
     machine_bound:         engines run only where their binding says, so an artifact may hold them for several machines.
     options:               the fields of EngineOptions that change what is compiled.
     most_profiles:         that an engine may have; None: any number.

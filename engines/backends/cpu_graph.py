@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnx
 
 _SHARED_FROM = 1024
-"""Initializers of at least so many bytes live in the weights file, smaller ones in the graph."""
+"""Initializers of at least this many bytes live in the weights file, smaller ones in the graph."""
 _ALIGNMENT = 4096
 """Offsets in the weights file are multiples of a page, so that providers map them instead of copying."""
 
@@ -142,16 +142,16 @@ def _take_weights(model: onnx.ModelProto, location: str) -> bytes:
     """Makes the large initializers external; returns the content of the file at `location` that they refer to."""
     from onnx import TensorProto, numpy_helper
 
-    content, places = bytearray(), {}
+    content, spans = bytearray(), {}
     for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
         block = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
         if len(block) >= _SHARED_FROM:
             content.extend(bytes(-len(content) % _ALIGNMENT))
-            places[tensor.name] = (len(content), len(block))
+            spans[tensor.name] = (len(content), len(block))
             content.extend(block)
     for tensor in model.graph.initializer:
-        if tensor.name in places:
-            offset, length = places[tensor.name]
+        if tensor.name in spans:
+            offset, length = spans[tensor.name]
             external = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             external.data_location = TensorProto.EXTERNAL
             for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):

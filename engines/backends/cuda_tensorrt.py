@@ -15,14 +15,14 @@ from engines.errors import InputError, SkimError
 class TensorRtExecutable:
     """One optimisation profile of an ICudaEngine.
 
-    trt:   the module that deserialised the engine. place: the profile's index.
+    trt:   the module that deserialised the engine. index: of the profile.
     Raises InputError for an engine that has tensors of other shapes than a stage's, or of a type we do not run.
     """
 
-    def __init__(self, trt: ModuleType, engine: Any, place: int, bucket: Bucket) -> None:
-        self._engine, self._place = engine, place
+    def __init__(self, trt: ModuleType, engine: Any, index: int, bucket: Bucket) -> None:
+        self._engine, self._index = engine, index
         self._strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        self.scratch_bytes: int = engine.get_device_memory_size_for_profile_v2(place)
+        self.scratch_bytes: int = engine.get_device_memory_size_for_profile_v2(index)
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         types = {
@@ -56,9 +56,9 @@ class TensorRtExecutable:
             )
         if self.scratch_bytes:
             context.set_device_memory(scratch, self.scratch_bytes)
-        chosen = context.set_optimization_profile_async(self._place, stream)
+        chosen = context.set_optimization_profile_async(self._index, stream)
         if not chosen or not all(context.set_input_shape(name, t.shape) for name, t in self.inputs.items()):
-            raise SkimError(f"engine {self._engine.name!r}: TensorRT refused profile {self._place}; its log says why")
+            raise SkimError(f"engine {self._engine.name!r}: TensorRT refused profile {self._index}; its log says why")
         return TensorRtExecution(context, self)
 
 

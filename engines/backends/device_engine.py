@@ -60,7 +60,7 @@ class Lane:
         self._device, self._scratch = device, DeviceArray(0, Tensor((0,), np.dtype(np.uint8)), None)
 
     def scratch(self, nbytes: int) -> DeviceArray:
-        """At least so many bytes. It only grows: graphs hold the address that their context was given."""
+        """Scratch memory of at least `nbytes`. It only grows: graphs hold the address that their context was given."""
         if self._scratch.tensor.nbytes < nbytes:
             self._scratch = self._device.array(Tensor((nbytes,), np.dtype(np.uint8)))
         return self._scratch

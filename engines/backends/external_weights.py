@@ -1,6 +1,6 @@
 """Finds the weights that an ONNX graph has in files beside it, without the onnx package, which a deployment lacks.
 
-The graph's protobuf is walked field by field (onnx.proto, protobuf's encoding); what is not changed is copied as it is.
+The graph's protobuf is walked field by field (onnx.proto, protobuf's encoding); everything else is copied as it is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Weight:
 def external_weights(engine_file: Path, graph: np.ndarray, read: Read) -> list[Weight]:
     """The initializers of a graph that lie in other files; their values share the memory of what `read` gives.
 
-    Raises InputError for what is no ONNX graph, for a weight that does not lie in a file beside it, and for any other
+    Raises InputError for a file that is no ONNX graph, for a weight that is not in a file beside it, and for any other
     tensor that names a file: a library would look for that itself.
     """
     data = graph.data

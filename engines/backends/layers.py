@@ -79,8 +79,8 @@ def parse_build_log(text: str) -> list[Layer]:
 def parse_inspector(text: str) -> list[Layer]:
     """The layers of the JSON that IEngineInspector gives for an engine built with detailed verbosity.
 
-    TensorRT 10 has one field "Format/Datatype" per tensor, which TensorRT 11 split. Raises ValueError for what is no
-    such JSON.
+    TensorRT 10 has one field "Format/Datatype" per tensor, which TensorRT 11 split. Raises ValueError for other
+    JSON.
     """
     content = json.loads(text)
     if not isinstance(content, dict) or not isinstance(content.get("Layers"), list):

@@ -140,8 +140,8 @@ class _OpenVinoProfile(Profile):
     def run(self) -> Arrays:
         ours = self._request
         if ours.bound != self._bucket:
-            for place, tensor in enumerate(self._tensors):
-                ours.request.set_input_tensor(place, tensor)
+            for index, tensor in enumerate(self._tensors):
+                ours.request.set_input_tensor(index, tensor)
             ours.bound = self._bucket
         ours.request.infer(share_outputs=True)
         return {name: tensor.data for name, tensor in zip(ours.names, ours.request.output_tensors, strict=True)}

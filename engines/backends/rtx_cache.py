@@ -41,7 +41,7 @@ class KeptEngine:
 
 
 def kept_file(engine_file: Path) -> Path:
-    """Where the cache of an engine is kept; another place than that of an engine built anew in its stead."""
+    """The file of an engine's cache. An engine that is rebuilt under the same name gets another one."""
     state = engine_file.stat()
     key = digest_of({"file": str(engine_file.resolve()), "size": state.st_size, "written": state.st_mtime_ns})
     return cache_folder("runtime") / key[:32]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
@@ -19,12 +18,13 @@ from engines.backends.device import Device
 from engines.backends.external_weights import Read
 from engines.backends.gpu import find_gpu
 from engines.backends.isolated import Request, compile_isolated
+from engines.backends.plugin import companion_digest, plugin_digest, plugin_file
 from engines.backends.stage_graph import count_compactions
 from engines.backends.tensorrt_engine import TensorRtEngine
 from engines.binding import Binding, Gpu
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
-from engines.files import content_of, sha256
+from engines.files import content_of
 
 TIMING_CACHE = "timing.cache"
 """File of kernel timings beside the engines of one machine: what was timed once is not timed again."""
@@ -94,7 +94,7 @@ class TensorRtBackend(Backend):
             out=str(out),
             buckets=tuple((bucket.batch, bucket.length) for bucket in buckets),
             options=options,
-            plugin=str(_library()) if options.plugin else None,
+            plugin=str(plugin_file()) if options.plugin else None,
             compactions=count_compactions(stage_graph),
             inspect=self.needs_device_to_build,
             timing_cache=str(out.parent / TIMING_CACHE) if self.needs_device_to_build else None,
@@ -147,38 +147,3 @@ class TensorRtBackend(Backend):
         if isinstance(gpu, str):
             raise TargetError(f"target {self.target}: {gpu}")
         return gpu
-
-
-def plugin_digest() -> str:
-    """SHA-256 of the plugin library of this machine. Raises TargetError without one."""
-    path = _library()
-    if not path.is_file():
-        raise TargetError(f"plugin library {path}: expected a file, found none; build it or unset the variable")
-    return _digest_of(path)
-
-
-def companion_digest() -> str | None:
-    """SHA-256 of the library that lies beside the plugin's and is loaded with it; None without one."""
-    from plugins.library import RTX_ALIAS_NAME
-
-    path = _library().with_name(RTX_ALIAS_NAME)
-    return _digest_of(path) if path.is_file() else None
-
-
-def _digest_of(path: Path) -> str:
-    state = path.stat()
-    return _digest(path, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=4)
-def _digest(path: Path, modified: int, size: int) -> str:
-    return sha256(path)
-
-
-def _library() -> Path:
-    from plugins.library import PluginError, library_path
-
-    try:
-        return library_path()
-    except PluginError as error:
-        raise TargetError(str(error)) from None

@@ -25,23 +25,23 @@ class TensorRtEngine(Engine):
 
     def __init__(self, device: Device, trt: ModuleType, engine: Any, runtime: Any) -> None:
         self._device, self._trt, self._engine, self._runtime = device, trt, engine, runtime
-        self._places = {_bucket(trt, engine, place): place for place in range(engine.num_optimization_profiles)}
+        self._indices = {_bucket(trt, engine, index): index for index in range(engine.num_optimization_profiles)}
         self._profiles: dict[Bucket, DeviceProfile] = {}
 
     def profile(self, bucket: Bucket) -> DeviceProfile:
-        if bucket not in self._places:
+        if bucket not in self._indices:
             raise InputError(f"engine {self._engine.name!r}: it has no profile {bucket}; build the artifact again")
         if bucket not in self._profiles:
-            executable = TensorRtExecutable(self._trt, self._engine, self._places[bucket], bucket)
+            executable = TensorRtExecutable(self._trt, self._engine, self._indices[bucket], bucket)
             self._profiles[bucket] = DeviceProfile(self._device, executable)
         return self._profiles[bucket]
 
 
-def _bucket(trt: ModuleType, engine: Any, place: int) -> Bucket:
+def _bucket(trt: ModuleType, engine: Any, profile: int) -> Bucket:
     """The bucket of a profile. Raises InputError for one that takes more than one shape."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT and name != POOLED]
-    shapes = {tuple(shape) for name in inputs for shape in engine.get_tensor_profile_shape(name, place)}
+    shapes = {tuple(shape) for name in inputs for shape in engine.get_tensor_profile_shape(name, profile)}
     buckets = {shape[:2] for shape in shapes}
     if len(buckets) != 1 or min(min(buckets, default=())) < 1:
         raise InputError(

@@ -10,13 +10,11 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import tempfile
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -25,7 +23,9 @@ from engines.backends.device import Device
 from engines.backends.external_weights import Read
 from engines.backends.gpu import find_gpu
 from engines.backends.isolated import compile_isolated
-from engines.backends.torch_file import Contents, read_engine
+from engines.backends.plugin import plugin_digest, use_kernel
+from engines.backends.torch_file import Contents, Run
+from engines.backends.torch_package import TorchPackage
 from engines.backends.torch_worker import TorchRequest
 from engines.binding import Binding
 from engines.buckets import Bucket
@@ -59,7 +59,7 @@ class TorchBackend(Backend):
         report: Report | None = None,
     ) -> Built:
         shapes = tuple((bucket.batch, bucket.length) for bucket in buckets)
-        request = TorchRequest(str(program_file(stage_graph)), str(out), self.device_name, shapes)
+        request = TorchRequest(str(program_file(stage_graph)), str(out), self.device_name, shapes, options.plugin)
         return compile_isolated(request, report, _WORKER)
 
     def load(
@@ -70,6 +70,8 @@ class TorchBackend(Backend):
         problem = self.mismatch(binding)
         if problem is not None:
             raise TargetError(f"{engine_file}: {problem}; build the artifact again on this machine")
+        if binding.plugin is not None:
+            use_kernel()
         return self._engine(TorchPackage(engine_file, read(engine_file), self.device_name), threads)
 
     @abstractmethod
@@ -115,6 +117,8 @@ class TorchCudaBackend(TorchBackend):
 
     provider = "torch-cuda"
     precisions = ("fp32", "fp16", "bf16")
+    plugin_by_default = True
+    options = frozenset({"plugin"})
     device_name = "cuda"
 
     def available(self) -> str | None:
@@ -147,11 +151,18 @@ class TorchCudaBackend(TorchBackend):
             cuda=gpu.cuda,
             driver=gpu.driver,
             compiler=_compiler_version(),
+            plugin=plugin_digest() if options.plugin else None,
         )
 
     def mismatch(self, binding: Binding) -> str | None:
         gpu = find_gpu()
-        return gpu if isinstance(gpu, str) else binding.mismatch(_torch_version(self.target), gpu, None)
+        if isinstance(gpu, str):
+            return gpu
+        try:
+            plugin = plugin_digest() if binding.plugin is not None else None
+        except TargetError:
+            plugin = None
+        return binding.mismatch(_torch_version(self.target), gpu, plugin)
 
     def device(self) -> Device:
         from engines.backends.cuda_device import cuda_device
@@ -162,48 +173,6 @@ class TorchCudaBackend(TorchBackend):
         from engines.backends.torch_cuda import TorchCudaEngine
 
         return TorchCudaEngine(self.device(), package)
-
-
-class TorchPackage:
-    """An engine's package on a device: its models, loaded one by one, and the weights that all of them use.
-
-    Raises InputError for what is no such engine.
-    """
-
-    def __init__(self, engine_file: Path, content: np.ndarray, device: str) -> None:
-        import torch
-
-        self.file, self._device = engine_file, device
-        self.contents, stored, package = read_engine(engine_file, content)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of arrays that cannot be written; nobody writes into weights
-            found = {name: torch.from_numpy(weight.values) for name, weight in stored.items()}
-        narrow = {name for name, weight in stored.items() if weight.dtype == "BF16"}
-        self._weights = {n: (v.view(torch.bfloat16) if n in narrow else v).to(device) for n, v in found.items()}
-        # The library loads from files only. This one is nobody else's, and goes with the engine.
-        self._folder = tempfile.TemporaryDirectory(prefix="skimrt-torch-")
-        self._path = Path(self._folder.name) / "package.pt2"
-        self._path.write_bytes(package.data)
-        self._models: dict[str, Any] = {}
-
-    def model(self, bucket: Bucket) -> Any:
-        """What runs a bucket: called with a list of tensors, it returns one. Raises InputError without one."""
-        import torch
-        from torch.export.pt2_archive._package import AOTICompiledModel
-
-        described = self.contents.model_for(bucket)
-        if described is None:
-            raise InputError(f"{self.file}: it has no profile {bucket}; build the artifact again")
-        if described.name not in self._models:
-            try:
-                loader = torch._C._aoti.AOTIModelPackageLoader(str(self._path), described.name, False, 1, -1)
-                model = AOTICompiledModel(loader)
-                weights = {name: self._weights[name] for name in model.get_constant_fqns()}
-                model.load_constants(weights, check_full_update=True, user_managed=True)
-            except (RuntimeError, KeyError) as error:
-                raise InputError(f"{self.file}: PyTorch cannot load {described.name!r}: {error}") from None
-            self._models[described.name] = loader.boxed_run
-        return self._models[described.name]
 
 
 class _CpuEngine(Engine):
@@ -222,7 +191,7 @@ class _CpuEngine(Engine):
 class _CpuProfile(Profile):
     """Input arrays of one shape, which the model reads where they are."""
 
-    def __init__(self, model: Any, contents: Contents, bucket: Bucket) -> None:
+    def __init__(self, model: Run, contents: Contents, bucket: Bucket) -> None:
         import torch
 
         self._model, self._names = model, [output.name for output in contents.outputs]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engines.backends.base import Engine
 from engines.backends.device import Device, Tensor
 from engines.backends.device_engine import DeviceProfile
-from engines.backends.torch_file import Contents
+from engines.backends.torch_file import Contents, Run
 from engines.buckets import Bucket
 
 if TYPE_CHECKING:
-    from engines.backends.torch_aoti import TorchPackage
-
-Run = Callable[[list[Any]], Sequence[Any]]
-"""Takes and returns tensors of PyTorch."""
+    from engines.backends.torch_package import TorchPackage
 
 
 class TorchCudaEngine(Engine):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from engines.limits import Length
 
 PACKAGE = "package"
 """The tensor that holds AOTInductor's package; weights have dots or other names."""
+Run = Callable[[list[Any]], Sequence[Any]]
+"""What a loaded model does: takes and returns tensors of PyTorch."""
 _METADATA, _OURS = "__metadata__", "skimrt"
 _ALIGNMENT = 64
 _TYPES: dict[str, type[np.generic]] = {

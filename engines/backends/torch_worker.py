@@ -18,12 +18,16 @@ from engines.buckets import Bucket
 
 @dataclass(frozen=True)
 class TorchRequest:
-    """What the worker is asked for: the files of program and engine, the device, batch and length of every profile."""
+    """What the worker is asked for: the files of program and engine, the device, batch and length of every profile.
+
+    operator: the program has TokenCompact as an operator of its own, whose kernel the plugin library brings.
+    """
 
     program: str
     out: str
     device: str
     buckets: tuple[tuple[int, int], ...]
+    operator: bool = False
 
 
 def main() -> int:
@@ -34,6 +38,8 @@ def main() -> int:
         buckets = [Bucket(batch=batch, length=length) for batch, length in request.buckets]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns about its own deprecations
+            if request.operator:
+                import plugins.token_compact.operator  # noqa: F401 (PyTorch then knows it)
             compile_program(Path(request.program), Path(request.out), request.device, buckets, say)
         return []
 

@@ -23,7 +23,7 @@ def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
     Nothing is timed if the target's engines cannot run here. Errors that can be known are raised before anything is
     built.
     """
-    inputs = Inputs()
+    inputs = Inputs(config.columns)
 
     def attempt(start: Start) -> Artifact:
         with start.publisher() as publisher:

@@ -60,7 +60,7 @@ def planned_gates(compilation: Compilation, records: Sequence[EngineRecord], hea
     reports = {record: compilation.report_of(record) for record in records if record.report is not None}
     if not reports:
         return []
-    precision, where = records[0].precision, f"({records[0].target} {records[0].place})"
+    precision, where = records[0].precision, f"({records[0].target} {records[0].machine})"
     profiles = {
         f"{record.file} {profile.bucket}": (record, profile, report.fusible)
         for record, report in reports.items()

@@ -83,7 +83,7 @@ class Compilation:
     """The engines of one build.
 
     graphs: graph of every unit. steps: steps of every stage, such as "attend 2".
-    held:   what there is already, whose engines are taken where their key is the same.
+    previous: what there is already, whose engines are taken where their key is the same.
     jobs:   engines compiled at a time; None: as many as memory and cores allow.
     """
 
@@ -93,16 +93,16 @@ class Compilation:
         graphs: Mapping[Unit, str],
         steps: Sequence[Sequence[str]],
         publisher: Publisher,
-        held: Previous,
+        previous: Previous,
         jobs: int | None,
     ) -> None:
         self._root, self._target, self._graphs, self._steps = publisher.path, target, graphs, steps
-        self._publisher, self._held, self._jobs = publisher, held, jobs
-        place = "" if target.binding is None else f"/{target.binding.place}"
-        self.folder = f"engines/{target.backend.target}-{target.precision}{place}"
+        self._publisher, self._previous, self._jobs = publisher, previous, jobs
+        machine = "" if target.binding is None else f"/{target.binding.machine}"
+        self.folder = f"engines/{target.backend.target}-{target.precision}{machine}"
 
     def run(self, buckets: Mapping[Unit, Sequence[Bucket]], progress: Progress) -> Compiled:
-        """Compiles what is not there yet of the buckets of every unit. A profile that fails does not keep the others
+        """Compiles the missing buckets of every unit. A profile that fails does not keep the others
         from being built.
 
         Raises InputError for a graph that cannot be read, and BuildError if no bucket is complete.
@@ -111,17 +111,17 @@ class Compilation:
         jobs, compiled = self._all_jobs(buckets), Compiled()
         label = f"engines ({self._target.backend.target}, {self._target.precision})"
         task = progress.add_task(label, total=len(jobs))
-        self._held.take_timings(self.folder)
+        self._previous.take_timings(self.folder)
         missing = [job for job in jobs if not self._is_there(job) and not self._take(job)]
         progress.advance(task, len(jobs) - len(missing))
         errors: dict[Job, Errors] = {}
-        for job, found in self._compile(missing, progress):
-            if found:
-                errors[job] = found
+        for job, failures in self._compile(missing, progress):
+            if failures:
+                errors[job] = failures
             else:
                 self._publisher.mark(_step(job))
             progress.advance(task)
-        self._held.share_timings(self.folder)
+        self._previous.share_timings(self.folder)
         for job in jobs:  # in their order, not in that in which they failed
             for bucket, error in errors.get(job, {}).items():
                 compiled.failed.setdefault(bucket, str(error))
@@ -168,7 +168,7 @@ class Compilation:
     def _take(self, job: Job) -> bool:
         """Takes an engine with the same key and all its profiles from the artifact that is replaced, if that is worth
         it."""
-        if not self._target.backend.isolated or not self._held.take(job.key, job.file, job.buckets):
+        if not self._target.backend.isolated or not self._previous.take(job.key, job.file, job.buckets):
             return False
         self._publisher.mark(_step(job))
         return True
@@ -222,14 +222,14 @@ class Compilation:
             ProfileReport(bucket=bucket, fused=fused_attention(layers), layers=layers)
             for bucket, layers in built.layers.items()
         ]
-        found = EngineReport(
+        report = EngineReport(
             seconds=round(built.seconds, 3),
             peak_bytes=built.peak_bytes,
             size=(self._root / job.file).stat().st_size,
             fusible=fusible_attention(steps),
             profiles=tuple(profiles),
         )
-        (self._root / job.report).write_text(found.model_dump_json(indent=1) + "\n", "utf-8")
+        (self._root / job.report).write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
 
     def _size(self, job: Job) -> tuple[int, int]:
         """What the memory of a builder grows with: the weights, then the rows."""

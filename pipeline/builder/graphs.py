@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from engines.backends.base import program_file
 from engines.errors import InputError
@@ -15,11 +14,7 @@ from pipeline.builder.target import BuildTarget
 from pipeline.builder.traced_backend import TracedBackend
 from pipeline.builder.work import Work
 from pipeline.gates.expected import Expected
-from pipeline.graph.export import export_stage
-from pipeline.graph.precision import Precision
-from pipeline.graph.program import write_program
 from pipeline.graph.stages import HeadStage, Stage, StageSpec, cut_stages, decision_layers
-from pipeline.model.config import CheckpointConfig
 from pipeline.model.transformer import PrunedTransformer
 
 
@@ -32,34 +27,6 @@ def specs_of(model: PrunedTransformer, manifest: Manifest) -> list[StageSpec]:
             "the artifact's stages are not those of this model; pass the checkpoint that it was built from"
         )
     return specs
-
-
-class ExportOnce:
-    """Exports every stage of one model once per precision.
-
-    programs: also write the program of PyTorch beside every graph.
-
-    Most stages on which a machine's costs are measured are also in the artifact, and tracing one takes seconds.
-    """
-
-    def __init__(self, programs: bool = False) -> None:
-        self._graphs: dict[tuple[object, Precision], bytes] = {}
-        self._programs: dict[tuple[object, Precision], bytes] | None = {} if programs else None
-
-    def __call__(
-        self, stage: Stage | HeadStage, config: CheckpointConfig, path: Path, precision: Precision = "fp32", /
-    ) -> None:
-        key = stage.spec.steps if isinstance(stage, Stage) else HeadStage, precision
-        if key in self._graphs:
-            path.write_bytes(self._graphs[key])
-        else:
-            export_stage(stage, config, path, precision)
-            self._graphs[key] = path.read_bytes()
-        if self._programs is not None:
-            if key not in self._programs:
-                write_program(stage, config, path, precision)
-                self._programs[key] = program_file(path).read_bytes()
-            program_file(path).write_bytes(self._programs[key])
 
 
 def export_graphs(work: Work, expected: Expected) -> dict[Unit, str]:

@@ -30,15 +30,15 @@ def calibrated(work: Work, reference: Reference) -> Calibration | None:
     if not publisher.done(FILE):
         budget = DropBudget(work.config.max_drop, None if start.dense is None else start.dense.metric)
         advance = partial(work.progress.advance, task)
-        found = calibrate(start.subject.model, start.calibration_texts, reference, budget, tick=advance)
-        write_calibration(publisher.path, found)
+        calibration = calibrate(start.subject.model, start.calibration_texts, reference, budget, tick=advance)
+        write_calibration(publisher.path, calibration)
         publisher.mark(FILE)
-    found = read_calibration(publisher.path)
+    calibration = read_calibration(publisher.path)
     work.progress.update(task, completed=5)
-    shift = shift_warning(found.shift, found.coverage.data, start.subject.data)
+    shift = shift_warning(calibration.shift, calibration.coverage.data, start.subject.data)
     if shift is not None:
         work.progress.console.print(f"WARNING: {shift}", style="yellow", highlight=False)
-    return found
+    return calibration
 
 
 def same_texts_warning(config: BuildConfig) -> str | None:
@@ -91,8 +91,8 @@ def quantised_graphs(graphs: Mapping[Unit, str], scheme: QuantizationScheme, roo
     stages = [unit for unit in graphs if unit != "head"]
     targets: dict[Unit, str] = {unit: int8_graph_file(graphs[unit]) for unit in stages}
     layers = quantize_graphs([root / graphs[u] for u in stages], scheme, [root / targets[u] for u in stages])
-    for unit, found in zip(stages, layers, strict=True):
-        if not found:
+    for unit, quantised in zip(stages, layers, strict=True):
+        if not quantised:
             (root / targets.pop(unit)).unlink()
     return targets
 

@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress, TaskID
 
 from engines.artifact import Artifact
+from engines.backends import Backend, choose_backend
+from engines.loading import keeping
 from engines.machine import machine_record
 from engines.runner import Runner
 from engines.tokenization import Text
@@ -21,6 +24,10 @@ _CHUNK = 256
 """Texts in a chunk: as many as the runner regroups together by default."""
 _WARMING = 32
 """Texts before the clock starts. Every engine has run once by then, and what is left is the tokenizer and Python."""
+
+
+Way = Callable[[Sequence[Text]], object]
+"""What answers texts."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +42,18 @@ class Timing:
 
 
 def alternate(
-    ways: dict[str, Callable[[Sequence[Text]], object]],
+    ways: dict[str, Way],
     texts: Sequence[Text],
     rounds: int,
     tick: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = lambda: time.perf_counter(),
+    size: int | None = None,
 ) -> dict[str, list[float]]:
-    """Returns the median seconds of every way for each chunk. The ways take turns on each chunk, so drift affects all
-    alike.
+    """Returns the median seconds of every way for each chunk of `size` texts. The ways take turns on each chunk, so
+    drift affects all alike.
     """
-    chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
+    size = size or _CHUNK
+    chunks = [texts[start : start + size] for start in range(0, len(texts), size)]
     medians: dict[str, list[float]] = {name: [] for name in ways}
     for number, chunk in enumerate(chunks):
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -72,20 +81,23 @@ def measure(
     """Times every artifact at every batch size, end to end: texts in, predictions out, tokenisation included.
 
     At batch 1 each text is answered before the next one starts; at batch n the runner regroups what a chunk of texts
-    leaves it. Every engine is loaded before the clock starts. All see the same tokens, those of `common_length`.
+    leaves it. Every engine is loaded before the clock starts, once for all batch sizes. All see the same tokens, those
+    of `common_length`.
     An artifact named STOCK is a dense one whose graph is timed as OpenVINO runs it by its own defaults (`StockModel`).
     """
     timings, length = [], common_length(artifacts.values())
+    backends = {name: _kept(path) for name, path in artifacts.items() if name != STOCK}
     for batch in batches:
         total = len(artifacts) * rounds * -(-len(texts) // _CHUNK)
         task = progress.add_task(f"timing, batch {batch}", total=total) if progress else None
-        ways: dict[str, Callable[[Sequence[Text]], object]] = {}
+        ways: dict[str, Way] = {}
         for name, path in artifacts.items():
             if name == STOCK:
                 ways[name] = StockModel(path, batch, length, threads)
                 ways[name](texts[:_WARMING])
                 continue
-            runner = Runner(path, threads=threads, max_batch=batch, truncate=True, verify=False, max_length=length)
+            limits: dict[str, Any] = {"threads": threads, "max_batch": batch, "max_length": length}
+            runner = Runner(path, target=backends[name], truncate=True, verify=False, **limits)
             runner.warm_up()
             runner(list(texts[:_WARMING]))
             ways[name] = runner
@@ -97,6 +109,12 @@ def measure(
         for name, chunks in alternate(ways, texts, rounds, tick).items():
             timings.append(Timing(name, batch, sum(chunks), len(texts) / sum(chunks), [round(c, 5) for c in chunks]))
     return timings
+
+
+def _kept(path: Path) -> Backend:
+    """What runs an artifact here, with engines that several runners share."""
+    artifact = Artifact.open(path, verify=False)
+    return keeping(choose_backend("auto", None, artifact.manifest.built, artifact.manifest.bindings), artifact)
 
 
 def common_length(artifacts: Iterable[Path]) -> int:

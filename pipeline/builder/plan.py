@@ -71,7 +71,7 @@ def _within_memory(work: Work, planner: Planner, limit: int) -> ChosenPlan:
         stages = _with_larger(plan, config.token_budget).buckets
         sizes = [weights, *[0] * (len(stages) - 1)]
         pairs = zip(sizes, stages, strict=True)
-        return sum(engine_bytes(encoder, target.backend.target, precision, size, held) for size, held in pairs)
+        return sum(engine_bytes(encoder, target.backend.target, precision, size, buckets) for size, buckets in pairs)
 
     return best_within(planner, limit, bytes_of)
 

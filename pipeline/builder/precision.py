@@ -24,21 +24,19 @@ from engines.machine import cache_folder
 from engines.precisions import ComparedPrecision, told
 from engines.writing import write_whole
 from pipeline.builder.config import BuildConfig
-from pipeline.builder.profile import cost_key
+from pipeline.builder.profile import where_timed
 from pipeline.builder.progress import progress_bars
 from pipeline.builder.start import Start
 from pipeline.builder.subject import encoder_of
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.timed_calls import calls_of
-from pipeline.graph.export import export_stage
-from pipeline.graph.program import write_program
-from pipeline.graph.stages import Stage, attentions, cut_stages, decision_layers
+from pipeline.graph.stages import Stage, StageSpec, attentions, cut_stages, decision_layers
 from pipeline.model.transformer import PrunedTransformer
 
 WIDEST = "fp32"
 WORTH = 0.95
 """Share of fp32's time that a narrower precision may take at most: it rounds, and times differ by some percent."""
-_ROUNDS = 5
+_ROUNDS = 3
 
 Milliseconds = Mapping[str, Mapping[int, float]]
 """Of a text in the uncut model, by precision and batch size."""
@@ -51,13 +49,14 @@ def in_fastest_precision(
 
     Raises what `start_of` and `build` raise; GateError where fp32 fails too.
     """
+    first = start_of(config.settled)
     if config.precision != "auto":
-        return build(start_of(config))
-    compared = compare(start_of(config.settled), console)
+        return build(first)
+    compared = compare(first, console)
     while True:
         chosen = next(candidate for candidate in compared if not candidate.reason)
         console.print(f"precision  {told(compared)}", highlight=False, markup=False, soft_wrap=True)
-        start = start_of(config.in_precision(chosen.precision))
+        start = first if chosen.precision == first.config.precision else start_of(config.in_precision(chosen.precision))
         try:
             return build(replace(start, compared=tuple(compared)))
         except GateError as error:
@@ -136,37 +135,43 @@ def _targets(start: Start) -> tuple[dict[str, BuildTarget], dict[str, str]]:
 def _milliseconds(
     start: Start, targets: Mapping[str, BuildTarget], refused: dict[str, str], advance: Callable[[], None]
 ) -> Milliseconds:
-    """Measured now, or by an earlier build of such a model on this machine; adds to `refused` what cannot be built."""
-    model, lengths = start.subject.model, _lengths(start)
-    keys = [cost_key(model, target, start.batches, start.config.threads, None) for target in targets.values()]
-    path = (
-        cache_folder("precisions") / f"{digest_of({'keys': keys, 'int8': 'int8' in targets, 'at': lengths})[:32]}.json"
-    )
+    """Measured now, or by an earlier build of such an encoder on this machine; adds to `refused` what cannot be
+    built."""
+    length = _length(start)
+    path = cache_folder("precisions") / f"{_key(start, targets, length)}.json"
     try:
         return {p: {int(b): ms for b, ms in by.items()} for p, by in json.loads(path.read_text("utf-8")).items()}
     except (OSError, ValueError, AttributeError):
-        found = measured(start, targets, lengths, refused, advance)
+        found = measured(start, targets, length, refused, advance)
     if not refused.keys() & targets.keys():
         with suppress(OSError):  # it only saves time
             write_whole(path, (json.dumps(found) + "\n").encode())
     return found
 
 
+def _key(start: Start, targets: Mapping[str, BuildTarget], length: int) -> str:
+    """What the times depend on, as a file name. Decisions are no part of it: they are in float32 in every precision."""
+    model, threads = start.subject.model, start.config.threads
+    where = [where_timed(model, target, threads) for target in targets.values()]
+    timed_here = {"layers": attentions(_longest_stage(model)), "batches": start.batches, "length": length}
+    return digest_of({"where": where, "precisions": list(targets), **timed_here})[:32]
+
+
 def measured(
     start: Start,
     targets: Mapping[str, BuildTarget],
-    lengths: Sequence[int],
+    length: int,
     refused: dict[str, str],
     advance: Callable[[], None],
 ) -> Milliseconds:
-    """Times the longest stage that the model can have at these lengths, in all precisions in turns."""
+    """Times the longest stage that the model can have at this length, in all precisions in turns."""
     model, threads = start.subject.model, start.config.threads
-    shapes = [Bucket(batch=batch, length=length) for batch in start.batches for length in lengths]
+    shapes = [Bucket(batch=batch, length=length) for batch in start.batches]
     profiles: dict[tuple[str, Bucket], Profile] = {}
     with tempfile.TemporaryDirectory(prefix="skimrt-precision-") as folder:
         for precision, target in targets.items():
             try:
-                engine_file = _build(model, target, shapes, Path(folder) / precision)
+                engine_file = _build(start, target, shapes, Path(folder) / precision)
             except SkimError as error:
                 refused[precision] = str(error).splitlines()[0]
                 continue
@@ -180,8 +185,7 @@ def measured(
         seconds |= {key: min(value, seconds[WIDEST, key[1]]) for key, value in seconds.items() if key[0] == "int8"}
     found: dict[str, dict[int, float]] = {}
     for (precision, shape), value in seconds.items():
-        by_batch = found.setdefault(precision, dict.fromkeys(start.batches, 0.0))
-        by_batch[shape.batch] += 1e3 * value / shape.batch / len(lengths)
+        found.setdefault(precision, {})[shape.batch] = 1e3 * value / shape.batch
     return found
 
 
@@ -200,15 +204,11 @@ def timed(
     return {key: statistics.median(values) for key, values in seconds.items()}
 
 
-def _build(model: PrunedTransformer, target: BuildTarget, shapes: Sequence[Bucket], folder: Path) -> Path:
+def _build(start: Start, target: BuildTarget, shapes: Sequence[Bucket], folder: Path) -> Path:
     """Compiles the stage that is timed. INT8 needs no calibration for that: ranges do not change the time."""
     folder.mkdir()
-    cuts = decision_layers(model) if model.config.head.token_level else []
-    spec = max(cut_stages(model, cuts), key=attentions)
-    graph = folder / "stage.onnx"
-    export_stage(Stage(model, spec), model.config, graph, target.graph_precision)
-    if target.backend.reads_program:
-        write_program(Stage(model, spec), model.config, graph, target.graph_precision)
+    model, graph = start.subject.model, folder / "stage.onnx"
+    start.export(Stage(model, _longest_stage(model)), model.config, graph, target.graph_precision)
     if target.precision == "int8":
         layers = quantizable_layers(model)
         quantize_graph(graph, QuantizationScheme(ranges=dict.fromkeys(layers, 1.0)), graph)
@@ -217,10 +217,15 @@ def _build(model: PrunedTransformer, target: BuildTarget, shapes: Sequence[Bucke
     return engine_file
 
 
-def _lengths(start: Start) -> list[int]:
-    """The median of typical texts in tokens, and half of it, which is what is left behind a decision."""
+def _longest_stage(model: PrunedTransformer) -> StageSpec:
+    """The whole model, but where a token-level head wants it cut at every decision."""
+    return max(cut_stages(model, decision_layers(model) if model.config.head.token_level else []), key=attentions)
+
+
+def _length(start: Start) -> int:
+    """Three quarters of typical texts' median in tokens: between a whole text and what is left behind a decision."""
     subject = start.subject
     encode = encoder_of(subject.checkpoint, subject.model, subject.typical_length)
     texts = [example.content for example in (subject.typical or subject.examples)]
     median = int(statistics.median(len(tokens) for tokens in encode(texts)))
-    return sorted({max(2, median // 2), max(2, median)})
+    return max(2, 3 * median // 4)

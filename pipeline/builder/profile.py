@@ -164,25 +164,32 @@ def cost_key(
     threads: int | None,
     scheme: QuantizationScheme | None,
 ) -> str:
-    """What the times of stages of such a model depend on, as a file name."""
+    """A file name made of everything that the times of a model's stages depend on."""
     config = model.config
     inputs = {
         "table": CostTable.model_fields["schema_version"].default,
-        "encoder": config.encoder.model_dump(exclude={"vocab_size", "max_positions"}),
         "method": config.pruner.method,
         "points": decision_layers(model),
         "predictor_hidden": config.pruner.predictor_hidden,
         "lengths": profiled_lengths(config.max_length),
+        "batches": sorted({1, *batches}),
+        **where_timed(model, target, threads),
+    }
+    if scheme is not None:
+        inputs["int8"] = [sorted(scheme.ranges), sorted(scheme.shifts)]
+    return digest_of(inputs)[:32]
+
+
+def where_timed(model: PrunedTransformer, target: BuildTarget, threads: int | None) -> dict[str, object]:
+    """What the times of an encoder depend on, whatever drops its tokens: its sizes, the target and the machine."""
+    return {
+        "encoder": model.config.encoder.model_dump(exclude={"vocab_size", "max_positions"}),
         "provider": target.backend.provider,
         "precision": target.graph_precision,
         "options": asdict(target.options),
         "binding": None if target.binding is None else target.binding.model_dump(),
-        "batches": sorted({1, *batches}),
         "threads": threads,
         "processor": processor(),
         "cpus": os.cpu_count(),
         "tools": tool_versions(),
     }
-    if scheme is not None:
-        inputs["int8"] = [sorted(scheme.ranges), sorted(scheme.shifts)]
-    return digest_of(inputs)[:32]

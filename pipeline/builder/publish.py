@@ -64,19 +64,19 @@ class Publisher:
         self._work = sibling(self.out, "partial")
         self.path, self._old = self._work / "artifact", self._work / "old"
         self._key, self._force, self._resume, self._timeout = key, force, resume, timeout
-        self._held = ExitStack()
+        self._locks = ExitStack()
         self._done: list[str] = []
 
     def __enter__(self) -> Publisher:
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as held:
-                held.enter_context(locked(self.out, f"--out {self.out}", self._timeout, "build"))
+            with ExitStack() as locks:
+                locks.enter_context(locked(self.out, f"--out {self.out}", self._timeout, "build"))
                 self._check_work()
                 self._recover()
                 self._check_free()
                 self._prepare()
-                self._held = held.pop_all()
+                self._locks = locks.pop_all()
         except OSError as error:
             raise self._cannot_write(error) from None
         return self
@@ -84,7 +84,7 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._held.close()
+        self._locks.close()
         if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
             raise self._cannot_write(error) from error
 
@@ -179,8 +179,8 @@ class Publisher:
 
     def _cannot_write(self, error: OSError) -> InputError:
         path = None if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
-        places = (self.out, self._work, sibling(self.out, "lock"))
-        ours = path is None or self.out.is_relative_to(path) or any(map(path.is_relative_to, places))
+        paths = (self.out, self._work, sibling(self.out, "lock"))
+        ours = path is None or self.out.is_relative_to(path) or any(map(path.is_relative_to, paths))
         what = f"--out {self.out}: cannot be written" if ours else f"{path}: cannot be read or written"
         return InputError(
             f"{what}: {error.strerror or error}; what was in {self.out} before is untouched. Free space, get "

@@ -18,6 +18,7 @@ from pipeline.builder.dense import DenseModel
 from pipeline.builder.publish import Publisher
 from pipeline.builder.subject import Inputs, Subject, encoder_of
 from pipeline.builder.target import BuildTarget
+from pipeline.graph.export import Export
 from pipeline.graph.stages import cut_stages
 from pipeline.planning.simple import choose_cuts
 
@@ -74,6 +75,12 @@ class Start:
         return cls(config, target, inputs, subject, buckets, texts, dense, key, previous, elsewhere)
 
     @property
+    def export(self) -> Export:
+        """Writes the graphs of the model's stages."""
+        target = self.target
+        return self.inputs.export(self.config.checkpoint, target.backend.reads_program, target.options.plugin)
+
+    @property
     def batches(self) -> list[int]:
         """The batch sizes of the buckets, ascending."""
         return sorted({bucket.batch for bucket in self.buckets})
@@ -121,7 +128,7 @@ def _artifact_at(config: BuildConfig) -> Artifact | None:
 def _engines_elsewhere(previous: Artifact | None, key: str, target: BuildTarget) -> list[EngineRecord]:
     if previous is None or previous.manifest.build_key != key or target.binding is None:
         return []
-    return [record for record in previous.manifest.engines if record.place != target.binding.place]
+    return [record for record in previous.manifest.engines if record.machine != target.binding.machine]
 
 
 def _calibration_set(config: BuildConfig, subject: Subject, buckets: Sequence[Bucket]) -> CalibrationSet:

@@ -23,7 +23,7 @@ from pipeline.builder.config import BuildConfig
 from pipeline.builder.contents import write_contents
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.engines import compile_all
-from pipeline.builder.graphs import ExportOnce, drop_programs, export_graphs, traced
+from pipeline.builder.graphs import drop_programs, export_graphs, traced
 from pipeline.builder.int8 import calibrated, quantised_graphs, same_texts_warning
 from pipeline.builder.measure import as_record, common_length, measure
 from pipeline.builder.plan import FILE as PLAN_FILE
@@ -47,15 +47,20 @@ _TIMED_TEXTS, _ROUNDS = 64, 3
 
 
 def build(
-    config: BuildConfig, console: Console, baseline: Path | None = None, dense: DenseModel | None = None
+    config: BuildConfig,
+    console: Console,
+    baseline: Path | None = None,
+    dense: DenseModel | None = None,
+    inputs: Inputs | None = None,
 ) -> Artifact:
     """Builds, checks and publishes the artifact of a configuration.
 
     baseline: the dense artifact to time against. dense: the model of `config.dense_checkpoint`, if another build has
-              loaded it already. An artifact of the same build key without engines for this machine gets them added.
-              Raises InputError, GateError, BuildError or TargetError; then nothing is published.
+              loaded it already; inputs: what other builds have read already. An artifact of the same build key without
+              engines for this machine gets them added.
+    Raises InputError, GateError, BuildError or TargetError; then nothing is published.
     """
-    inputs = Inputs()
+    inputs = inputs or Inputs(config.columns)
 
     def attempt(start: Start) -> Artifact:
         with start.publisher() as publisher:
@@ -70,7 +75,7 @@ def build_from(start: Start, publisher: Publisher, console: Console, baseline: P
     for line in start.subject.report():
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with progress_bars(console) as progress:
-        work = Work(start, publisher, previous, progress, ExportOnce(start.target.backend.reads_program))
+        work = Work(start, publisher, previous, progress, start.export)
         planned = plan(work)
         exported = export(work, planned)
         engines = compile_engines(work, planned, exported)
@@ -104,7 +109,7 @@ def plan(work: Work) -> Planned:
 
 
 def _warn(work: Work) -> None:
-    """Says what makes the figures of this build say less than they seem to."""
+    """Warns where the figures of this build say less than they seem to."""
     start = work.start
     warnings = [
         None if start.dense is None else start.dense.length_warning(start.subject.model.config.max_length),

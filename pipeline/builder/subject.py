@@ -13,6 +13,7 @@ from calib.metric import labelled
 from calib.row import Columns
 from calib.summary import oddities, summary
 from engines.tokenization import TextEncoder, Tokens
+from pipeline.graph.once import ExportOnce
 from pipeline.model.checkpoint import checkpoint_digest, load_checkpoint, tokenizer_path
 from pipeline.model.transformer import PrunedTransformer
 
@@ -21,7 +22,7 @@ TYPICAL = 1024
 
 
 class Inputs:
-    """Reads every checkpoint and every set of examples once, for a build and for that of its dense baseline.
+    """Reads every checkpoint and every set of examples once, and exports every stage once, for builds that share them.
 
     columns: what files call their label and texts, where that is not the usual.
     """
@@ -29,6 +30,7 @@ class Inputs:
     def __init__(self, columns: Columns | None = None) -> None:
         self._columns = columns
         self._examples, self._models = cache(read_examples), cache(load_checkpoint)
+        self._exports: dict[tuple[Path, bool, bool], ExportOnce] = {}
 
     def examples(self, data: str, split: str) -> list[Example]:
         """The examples of a named set's split, or of a file, which has no splits. Raises InputError."""
@@ -38,6 +40,10 @@ class Inputs:
     def model(self, checkpoint: Path) -> PrunedTransformer:
         """The model of a checkpoint. Raises InputError."""
         return self._models(checkpoint)
+
+    def export(self, checkpoint: Path, programs: bool, operator: bool) -> ExportOnce:
+        """What exports the stages of a checkpoint's model; programs, operator: see ExportOnce."""
+        return self._exports.setdefault((checkpoint, programs, operator), ExportOnce(programs, operator))
 
 
 @dataclass(frozen=True)

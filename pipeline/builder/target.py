@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engines.backends import BACKENDS, Backend, choose_builder
 from engines.backends.base import EngineOptions
-from engines.backends.tensorrt import plugin_digest
+from engines.backends.plugin import plugin_digest
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.binding import Binding
 from engines.errors import InputError, TargetError

@@ -70,9 +70,9 @@ def settings(options: EngineOptions) -> dict[str, object]:
             f"frontend torch-tensorrt: expected compatibility {' or '.join(_COMPATIBILITY)}, found "
             f"{options.compatibility}; build through ONNX"
         )
-    found: dict[str, object] = dict(_COMPATIBILITY[options.compatibility])
+    settings: dict[str, object] = dict(_COMPATIBILITY[options.compatibility])
     if options.optimization_level is not None:
-        found["optimization_level"] = options.optimization_level
+        settings["optimization_level"] = options.optimization_level
     if options.workspace is not None:
-        found["workspace_size"] = options.workspace << 20
-    return found
+        settings["workspace_size"] = options.workspace << 20
+    return settings

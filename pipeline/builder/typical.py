@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.runner import TOKENISE_TOGETHER
+from engines.intake import TOKENISE_TOGETHER
 from engines.tokenization import Text, TextEncoder
 from pipeline.builder.subject import Subject, encoder_of, tokens_of
 from pipeline.model.retention import carried_rows

@@ -20,7 +20,7 @@ def task_metric(
 ) -> Gate:
     """Fails when the metric drops by more than `max_drop` points against dense; SKIPPED without dense's metric.
 
-    others: further figures by name, ours and dense's, of which those in `JUDGED` of any head are held to the same.
+    others: further figures by name, ours and dense's, of which those in `JUDGED` have the same budget.
     """
     figures: Figures = {"examples": count}
     if math.isfinite(ours):

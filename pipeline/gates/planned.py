@@ -11,8 +11,8 @@ _NARROWEST = 12
 """Columns of a head from which TensorRT-RTX 1.7.1 has a fused kernel; it was tried from 4 to 128."""
 
 
-def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int]], head_size: int) -> Gate:
-    """name: of the gate. found: fusible and fused attentions of every profile, by its name.
+def attention_gate(name: str, precision: str, counted: Mapping[str, tuple[int, int]], head_size: int) -> Gate:
+    """name: of the gate. counted: fusible and fused attentions of every profile, by its name.
 
     An LTP score reads the probabilities, which a fused kernel never writes; there the products stay kernels of their
     own. In fp32, and for heads of a few columns, the libraries have no fused kernel.
@@ -22,21 +22,21 @@ def attention_gate(name: str, precision: str, found: Mapping[str, tuple[int, int
         nothing = "no library fuses attention in fp32"
     elif head_size < _NARROWEST:
         nothing = f"no library fuses attention with heads of {head_size} columns"
-    return _gate(name, ("fusible", "fused"), found, nothing, precision == "fp32" or head_size < _NARROWEST)
+    return _gate(name, ("fusible", "fused"), counted, nothing, precision == "fp32" or head_size < _NARROWEST)
 
 
-def int8_products_gate(name: str, found: Mapping[str, tuple[int, int]]) -> Gate:
-    """name: of the gate. found: by profile, linear layers that are INT8 in the graph, and that are computed so."""
-    return _gate(name, ("linear_layers", "in_int8"), found, "the graphs have no linear layer in INT8")
+def int8_products_gate(name: str, counted: Mapping[str, tuple[int, int]]) -> Gate:
+    """name: of the gate. counted: by profile, linear layers that are INT8 in the graph, and that are computed so."""
+    return _gate(name, ("linear_layers", "in_int8"), counted, "the graphs have no linear layer in INT8")
 
 
 def _gate(
-    name: str, words: tuple[str, str], found: Mapping[str, tuple[int, int]], nothing: str, skipped: bool = False
+    name: str, words: tuple[str, str], counted: Mapping[str, tuple[int, int]], nothing: str, skipped: bool = False
 ) -> Gate:
     """PASSED if of every profile as many are planned as can be; SKIPPED, because of `nothing`, if none can be."""
-    wanted, planned = (sum(counts[place] for counts in found.values()) for place in (0, 1))
-    figures: Figures = {"profiles": len(found), words[0]: wanted, words[1]: planned}
+    wanted, planned = (sum(counts[part] for counts in counted.values()) for part in (0, 1))
+    figures: Figures = {"profiles": len(counted), words[0]: wanted, words[1]: planned}
     if skipped or not wanted:
         return verdict(name, figures, [], nothing)
-    short = [f"{file}: {planned} of {wanted}" for file, (wanted, planned) in found.items() if planned < wanted]
+    short = [f"{file}: {planned} of {wanted}" for file, (wanted, planned) in counted.items() if planned < wanted]
     return verdict(name, figures, short)

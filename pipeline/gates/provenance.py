@@ -106,7 +106,7 @@ def _described(origin: Origin, manifest: Manifest) -> Iterator[str]:
         elif graph_precision(record.precision, backend.machine_bound) != manifest.plan.precision:
             yield f"plan.precision: {record.file} is in {record.precision}, found {manifest.plan.precision}"
         elif backend.machine_bound != (record.binding is not None):
-            yield f"{record.file}: an engine for {record.target} is bound to {record.place or 'no machine'}"
+            yield f"{record.file}: an engine for {record.target} is bound to {record.machine or 'no machine'}"
 
 
 def _files(origin: Origin, folder: Path) -> Iterator[str]:

@@ -24,7 +24,7 @@ from pipeline.model.transformer import PrunedTransformer
 
 
 @dataclass
-class _Found:
+class _Tally:
     """Squared errors of one stage, summed over its buckets, and what is wrong in all stages."""
 
     engine: float = 0.0
@@ -84,9 +84,9 @@ def quantized_parity(
     simulated: in the precision of the graphs.
     """
     model = expected.model
-    found = _Found()
+    tally = _Tally()
     for spec, states in walk_states(model, expected.specs, expected.samples):
-        found.engine = found.simulation = 0.0
+        tally.engine = tally.simulation = 0.0
         stage, simulation = Stage(model, spec), Stage(simulated, spec)
         own = [record for record in records if record.stage == spec.index]
         batches = [(record, bucket, fed_to(states, bucket)) for record in own for bucket in record.profiles]
@@ -95,37 +95,37 @@ def quantized_parity(
         answers = {sample: _Answer.of(stage, simulation, state) for sample, state in inputs.items()}
         for record, bucket, fed in batches:
             outputs = load(record, bucket)(stack_states([inputs[sample] for sample in fed], bucket))
-            _compare(found, f"{record.file} {bucket}", stage, [answers[sample] for sample in fed], outputs)
-        if found.simulation > 0:
-            ratio = (found.engine / found.simulation) ** 0.5
-            found.worst_ratio = max(found.worst_ratio, ratio)
+            _compare(tally, f"{record.file} {bucket}", stage, [answers[sample] for sample in fed], outputs)
+        if tally.simulation > 0:
+            ratio = (tally.engine / tally.simulation) ** 0.5
+            tally.worst_ratio = max(tally.worst_ratio, ratio)
             if not ratio <= ERROR_RATIO:  # also NaN
-                found.failures.append(f"{spec.name}: {ratio:.3g} times the error of the simulation")
-        elif found.engine > 0:
-            found.failures.append(f"{spec.name}: differs from PyTorch, the simulation does not")
+                tally.failures.append(f"{spec.name}: {ratio:.3g} times the error of the simulation")
+        elif tally.engine > 0:
+            tally.failures.append(f"{spec.name}: differs from PyTorch, the simulation does not")
     figures: Figures = {
-        "error_over_simulations": found.worst_ratio,
+        "error_over_simulations": tally.worst_ratio,
         "tolerance_of_it": ERROR_RATIO,
-        "checked": found.checked,
-        "decisions": found.decisions,
-        "flips_within_rounding_of_threshold": found.flips,
+        "checked": tally.checked,
+        "decisions": tally.decisions,
+        "flips_within_rounding_of_threshold": tally.flips,
     }
-    return verdict(name, figures, found.failures, None if found.checked else "there is no engine in INT8")
+    return verdict(name, figures, tally.failures, None if tally.checked else "there is no engine in INT8")
 
 
-def _compare(found: _Found, name: str, stage: Stage, expected: Sequence[_Answer], outputs: Arrays) -> None:
+def _compare(tally: _Tally, name: str, stage: Stage, expected: Sequence[_Answer], outputs: Arrays) -> None:
     values, alive = _compared(stage)
     rows = [len(sample.near) for sample in expected]
-    found.simulation += sum(sample.error for sample in expected)
-    found.engine += _squared(_by_row(outputs, values, rows), np.concatenate([sample.plain for sample in expected]))
-    found.checked += 1
+    tally.simulation += sum(sample.error for sample in expected)
+    tally.engine += _squared(_by_row(outputs, values, rows), np.concatenate([sample.plain for sample in expected]))
+    tally.checked += 1
     flipped = np.concatenate([sample.alive for sample in expected]) != _by_row(outputs, alive, rows)
     near = np.concatenate([sample.near for sample in expected])
-    found.decisions += len(flipped)
-    found.flips += int((flipped & near).sum())
+    tally.decisions += len(flipped)
+    tally.flips += int((flipped & near).sum())
     away = int((flipped & ~near).sum())
     if away:
-        found.failures.append(f"{name}: {away} tokens away from the threshold are decided otherwise")
+        tally.failures.append(f"{name}: {away} tokens away from the threshold are decided otherwise")
 
 
 def _squared(ours: np.ndarray, exact: np.ndarray) -> float:
@@ -143,7 +143,7 @@ def _by_row(outputs: Arrays, name: str, rows: Sequence[int]) -> np.ndarray:
         return outputs[name][: len(rows)]
     position = outputs["packed_position" if "packed_position" in outputs else "final_position"]
     order = [np.argsort(sample[:n]) for sample, n in zip(position, rows, strict=False)]
-    return np.concatenate([outputs[name][place, index] for place, index in enumerate(order)])
+    return np.concatenate([outputs[name][row, index] for row, index in enumerate(order)])
 
 
 def int8_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:

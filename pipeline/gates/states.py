@@ -62,21 +62,21 @@ def rows_of(states: Sequence[Arrays]) -> list[int]:
 
 
 def _chosen_for(lengths: Sequence[int], bucket: Bucket) -> list[int]:
-    """The longest samples that fit. In batches of more than two the last place is left to padding."""
+    """The longest samples that fit. In batches of more than two the last one is left to padding."""
     fitting = sorted((i for i, n in enumerate(lengths) if n <= bucket.length), key=lambda i: -lengths[i])
     return fitting[: bucket.batch - 1 if bucket.batch > 2 else bucket.batch]
 
 
 def stack_states(states: Sequence[Arrays], bucket: Bucket) -> Arrays:
-    """The samples in the first places of a bucket, zeros behind them."""
+    """The samples at the front of a bucket, zeros behind them."""
     batch = {
         name: np.zeros((bucket.batch, bucket.length, *value.shape[1:]), value.dtype)
         for name, value in states[0].items()
         if name != POOLED
     }
-    for place, state in enumerate(states):
+    for index, state in enumerate(states):
         for name in batch:
-            batch[name][place, : len(state[name])] = state[name]
+            batch[name][index, : len(state[name])] = state[name]
     if POOLED in states[0]:
         pooled = [state[POOLED] for state in states]
         batch[POOLED] = np.stack(pooled + [np.zeros_like(pooled[0])] * (bucket.batch - len(pooled)))
@@ -91,7 +91,7 @@ def random_hidden(buckets: Sequence[Bucket], width: int) -> list[tuple[Bucket, A
 
 
 def holding(states: Sequence[Arrays]) -> Bucket:
-    """A batch for all of these samples, and one place for padding."""
+    """A batch for all of these samples, and one for padding."""
     return Bucket(batch=len(states) + 1, length=max(rows_of(states)))
 
 
@@ -104,4 +104,4 @@ def _next_state(outputs: Arrays) -> Arrays:
 def edge_buckets(buckets: Sequence[Bucket]) -> list[Bucket]:
     """The shortest and the longest bucket of every batch size, in order."""
     ends = {batch: sorted(b for b in buckets if b.batch == batch) for batch in {b.batch for b in buckets}}
-    return sorted({found[place] for found in ends.values() for place in (0, -1)})
+    return sorted({found[end] for found in ends.values() for end in (0, -1)})

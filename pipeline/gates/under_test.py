@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +9,8 @@ from pathlib import Path
 
 from engines.artifact import Artifact
 from engines.backends import Backend, Engine, records_for
-from engines.binding import Binding
 from engines.errors import GateError, InputError
-from engines.loading import on_all_cores
+from engines.loading import keeping, on_all_cores
 from engines.manifest import EngineRecord, Gate, Manifest
 from engines.plan import Unit
 from engines.runner import Runner
@@ -52,22 +49,15 @@ class EnginesUnderTest:
         """
         if self.cannot_run is not None:
             return self
-        on_device = self.backend.device() is not None
-
-        @functools.lru_cache(1 if on_device else None)
-        def kept(file: Path, threads: int | None, binding: Binding | None) -> Engine:
-            return self.backend.load(file, threads, binding, self._artifact.content)
+        backend = keeping(self.backend, self._artifact)
 
         def load(record: EngineRecord) -> None:
             with suppress(InputError):
-                kept(self.folder / record.file, self.threads, record.binding)
+                backend.load(self.folder / record.file, self.threads, record.binding)
 
-        if not on_device:
+        if backend.device() is None:
             on_all_cores(load, self.records, self.threads)
-        keeping = copy.copy(self.backend)
-        # Whoever asks, with whatever artifact in hand: it is the same one.
-        keeping.load = lambda file, threads, binding=None, _=None: kept(file, threads, binding)  # type: ignore
-        return EnginesUnderTest(self.folder, self.manifest, keeping, self.threads)
+        return EnginesUnderTest(self.folder, self.manifest, backend, self.threads)
 
     def load(self, record: EngineRecord) -> Engine:
         """An engine; one that cannot be loaded is a GateError."""

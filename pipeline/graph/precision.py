@@ -25,7 +25,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def graph_precision(precision: str, machine_bound: bool) -> Precision:
-    """The number format of the graphs of engines in a precision; in INT8 that of what is not quantised.
+    """The number format of the graphs of engines in a precision; in INT8 that of the layers that are not quantised.
 
     machine_bound: whether the engines run only on the machine that they are compiled for.
     """

@@ -15,17 +15,20 @@ from engines.stages import POOLED
 from pipeline.graph.export import example_inputs
 from pipeline.graph.precision import Precision, as_taken, reference_in
 from pipeline.graph.stages import HeadStage, Stage
-from pipeline.model.compaction import compacted
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.transformer import State
+from plugins.token_compact.operator import compacted, token_compact
 
 _TRACED_SHAPE = (2, 24)
 
 
-def write_program(stage: Stage | HeadStage, config: CheckpointConfig, graph: Path, precision: Precision) -> None:
+def write_program(
+    stage: Stage | HeadStage, config: CheckpointConfig, graph: Path, precision: Precision, operator: bool = False
+) -> None:
     """Writes the program of a stage, given in float32, beside its graph (`program_file`), in a precision.
 
-    Its compaction is the function body, so that whoever compiles it needs nothing of this project.
+    operator: its compaction is `skimrt::token_compact`, for a kernel; else the function body, so that whoever compiles
+              it needs nothing of this project.
     """
     narrow = reference_in(stage, precision).eval()
     batch, length = _TRACED_SHAPE[0], min(_TRACED_SHAPE[1], config.encoder.longest_input)
@@ -34,33 +37,37 @@ def write_program(stage: Stage | HeadStage, config: CheckpointConfig, graph: Pat
     dynamic = tuple({0: sizes[0]} if name == POOLED else sizes for name in stage.input_names)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own deprecations
-        program = torch.export.export(_Traced(narrow), example, dynamic_shapes=(dynamic,))
+        program = torch.export.export(_Traced(narrow, operator), example, dynamic_shapes=(dynamic,))
     names = {"inputs": stage.input_names, "outputs": stage.output_names}
     torch.export.save(program, program_file(graph), extra_files={NAMES: json.dumps(names)})
 
 
-class _StageOfBody(Stage):
+class StageOfOperator(Stage):
+    """A stage whose compaction stays the operator when traced; the ONNX exporter needs a node of its own instead."""
+
+    def _compact(self, score: Tensor, state: State) -> tuple[Tensor, ...]:
+        return token_compact(state.hidden, score, state.alive, state.position, *self._attributes)
+
+    @property
+    def _attributes(self) -> tuple[float, int, bool]:
+        found = self.compact_attributes
+        return found["threshold"], found["capacity"], bool(found["protect_first"])
+
+
+class _StageOfBody(StageOfOperator):
     """A stage whose compaction is traced as the standard operators that it is made of."""
 
     def _compact(self, score: Tensor, state: State) -> tuple[Tensor, ...]:
-        attributes = self.compact_attributes
-        return compacted(
-            state.hidden,
-            score,
-            state.alive,
-            state.position,
-            attributes["threshold"],
-            attributes["capacity"],
-            bool(attributes["protect_first"]),
-        )
+        return compacted(state.hidden, score, state.alive, state.position, *self._attributes)
 
 
 class _Traced(nn.Module):
     """A stage that returns a tuple, and copies of what it was given."""
 
-    def __init__(self, stage: Stage | HeadStage) -> None:
+    def __init__(self, stage: Stage | HeadStage, operator: bool) -> None:
         super().__init__()
-        self.stage = stage if isinstance(stage, HeadStage) else _StageOfBody(stage.model, stage.spec)
+        kind = StageOfOperator if operator else _StageOfBody
+        self.stage = stage if isinstance(stage, HeadStage) else kind(stage.model, stage.spec)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Takes and returns what the stage does."""

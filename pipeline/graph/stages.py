@@ -13,9 +13,9 @@ from engines import stages as names
 from engines.errors import InputError
 from engines.plan import unit_name
 from engines.stages import Step
-from pipeline.model.compaction import are_carried, token_compact
 from pipeline.model.transformer import PrunedTransformer, State
 from plugins.library import NAMESPACE, VERSION
+from plugins.token_compact.operator import are_carried, token_compact
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ from engines.buckets import Bucket
 from engines.errors import TargetError
 from pipeline.graph.export import example_inputs
 from pipeline.graph.precision import Precision, as_taken, reference_in
+from pipeline.graph.program import StageOfOperator
 from pipeline.graph.stages import HeadStage, Stage
-from pipeline.model.compaction import token_compact
 from pipeline.model.config import CheckpointConfig
-from pipeline.model.transformer import State
 from plugins.library import NAME, PluginError, library_path, load_into
 
 _ATTRIBUTES = {"threshold": np.float32, "capacity": np.int32, "protect_first": np.int32}
@@ -84,7 +83,7 @@ def compile_stage(
 
 def trace(stage: Stage | HeadStage, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """Traces a stage for the static shapes of `inputs`, its compaction as the custom op `skimrt::token_compact`."""
-    traced = _Traced(stage if isinstance(stage, HeadStage) else _StageOfOps(stage.model, stage.spec))
+    traced = _Traced(stage if isinstance(stage, HeadStage) else StageOfOperator(stage.model, stage.spec))
     with torch.no_grad():
         return torch.export.export(traced.eval(), inputs)
 
@@ -117,14 +116,6 @@ def convert_token_compact(
     layer = ctx.net.add_plugin_v3(tensors, [], plugin)
     layer.name = name
     return tuple(layer.get_output(index) for index in range(4))
-
-
-class _StageOfOps(Stage):
-    """A stage whose compaction stays the custom op when traced; the ONNX exporter needs a node of its own instead."""
-
-    def _compact(self, score: Tensor, state: State) -> tuple[Tensor, ...]:
-        attributes = [self.compact_attributes[name] for name in _ATTRIBUTES]
-        return token_compact(state.hidden, score, state.alive, state.position, *attributes)
 
 
 class _Traced(nn.Module):

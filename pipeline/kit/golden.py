@@ -96,11 +96,11 @@ def _batches(
 
 def _own_error(stage: Stage | HeadStage, narrow: Stage | HeadStage, batches: Sequence[Arrays]) -> float:
     """Returns PyTorch's largest error in the precision of `narrow` over the batches."""
-    found = 0.0
+    largest = 0.0
     for inputs in batches:
         expected, rounded = run_module(stage, inputs), run_module(narrow, inputs)
-        found = max(found, own_error(dtype_of(narrow), [(rounded[name], expected[name]) for name in expected]))
-    return found
+        largest = max(largest, own_error(dtype_of(narrow), [(rounded[name], expected[name]) for name in expected]))
+    return largest
 
 
 def _rows(state: Arrays) -> int:

@@ -153,12 +153,12 @@ def check_script(manifest: Manifest, golden: Sequence[Golden], options: EngineOp
     """The Polygraphy call of every profile that there is golden data for."""
     compiled = [r for r in manifest.engines if (r.target, r.precision) == ("tensorrt", manifest.plan.precision)]
     folders = {str(Path(record.file).parent) for record in compiled}
-    places = {(r.stage, bucket): place for r in compiled for place, bucket in enumerate(r.profiles)}
+    indices = {(r.stage, bucket): index for r in compiled for index, bucket in enumerate(r.profiles)}
     head = {"engines": min(folders, default="trtexec"), "plugin": _PLUGIN if options.plugin else ""}
     lines = []
     for data in golden:
         tolerances = (f"{name}:{value:.6g}" for name, value in data.tolerances.items())
-        profile = f"{unit_name(data.unit)} {places.get((data.unit, data.bucket), 0)}"
+        profile = f"{unit_name(data.unit)} {indices.get((data.unit, data.bucket), 0)}"
         lines.append(f"check {profile_stem(data.unit, data.bucket)} {profile} {' '.join(tolerances)}")
     profiles = sum(len(manifest.plan.buckets_of(unit)) for unit in manifest.plan.units)
     covered = (

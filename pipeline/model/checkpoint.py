@@ -100,9 +100,9 @@ def tokenizer_path(path: str | Path) -> Path:
     if (directory / CONFIG_NAME).is_file():
         config = read_config(directory)
         home = locate_backbone(config.backbone.name) if config.backbone is not None else directory
-    found = tokenizer_file(home)
-    if found is not None:
-        return found
+    file = tokenizer_file(home)
+    if file is not None:
+        return file
     raise InputError(f"{directory}: expected a {TOKENIZER_NAME}, found none; save one with tokenizers' Tokenizer.save")
 
 
@@ -110,11 +110,11 @@ def _over_backbone(config: CheckpointConfig, trained: dict[str, Tensor]) -> dict
     """The backbone's weights with the checkpoint's on top: adapters merged in, everything else replaced."""
     assert config.backbone is not None
     home = locate_backbone(config.backbone.name)
-    found = weights_digest(encoder_directory(home))
-    if found != config.backbone.sha256:
+    digest = weights_digest(encoder_directory(home))
+    if digest != config.backbone.sha256:
         raise InputError(
             f"backbone {config.backbone.name!r}: expected weights with SHA-256 {config.backbone.sha256[:12]}…, found "
-            f"{found[:12]}…; install the version that the checkpoint was trained on"
+            f"{digest[:12]}…; install the version that the checkpoint was trained on"
         )
     # The checkpoint brings its own head: a backbone's pooler is not part of every head.
     weights = {name: v for name, v in read_huggingface(home, backbone=True)[1].items() if not name.startswith("head.")}
@@ -161,7 +161,7 @@ def _refuse_others(model: PrunedTransformer, weights: dict[str, Tensor], source:
 def checkpoint_digest(path: str | Path) -> str:
     """SHA-256 over a checkpoint's configuration and weights; the backbone's digest is part of the configuration.
 
-    Raises InputError for what is no checkpoint, or cannot be read.
+    Raises InputError for a directory that is no checkpoint or cannot be read.
     """
     directory = Path(path)
     try:

@@ -34,7 +34,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class EncoderConfig(Strict):
-    """An encoder, part by part; what is not said is BERT's.
+    """An encoder, part by part. The defaults are BERT's.
 
     family:            whose names its weights have in a Hugging Face directory; parts say everything else.
     max_positions:     rows of the position table; without one, the longest input in tokens.

@@ -142,11 +142,11 @@ class DisentangledLogits(nn.Module):
         rows = geometry.rows[:, None].expand(-1, self.heads, -1, -1)
         added: Tensor | float = 0.0
         if self.to_position:
-            found = query @ self._projected(self.key or content[1], geometry.table)
-            added = added + found.gather(-1, rows)
+            added_by = query @ self._projected(self.key or content[1], geometry.table)
+            added = added + added_by.gather(-1, rows)
         if self.to_content:
-            found = key @ self._projected(self.query or content[0], geometry.table)
-            added = added + found.gather(-1, rows.transpose(-1, -2)).transpose(-1, -2)
+            added_by = key @ self._projected(self.query or content[0], geometry.table)
+            added = added + added_by.gather(-1, rows.transpose(-1, -2)).transpose(-1, -2)
         return added
 
     def _projected(self, projection: nn.Module, table: Tensor) -> Tensor:

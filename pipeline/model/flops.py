@@ -75,7 +75,7 @@ def count_flops(
 
 
 def _keys(encoder: EncoderConfig, layer: int, rows: Tensor) -> Tensor:
-    """The most keys that a query of a layer sees among so many rows."""
+    """The most keys that a query of a layer sees among N rows."""
     if encoder.local is None or layer not in encoder.local_layers:
         return rows
     return rows.clamp_max(2 * encoder.local.distance + 1)

@@ -87,14 +87,14 @@ class Geometry:
         """What is added to the logits, [B, 1 or H, 1 or S, S]: the fill where a key is not seen, and the bias."""
         if self._masks is None or self._masks[0] is not alive:
             self._masks = alive, {}
-        found = self._masks[1]
-        if local not in found:
+        masks = self._masks[1]
+        if local not in masks:
             seen = alive[:, None, None, :]
             if local:
                 seen = seen * self._near[:, None]
             fill = ((1 - seen) * mask_fill(self.dtype)).to(self.dtype)
-            found[local] = fill if self.parts.bias is None else fill + self._bias
-        return found[local]
+            masks[local] = fill if self.parts.bias is None else fill + self._bias
+        return masks[local]
 
     def rotation(self, local: bool) -> Rotation | None:
         """How queries and keys turn in a global or a local layer; None without rotary positions."""

@@ -38,13 +38,13 @@ class Reference:
         results: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
         for chosen in by_length(samples):
             out = run_batch(model, [samples[index] for index in chosen], execution)
-            for place, index in enumerate(chosen):
+            for row, index in enumerate(chosen):
                 n = len(samples[index])
                 results[index] = (
-                    out.logits[place, :n] if out.logits.dim() == 3 else out.logits[place],
-                    out.alive[:, place, :n],
-                    out.score[:, place, :n],
-                    out.counts[:, place],
+                    out.logits[row, :n] if out.logits.dim() == 3 else out.logits[row],
+                    out.alive[:, row, :n],
+                    out.score[:, row, :n],
+                    out.counts[:, row],
                 )
         columns = zip(*(results[index] for index in range(len(samples))), strict=True)
         logits, alive, score, counts = (list(column) for column in columns)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from engines.tokenization import Tokens
-from pipeline.model.compaction import are_carried
 from pipeline.model.transformer import PrunedTransformer, State
+from plugins.token_compact.operator import are_carried
 
 _BATCH = 8
 

@@ -19,15 +19,15 @@ def refuse_other_task(flag: str, path: str | Path, config: CheckpointConfig, tok
     The task is the kind of head, the labels in their order, the tokens, and inputs as long as the model takes. Raises
     InputError with every difference.
     """
-    found = read_config(path)
+    other = read_config(path)
     problems = []
-    if _task(found.head) != _task(config.head):
-        problems.append(f"head: expected {_described(config.head)}, found {_described(found.head)}")
+    if _task(other.head) != _task(config.head):
+        problems.append(f"head: expected {_described(config.head)}, found {_described(other.head)}")
     ours, theirs = sha256(tokenizer), sha256(tokenizer_path(path))
     if ours != theirs:
         problems.append(f"tokenizer.json: expected SHA-256 {ours[:12]}…, found {theirs[:12]}…")
-    if found.encoder.longest_input < config.max_length:
-        problems.append(f"length: expected at least {config.max_length} tokens, found {found.encoder.longest_input}")
+    if other.encoder.longest_input < config.max_length:
+        problems.append(f"length: expected at least {config.max_length} tokens, found {other.encoder.longest_input}")
     if problems:
         subject = f"{flag} {path}, which has another task; name a checkpoint with the model's labels and tokenizer"
         raise InputError.listing(subject, problems)

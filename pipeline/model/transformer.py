@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from engines.errors import InputError
 from engines.stages import Step
-from pipeline.model.compaction import are_carried, surviving, token_compact
 from pipeline.model.config import CheckpointConfig
 from pipeline.model.encoder import Attention, Embeddings, FeedForward, make_norm
 from pipeline.model.heads import Head, row_sums
 from pipeline.model.positions import Geometry, Positions
 from pipeline.model.pruners import make_pruner
+from plugins.token_compact.operator import are_carried, surviving, token_compact
 
 Execution = Literal["masked", "compacted"]
 
@@ -173,11 +173,15 @@ class PrunedTransformer(nn.Module):
         return state
 
     def score(self, layer: int, state: State) -> Tensor:
-        """The fp32 score [B, S] of a decision; that of a protected row is at least the threshold, whatever it was."""
+        """The fp32 score [B, S] of a decision; that of a protected row is well above the threshold, whatever it was.
+
+        At the threshold itself, every gate would take the decision on it for a matter of rounding.
+        """
         score = self.pruner.score(layer, state.hidden, state.mass, state.alive).float()
         if self.config.pruner.protect_until is None:
             return score
-        return torch.where(state.protected, score.clamp_min(self.pruner.threshold(layer)), score)
+        threshold = self.pruner.threshold(layer)
+        return torch.where(state.protected, score.clamp_min(threshold + (abs(threshold) or 1.0)), score)
 
     def decide_masked(self, layer: int, score: Tensor, state: State) -> State:
         """Dead tokens stay where they are and leave the softmax."""

@@ -39,7 +39,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def _not_safetensors(path: Path, error: Exception) -> InputError:
     try:
-        with path.open("rb"):  # the library says of every file that it may not read that there is none
+        with path.open("rb"):  # where the file may not be read, the library says that it does not exist
             size = path.stat().st_size
     except OSError as refused:
         return InputError(f"{path}: cannot be read: {refused.strerror}; get permission, or name another model")
@@ -65,11 +65,11 @@ def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def find_weights(directory: Path) -> Path:
     """The one safetensors file of a directory; a directory with only pickles is refused with the way to convert it."""
     preferred = directory / "model.safetensors"
-    found = [preferred] if preferred.is_file() else sorted(filter(Path.is_file, directory.glob("*.safetensors")))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(f"{directory}: expected one safetensors file, found {', '.join(f.name for f in found)}")
+    files = [preferred] if preferred.is_file() else sorted(filter(Path.is_file, directory.glob("*.safetensors")))
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise InputError(f"{directory}: expected one safetensors file, found {', '.join(f.name for f in files)}")
     pickles = [file.name for pattern in _PICKLES for file in sorted(directory.glob(pattern))]
     if pickles:
         raise InputError(
@@ -85,15 +85,15 @@ def plain_tensors(source: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
     Raises InputError for a type that is not for computing, such as that of quantised weights.
     """
-    found = {}
+    plain = {}
     for name, value in tensors.items():
         if value.dtype not in PLAIN:
             raise InputError(
                 f"{source}: {name}: expected fp32, fp16 or bf16, found {str(value.dtype).removeprefix('torch.')}: "
                 "quantised weights are not read; save the model before it was quantised"
             )
-        found[re.sub(r"^((_orig_mod|module)\.)+", "", name)] = value
-    return found
+        plain[re.sub(r"^((_orig_mod|module)\.)+", "", name)] = value
+    return plain
 
 
 def unusual_values(tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -75,7 +75,7 @@ def _memory(artifact: Artifact) -> dict[tuple[str, str], int]:
     engines: dict[tuple[str, str], list[EngineRecord]] = defaultdict(list)
     for engine in artifact.manifest.engines:
         engines[engine.target, engine.precision].append(engine)
-    return {key: memory_bytes(artifact.manifest, held, artifact.sizes) for key, held in engines.items()}
+    return {key: memory_bytes(artifact.manifest, records, artifact.sizes) for key, records in engines.items()}
 
 
 def _buckets(plan: Plan) -> list[tuple[str, int, list[int]]]:

@@ -22,7 +22,7 @@ from pipeline.training.targets import IGNORED, targets_of
 class Batch:
     """input_ids, mask, token_type_ids [B, S]; target [B, ...] as `targets_of` has it, with IGNORED for padding.
 
-    index [B]: the examples' places in their set. query [B]: the number of a ranking's query; else of the example.
+    index [B]: the examples' numbers in their set. query [B]: the number of a ranking's query; else of the example.
     """
 
     input_ids: Tensor
@@ -53,11 +53,11 @@ class TokenisedSet:
         kind = kind or ("classification" if labels is not None else "regression")
         targets = targets_of(kind, examples, self.tokens, labels)
         self.targets = targets if kind == "tagging" else torch.stack(targets)
-        alone = [[place] for place in range(len(examples))]
+        alone = [[index] for index in range(len(examples))]
         self.together = by_query(queries_of(examples)) if kind == "ranking" else alone
         self.queries = torch.empty(len(examples), dtype=torch.int64)
-        for number, places in enumerate(self.together):
-            self.queries[places] = number
+        for number, members in enumerate(self.together):
+            self.queries[members] = number
         self.against: list[np.ndarray] | None = None
         """The embeddings that those of the examples are to agree with."""
 
@@ -82,7 +82,7 @@ class TokenisedSet:
     def grouped(self, max_tokens: int, generator: torch.Generator | None) -> list[list[int]]:
         """The indices of every batch, as `batches` makes them."""
         # A random jitter of a few tokens keeps lengths similar within a batch and batches different between epochs.
-        together, length = self.together, [max(len(self.tokens[i]) for i in places) for places in self.together]
+        together, length = self.together, [max(len(self.tokens[i]) for i in members) for members in self.together]
         jitter = torch.zeros(len(together)) if generator is None else torch.rand(len(together), generator=generator) * 8
         order = sorted(range(len(together)), key=lambda number: length[number] + float(jitter[number]))
         groups: list[list[int]] = [[]]

@@ -40,7 +40,8 @@ class Phase(BaseModel):
 class TrainConfig(BaseModel):
     """Everything that decides the outcome of a run, besides the code and the library versions.
 
-    What is None by default depends on the model that the run starts from: see `suited`, which makes a RunConfig of it.
+    What is None by default depends on the model that the run starts from and on its texts: see `suited`, which makes a
+    RunConfig of it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +61,7 @@ class TrainConfig(BaseModel):
     epochs: list[Annotated[float, Field(gt=0)]] = Field(default_factory=lambda: [1.0], min_length=1)
     limit: int | None = Field(None, gt=0)
     dev_limit: int | None = Field(None, gt=0)
-    batch_tokens: int = Field(4096, gt=0)
+    batch_tokens: int | None = Field(None, gt=0)
     lr: float | None = Field(None, gt=0)
     head_lr: float | None = Field(None, gt=0)
     pruner_lr: float = Field(2e-3, gt=0)
@@ -114,6 +115,7 @@ class RunConfig(TrainConfig):
     """The settings of a run with nothing left open; `model_fields_set` are still those that were given."""
 
     max_length: int
+    batch_tokens: int
     lr: float
     head_lr: float
     adapter_rank: int

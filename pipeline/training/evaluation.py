@@ -53,11 +53,11 @@ def evaluate(model: PrunedTransformer, data: TokenisedSet, max_tokens: int, bf16
         dense += float(dense_flops(model.config, real).total.sum())
         rows += out.counts.sum(1)
         lengths += int(real.sum())
-        for place, row, length in zip(batch.index.tolist(), out.logits.float(), real.tolist(), strict=True):
-            answers[place] = row[:length] if row.dim() == 2 else row
+        for index, row, length in zip(batch.index.tolist(), out.logits.float(), real.tolist(), strict=True):
+            answers[index] = row[:length] if row.dim() == 2 else row
     model.train(was_training)
     keep = [round(float(r) / lengths, 4) for r in rows]
-    metric, further = _metric(model.config.head, data, [answers[place] for place in range(len(data))])
+    metric, further = _metric(model.config.head, data, [answers[index] for index in range(len(data))])
     return Evaluation(metric, dense / ours, keep, further)
 
 

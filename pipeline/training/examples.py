@@ -39,9 +39,9 @@ class TrainingExamples:
     def read(cls, config: TrainConfig) -> TrainingExamples:
         """Reads what the settings name. Raises InputError for data that no task can be trained on as it is."""
         columns = Columns.given(config.label, config.text, config.text_b)
-        data, dev_data, said = _sets(config, columns)
-        dev_name = dev_data.name
         head = _head(config)
+        data, dev_data, said = _sets(config, columns, config.task or (None if head is None else head.kind))
+        dev_name = dev_data.name
         kind = _kind_of_targets(config, head, data)
         if kind is not None:
             return cls._with_targets(config, kind, head, data, dev_data, said)
@@ -103,7 +103,7 @@ class TrainingExamples:
         return cls(train, dev, list(head.labels), taken, [], head)
 
 
-def _sets(config: TrainConfig, columns: Columns | None) -> tuple[Data, Data, list[str]]:
+def _sets(config: TrainConfig, columns: Columns | None, kind: HeadKind | None) -> tuple[Data, Data, list[str]]:
     """The training set, the dev set, and what is said of how that was made.
 
     Texts without labels are taken where a model is there that can label them.
@@ -112,7 +112,7 @@ def _sets(config: TrainConfig, columns: Columns | None) -> tuple[Data, Data, lis
     data = read_data(config.data, "train", columns=columns, unlabelled=unlabelled)
     if config.dev_data is not None or "dev" in splits_of(config.data):
         return data, read_data(config.dev_data or config.data, "dev", columns=columns, unlabelled=unlabelled), []
-    train, dev = hold_out(data.examples)
+    train, dev = hold_out(data.examples, kind)
     if not dev:
         raise InputError(
             f"{config.data}: too few texts to hold some out for early stopping, found {len(train)}; give more, or "

@@ -29,7 +29,7 @@ def reach_ratio(pruner: Pruner, ratio: float, measure: Callable[[], float]) -> f
     LTP's thresholds are multiplied by exp(amount); the amount lowers Transkimmer's keep logits. Other pruners have
     nothing learned and stay as they are. Steps double until the ratio is passed; then the interval is bisected.
     """
-    tuned, found = _tuned(pruner), measure()
+    tuned, reached = _tuned(pruner), measure()
     start = [value.detach().clone() for value in tuned]
 
     def moved(amount: float) -> float:
@@ -38,17 +38,17 @@ def reach_ratio(pruner: Pruner, ratio: float, measure: Callable[[], float]) -> f
                 value.copy_(initial * math.exp(amount) if isinstance(pruner, LtpPruner) else initial - amount)
         return measure()
 
-    above, inner, outer = found > ratio, 0.0, math.copysign(_FIRST, ratio - found)
-    while tuned and abs(found - ratio) > _NEAR * ratio and abs(outer) < _WIDEST:
-        found = moved(outer)
-        if (found > ratio) != above:
+    above, inner, outer = reached > ratio, 0.0, math.copysign(_FIRST, ratio - reached)
+    while tuned and abs(reached - ratio) > _NEAR * ratio and abs(outer) < _WIDEST:
+        reached = moved(outer)
+        if (reached > ratio) != above:
             break
         inner, outer = outer, 2 * outer
-    while tuned and abs(found - ratio) > _NEAR * ratio and abs(outer - inner) > _FINEST:
+    while tuned and abs(reached - ratio) > _NEAR * ratio and abs(outer - inner) > _FINEST:
         middle = (inner + outer) / 2
-        found = moved(middle)
-        inner, outer = (middle, outer) if (found > ratio) == above else (inner, middle)
-    return found
+        reached = moved(middle)
+        inner, outer = (middle, outer) if (reached > ratio) == above else (inner, middle)
+    return reached
 
 
 def _tuned(pruner: Pruner) -> list[Tensor]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pipeline.model.compaction import are_carried, carried_first, surviving
 from pipeline.model.pruners import LtpPruner
 from pipeline.model.transformer import PrunedTransformer, State
+from plugins.token_compact.operator import are_carried, carried_first, surviving
 
 _INFLUENCE = 4.0
 """Most that the loss may gain or lose by one token's weight, over an even share of 1 for every real token of the batch.

@@ -23,10 +23,15 @@ _WHOLE = 150e6
 _RANK = 16
 _BACKBONE_LENGTH = 256
 """Tokens per input that a new model is made for: attention makes more of them expensive to train."""
+_STEPS, _BATCH = 100, (512, 4096)
+"""Steps that an epoch should have, so that a small set teaches too; fewest and most padded tokens of a batch."""
 
 
 def suited(config: TrainConfig) -> RunConfig:
-    """The settings with nothing left open: length, adapters, learning rates. Raises InputError for no such start."""
+    """The settings with nothing left open: length, adapters, learning rates. Raises InputError for no such start.
+
+    Batches are the largest ones; `with_batches` makes them smaller for a small set.
+    """
     start = _start(config)
     rank = config.adapter_rank
     if rank is None:
@@ -40,8 +45,17 @@ def suited(config: TrainConfig) -> RunConfig:
         "lr": lr,
         "head_lr": config.head_lr or (lr if config.init else _FRESH_HEAD_RATE),
         "max_length": config.max_length or longest,
+        "batch_tokens": config.batch_tokens or _BATCH[1],
     }
     return RunConfig.model_construct(config.model_fields_set, **{**dict(config), **found})
+
+
+def with_batches(config: RunConfig, tokens: int) -> RunConfig:
+    """The settings with batches for a training set of so many tokens, unless they were given."""
+    if "batch_tokens" in config.model_fields_set:
+        return config
+    fewest, most = _BATCH
+    return config.model_copy(update={"batch_tokens": min(most, max(fewest, tokens // _STEPS))})
 
 
 def whole_rate(width: int) -> float:

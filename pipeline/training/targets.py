@@ -64,9 +64,9 @@ def _tags(target: Spans, sample: Tokens, number: dict[str, int]) -> Tensor:
         if not inside:
             tags[token] = number[OUTSIDE]
             continue
-        place = inside[0]
-        tags[token] = number[f"{'I' if place in begun else 'B'}-{target.spans[place][2]}"]
-        begun.add(place)
+        span = inside[0]
+        tags[token] = number[f"{'I' if span in begun else 'B'}-{target.spans[span][2]}"]
+        begun.add(span)
     return tags
 
 
@@ -82,13 +82,13 @@ def _ends(target: Answers, sample: Tokens) -> Tensor:
     return torch.tensor([0, 0])
 
 
-def _single(found: Sequence[str], labels: Sequence[str] | None) -> list[float] | list[int]:
+def _single(given: Sequence[str], labels: Sequence[str] | None) -> list[float] | list[int]:
     if labels is None:
-        if wrong := sorted({label for label in found if not is_number(label)}):
+        if wrong := sorted({label for label in given if not is_number(label)}):
             raise InputError(f"labels: expected numbers, found {listed([repr(label) for label in wrong])}")
-        return [float(label) for label in found]
+        return [float(label) for label in given]
     number = {name: index for index, name in enumerate(labels)}
-    unknown = sorted(set(found) - number.keys())
+    unknown = sorted(set(given) - number.keys())
     if unknown:
         raise InputError(f"labels: expected only {listed(labels)}, found also {listed(unknown)}")
-    return [number[label] for label in found]
+    return [number[label] for label in given]

@@ -31,7 +31,7 @@ def taught(examples: Sequence[Example], teacher: PrunedTransformer, encode: Text
         for index, row in zip(chosen, logits, strict=True):
             if head.kind == "multi_label":
                 given = (row >= torch.tensor(cut_logits(head))).nonzero().flatten().tolist()
-                targets[index] = Labels(tuple(head.labels[place] for place in given))
+                targets[index] = Labels(tuple(head.labels[number] for number in given))
             else:
                 labels[index] = head.labels[int(row.argmax())] if len(head.labels) > 1 else f"{float(row[0]):.6f}"
     answered = zip(examples, labels, targets, strict=True)

@@ -29,7 +29,7 @@ from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
 
 _CALIBRATION_EXAMPLES, _FEWEST_EXAMPLES, _CALIBRATION_TOKENS = 256, 32, 2**14
-"""What a ratio is measured on: so many examples, or as many as have so many tokens."""
+"""A ratio is measured on the first examples, the most and the fewest of them, up to a number of tokens."""
 _MARGIN = 1.01
 """Decisions are moved to a little more than the ratio on some texts, so that others reach it too."""
 _DENSE, _TOO_COSTLY, _CANDIDATE = range(3)
@@ -215,13 +215,13 @@ class Trainer:
     def _taught(self, batch: Batch) -> Tensor:
         """The teacher's logits [B, outputs] or [B, S, outputs], computed once per example."""
         assert self.teacher is not None
-        places = batch.index.tolist()
-        if any(place not in self.taught for place in places):
+        indices = batch.index.tolist()
+        if any(index not in self.taught for index in indices):
             with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
                 out = self.teacher(batch.input_ids, batch.mask, batch.token_type_ids)
-            for place, row, length in zip(places, out.logits.float(), batch.mask.sum(1).tolist(), strict=True):
-                self.taught[place] = row[:length].clone() if row.dim() == 2 else row.clone()
-        return pad_sequence([self.taught[place] for place in places], batch_first=True)
+            for index, row, length in zip(indices, out.logits.float(), batch.mask.sum(1).tolist(), strict=True):
+                self.taught[index] = row[:length].clone() if row.dim() == 2 else row.clone()
+        return pad_sequence([self.taught[index] for index in indices], batch_first=True)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         groups: dict[str, list] = {"pruner": [], "head": [], "encoder": []}

@@ -1,1 +1,1 @@
-"""Python beside the plugin: its golden cases."""
+"""Python beside the plugin: its golden cases, its binding and the same operator in PyTorch."""

@@ -174,3 +174,8 @@ cudaError_t tokenCompact(TokenCompactProblem const& problem, cudaStream_t stream
 }
 
 }  // namespace skimrt
+
+extern "C" int32_t skimrt_token_compact(skimrt::TokenCompactProblem const* problem, cudaStream_t stream)
+{
+    return skimrt::tokenCompact(*problem, stream);
+}

@@ -15,3 +15,7 @@ namespace skimrt
 cudaError_t tokenCompact(TokenCompactProblem const& problem, cudaStream_t stream) noexcept;
 
 }  // namespace skimrt
+
+// The same as a C function of the plugin library, for whatever calls the kernel without TensorRT. binding.py declares
+// the structure anew, so a change of it counts up the ABI version. skimrt_error_string() has the text of a code.
+extern "C" int32_t skimrt_token_compact(skimrt::TokenCompactProblem const* problem, cudaStream_t stream);

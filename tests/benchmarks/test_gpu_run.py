@@ -20,6 +20,7 @@ from calib.data import Example
 from engines.artifact import Artifact
 from engines.backends import BACKENDS, choose_backend, tensorrt
 from engines.binding import Gpu
+from engines.buckets import parse_buckets
 from engines.errors import GateError, InputError, SkimError, TargetError
 from engines.manifest import Gate
 from pipeline.builder.config import BuildConfig
@@ -29,7 +30,7 @@ from tests.engines.host_device import HostDevice, HostDeviceBackend, plain_regro
 from tests.engines.toy import Toy
 
 ROOT = Path(__file__).parents[2]
-GPU_BACKENDS = [backend for backend in BACKENDS if backend.target.startswith("tensorrt")]
+GPU_BACKENDS = [backend for backend in BACKENDS if not backend.on_cpu]
 MACHINE = Machine(gpu="G", compute_capability="8.9", driver="1", cuda="13.0", processor="C", tools={})
 TEXTS = [" ".join(f"w{4 + (n * i) % 50}" for i in range(1, 3 + n % 9)) for n in range(20)]
 
@@ -52,11 +53,12 @@ def test_without_a_gpu_it_exits_with_4_and_says_what_is_missing() -> None:
 
 def test_every_gpu_target_is_asked(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {backend.target for backend in GPU_BACKENDS} == set(LIBRARIES)
-    one, other = GPU_BACKENDS
+    one, *others = GPU_BACKENDS
     monkeypatch.setattr(one, "cannot_run", lambda options: None)
-    monkeypatch.setattr(other, "cannot_run", lambda options: "no such GPU")
+    for other in others:
+        monkeypatch.setattr(other, "cannot_run", lambda options: "no such GPU")
     assert gpu_run.usable_backends(BACKENDS, console) == [one]
-    assert f"SKIPPED  - {other.target}: no such GPU" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(f"SKIPPED  - {other.target}: no such GPU" in console.file.getvalue() for other in others)  # type: ignore[attr-defined]
     monkeypatch.setattr(gpu_run, "missing_cuda", lambda: None)
     assert gpu_run.usable_backends([other], console) == []  # the kernels need no target
     monkeypatch.setattr(gpu_run, "missing_cuda", lambda: "no driver")
@@ -75,7 +77,7 @@ def test_engines_are_built_for_the_gpu_that_is_to_run_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """TensorRT-RTX builds for any it knows, which is not all that there is; by default not for all it knows."""
-    standard, rtx = GPU_BACKENDS
+    standard, rtx = (backend for backend in GPU_BACKENDS if backend.target.startswith("tensorrt"))
     if rtx.missing_to_build() is not None:
         pytest.skip(str(rtx.missing_to_build()))
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("Some GPU", capability, "13.0", None))
@@ -95,6 +97,21 @@ def test_engines_are_built_for_the_gpu_that_is_to_run_them(
     for backend in usable:
         gpu_cases.build_case(Variant("dense", backend, "fp32", plugin=False), 1.0, args, console)
     assert [config.compute_capability for config in configs] == [(), built_for]
+
+
+def test_the_target_torch_is_built_for_the_gpu_in_few_shapes(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is compiled for CPUs too, and takes the better part of a minute for every bucket."""
+    (backend,) = (backend for backend in GPU_BACKENDS if backend.target == "torch")
+    configs: list[BuildConfig] = []
+    monkeypatch.setattr(gpu_cases, "build", lambda config, console: configs.append(config))
+    monkeypatch.setattr(gpu_cases, "case_of", lambda *arguments: None)
+    for buckets in (None, "32x64"):
+        args = gpu_run.parser().parse_args(["--artifacts", str(tmp_path), *(["--buckets", buckets] if buckets else [])])
+        gpu_cases.build_case(Variant("ltp", backend, "fp16", plugin=True), 1.0, args, console)
+    assert [(config.torch_device, config.plugin) for config in configs] == [("cuda", True)] * 2
+    assert len(parse_buckets(configs[0].buckets or "")) == 2 * len(BATCHES) and configs[1].buckets == "32x64"
 
 
 def test_every_case_is_timed_with_and_without_graphs(toy_artifact) -> None:  # noqa: F811
@@ -235,6 +252,12 @@ def test_the_flags_choose_and_nothing_starts_when_the_time_is_over(
     found = read_results(tmp_path / "results" / "gpu.json")
     assert found is not None and [case.method for case in found.cases] == ["dense"] and not found.timings
     assert found.not_run[0] == "ltp tensorrt fp32 plugin" and len(found.not_run) == 4
+
+
+def test_batch_sizes_that_are_not_compiled_are_not_timed(whole_run: WholeRun, tmp_path: Path) -> None:
+    assert whole_run({}, "--methods", "ltp", "--buckets", "8x16,32x16,5x16") == 0
+    found = read_results(tmp_path / "results" / "gpu.json")
+    assert found is not None and {timing.batch for timing in found.timings} == {8, 32}
 
 
 def test_flags_that_are_not_known_are_told_at_once(whole_run: WholeRun) -> None:

@@ -91,6 +91,7 @@ def test_every_artifact_is_timed_warm_at_every_batch_size(clock: Clock, monkeypa
 
     monkeypatch.setattr(measure, "Runner", FakeRunner)
     monkeypatch.setattr(measure, "common_length", lambda paths: 32)
+    monkeypatch.setattr(measure, "_kept", lambda path: None)
     monkeypatch.setattr(measure, "_CHUNK", 64)
     texts = ["text"] * 80
     timings = measure.measure({"pruned": Path("pruned"), "dense": Path("dense")}, texts, (1, 8), rounds=2)

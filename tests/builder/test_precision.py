@@ -19,6 +19,10 @@ from pipeline import build
 from pipeline.builder import precision, steps
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.start import Start
+from pipeline.graph import once
+from pipeline.graph.precision import Precision
+from pipeline.graph.stages import Stage, cut_stages
+from pipeline.model.config import CheckpointConfig
 from tests.gates.builds import Built, classifier, run_verb
 
 SHAPES = [Bucket(batch=1, length=8), Bucket(batch=8, length=8)]
@@ -137,8 +141,18 @@ def test_what_is_measured_is_kept_for_the_next_build(
     config = BuildConfig(
         checkpoint=built.checkpoint, data=str(built.data), calibration=str(built.data), threads=1, out=tmp_path / "out"
     )
-    start = Start.of(config)
+    start, traced = Start.of(config), list[str]()
+    export = once.export_stage
+
+    def counting(stage: Stage, config: CheckpointConfig, path: Path, precision: Precision) -> None:
+        traced.append(precision)
+        export(stage, config, path, precision)
+
+    monkeypatch.setattr(once, "export_stage", counting)
     found = precision.compare(start, Console(quiet=True))
+    whole, model = cut_stages(start.subject.model, [])[0], start.subject.model
+    start.export(Stage(model, whole), model.config, tmp_path / "planned.onnx", "fp32")
+    assert sorted(traced) == ["bf16", "fp32"]  # INT8 is made of fp32's graph, and the build takes it too
     assert {c.precision for c in found if c.milliseconds} == {"fp32", "bf16", "int8"}
     assert all(set(c.milliseconds) == {1, 8} and min(c.milliseconds.values()) > 0 for c in found)
     monkeypatch.setattr(precision, "measured", lambda *call: pytest.fail("it is measured again"))

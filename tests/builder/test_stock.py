@@ -31,6 +31,9 @@ def test_it_gives_the_dense_models_answers_in_any_batch(tiny_tokenizer: Path) ->
         # Its default precision is bf16 on many CPUs.
         tolerance = 1e-4 if stock.precision == "fp32" else 0.05 * np.abs(expected).max()
         np.testing.assert_allclose(np.array(stock(texts)), expected, atol=tolerance)
+    exact = StockModel(dense, 5, runner.manifest.max_length, threads=1, fp32=True)
+    assert exact.precision == "fp32"
+    np.testing.assert_allclose(np.array(exact(texts)), expected, atol=1e-4)
     with pytest.raises(InputError, match="expected a model in one stage to compare with, found 2"):
         StockModel(built.artifact, 1, 32)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from ctypes import CDLL
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from calib.data import read_examples
 from engines.artifact import Artifact
 from engines.backends import torch_compiler
 from engines.backends.base import PLAIN
@@ -20,12 +23,16 @@ from engines.errors import InputError, TargetError
 from engines.files import content_of
 from engines.runner import Runner
 from pipeline import build, parity
+from pipeline.builder.config import DEMO
 from pipeline.graph.evaluate import run_module
 from pipeline.graph.export import example_inputs
 from pipeline.graph.program import write_program
 from pipeline.graph.stages import Stage, cut_stages, decision_layers
+from plugins.token_compact.binding import TokenCompact
+from plugins.token_compact.operator import by_kernel
 from tests.gates.builds import SETTINGS, Built, classifier, edit_manifest, model_of, run_verb, tagger
 from tests.graph.small import small_model
+from tests.plugins.conftest import host_library  # noqa: F401 (a fixture)
 
 TORCH = ("--target", "torch", "--device", "cpu", "--precision", "fp32", "--jobs", 2)
 TEXTS = ["w5 w6 w7", "w9 w4 w8 w12 w30 w31 w5", "w40", "w11 w12 w13 w14 w15 w16 w17 w18 w19 w20 w21 w22"]
@@ -54,6 +61,9 @@ def test_a_build_passes_every_gate_and_answers_as_openvino_does(built: Built) ->
     assert [len(record.profiles) for record in records] == [3, 3]  # one engine a stage, every bucket in it
     assert not list((artifact.path / "stages").glob("*.pt2"))  # the weights are in the graph and in the engine
     assert {record.binding for record in records} == {TorchCpuBackend().binding(PLAIN)}
+    for record in records:  # a package holds code alone, so engines of real models are little more than weights
+        package = read_engine(artifact.path / record.file, content_of(artifact.path / record.file))[2]
+        assert package.nbytes < 4 << 20
     ours, theirs = Runner(artifact.path, threads=1)(TEXTS), Runner(built.artifact, threads=1)(TEXTS)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.retention == other.retention and mine.label == other.label
@@ -102,6 +112,56 @@ def test_bf16_and_a_token_level_head(built: Built, tiny_tokenizer: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_auto_takes_the_fastest_precision_of_the_target(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path / "cache"))
+    given = (*model_of(built), *TORCH, "--precision", "auto", "--max-drop", 100)
+    assert run_verb(build, *given, "--out", tmp_path / "artifact") == 0
+    manifest = Artifact.open(tmp_path / "artifact").manifest
+    taken, *others = manifest.compared
+    assert {taken.precision, *(other.precision for other in others)} == {"fp32", "bf16"}
+    assert taken.reason == "" and all(other.reason for other in others)
+    assert all(set(found.milliseconds) == {1, 2} for found in manifest.compared)
+    assert {engine.precision for engine in manifest.engines} == {taken.precision}
+    assert {gate.status for gate in manifest.gates if gate.name != "task metric"} == {"PASSED"}
+    assert f"precision  {taken.precision} (" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["ltp", "transkimmer"])
+def test_a_shipped_model_answers_as_openvino_does(method: str, precision: str, tmp_path: Path) -> None:
+    """Minutes: compiled and checked by all gates, with engines little larger than their weights."""
+    given: tuple[object, ...] = (
+        "--checkpoint",
+        DEMO / method,
+        "--precision",
+        precision,
+        "--stages",
+        2,
+        "--samples",
+        24,
+    )
+    given += ("--buckets", "1x128,1x256,8x256", "--metric-samples", 96, "--max-drop", 5, "--threads", 1, "--jobs", 1)
+    for target in (("torch", "--device", "cpu"), ("cpu",)):
+        assert run_verb(build, *given, "--target", *target, "--out", tmp_path / target[0]) == 0
+    artifact = Artifact.open(tmp_path / "torch")
+    assert {gate.status for gate in artifact.manifest.gates} == {"PASSED"}
+    for record in artifact.manifest.engines:
+        path = artifact.path / record.file
+        weights = sum(stored.values.nbytes for stored in read_engine(path, content_of(path))[1].values())
+        assert path.stat().st_size <= 1.5 * weights
+    texts = [example.content for example in read_examples("movie-reviews", "test")[:24]]
+    ours, theirs = (Runner(tmp_path / target, threads=1, truncate=True)(texts) for target in ("torch", "cpu"))
+    tolerance = {"fp32": 1e-3, "bf16": 0.25}[precision]
+    same = [mine.retention == other.retention for mine, other in zip(ours, theirs, strict=True)]
+    for mine, other, tokens in zip(ours, theirs, same, strict=True):
+        assert mine.label == other.label and (not tokens or np.allclose(mine.logits, other.logits, atol=tolerance))
+    assert all(same) if precision == "fp32" else sum(same) >= 12
+
+
+@pytest.mark.slow
 def test_models_of_static_shapes_share_their_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU gets, compiled for the CPU: a model for each bucket in one package."""
     model, buckets = small_model("ltp", layers=2), [Bucket(batch=1, length=16), Bucket(batch=2, length=32)]
@@ -126,3 +186,29 @@ def test_models_of_static_shapes_share_their_weights(tmp_path: Path, monkeypatch
             assert np.allclose(found[name], value, atol=1e-5), name
     with pytest.raises(InputError, match="it has no profile 1x32"):
         loaded.profile(Bucket(batch=1, length=32))
+
+
+@pytest.mark.slow
+def test_an_engine_calls_the_kernel(
+    host_library: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """As on a GPU: the program keeps the operator, and the loaded engine runs the plugin library's C function."""
+    model, bucket, calls = small_model("ltp", layers=2), Bucket(batch=2, length=16), list[torch.Size]()
+    stage, kernel = Stage(model, cut_stages(model, decision_layers(model))[0]), TokenCompact(CDLL(str(host_library)))
+    write_program(stage, model.config, tmp_path / "stage_0.onnx", "fp32", operator=True)
+    compile_program(tmp_path / "stage_0.pt2", tmp_path / "e", "cpu", [bucket], lambda message: True)
+
+    def compact(hidden, score, alive, position, threshold, capacity=0, protect_first=True):
+        calls.append(hidden.shape)
+        return by_kernel(kernel, (hidden, score, alive, position), threshold, capacity, protect_first, None)
+
+    backend = TorchCpuBackend()
+    values = example_inputs(stage, model.config, bucket.batch, bucket.length)
+    inputs = {name: value.numpy() for name, value in zip(stage.input_names, values, strict=True)}
+    with torch.library._scoped_library("skimrt", "IMPL") as library:
+        library.impl("token_compact", compact, "CPU")
+        found = backend.load(tmp_path / "e", 1, backend.binding(PLAIN)).profile(bucket)(inputs)
+    assert calls == [(2, 16, model.config.encoder.hidden_size)]
+    for name, value in run_module(stage, inputs).items():
+        assert np.allclose(found[name], value, atol=1e-5), name

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calib.data import read_examples
-from engines.runner import TOKENISE_TOGETHER
+from engines.intake import TOKENISE_TOGETHER
 from pipeline.builder import typical
 from pipeline.builder.subject import Subject
 from pipeline.builder.typical import TypicalTexts

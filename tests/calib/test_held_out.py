@@ -44,3 +44,14 @@ def test_rows_are_read_back_as_they_were(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     write_rows(path, examples)
     assert path.stat().st_mtime_ns == before
+
+
+@given(
+    st.lists(
+        st.builds(Example, st.text("abc", min_size=1, max_size=2), st.sampled_from("01"), st.text("pq")), max_size=60
+    )
+)
+def test_passages_of_one_query_stay_together(examples: list[Example]) -> None:
+    train, held = hold_out(examples, "ranking")
+    assert Counter(train) + Counter(held) == Counter(examples)
+    assert not {e.text for e in train} & {e.text for e in held}

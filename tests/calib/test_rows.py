@@ -25,7 +25,7 @@ def rows(content: str | bytes, kind: str, **options) -> list[Row]:
 
 
 def fields(content: str | bytes, kind: str, **options) -> list[tuple]:
-    return [(row.place, row.label, row.text, row.text_b) for row in rows(content, kind, **options)]
+    return [(row.location, row.label, row.text, row.text_b) for row in rows(content, kind, **options)]
 
 
 # Without a quote or a tab, which need no escape in any format; with all that some programs take for the end of a line.

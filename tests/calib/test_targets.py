@@ -70,6 +70,8 @@ def test_answers_are_as_in_squad(tmp_path: Path) -> None:
         ([{"text": "x", "label": [[0, 9, "b"]]}], "a span within the 1 characters"),
         ([{"text": ["x", "y"], "label": ["O"]}], "a tag such as B-PER for each of 2 words"),
         ([{"text": ["x"], "label": [3]}], "a tag such as B-PER for each of 1 words"),
+        ([{"text": ["x", "\ud83d"], "label": ["O", "O"]}], "an unpaired surrogate at character 2"),
+        ([{"text": ["x"], "label": ["B-\ud83d"]}], "an unpaired surrogate at character 2"),
         ([{"text": "x", "text_b": "y z", "label": {"text": ["z"], "answer_start": [0]}}], "at character 0, found 'y'"),
         ([{"text": "x", "label": {"name": 1}}], "found an object with the keys name"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,12 @@ def toy_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path)
         return toy.write(tmp_path_factory.mktemp("toy") / "artifact", tiny_tokenizer)
 
     return make
+
+
+@pytest.fixture
+def copy(toy_artifact, tmp_path: Path) -> Path:
+    """A toy artifact to damage."""
+    return Path(shutil.copytree(toy_artifact(Toy()), tmp_path / "artifact"))
 
 
 @pytest.fixture(params=PROVIDERS)

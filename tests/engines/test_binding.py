@@ -75,8 +75,8 @@ def test_another_plugin_library_does_not_fit() -> None:
 
 
 def test_the_place_tells_machines_apart_and_nothing_else() -> None:
-    assert bound().place == "11.4.0.106-sm90-nvidia-h100-80gb-hbm3"
-    assert bound(compatibility="ampere-plus").place == "11.4.0.106-sm90-ampere-plus"
+    assert bound().machine == "11.4.0.106-sm90-nvidia-h100-80gb-hbm3"
+    assert bound(compatibility="ampere-plus").machine == "11.4.0.106-sm90-ampere-plus"
     ahead = Binding(library="tensorrt_rtx", version="1.7.1.116", compute_capabilities=("8.9", "12.0"), plugin=DIGEST)
-    assert ahead.place == "1.7.1.116-sm89-sm120"
-    assert bound(driver="590.1", plugin=DIGEST).place == bound().place
+    assert ahead.machine == "1.7.1.116-sm89-sm120"
+    assert bound(driver="590.1", plugin=DIGEST).machine == bound().machine

@@ -24,7 +24,7 @@ from engines.backends.device_engine import DeviceProfile, _from_bfloat16, _to_bf
 from engines.backends.tensorrt import TensorRtBackend
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.buckets import Bucket
-from engines.device_rows import Place, Rows
+from engines.device_rows import Resident, Rows
 from engines.errors import TargetError
 from engines.manifest import EngineRecord
 from engines.manifest_file import write_manifest
@@ -115,10 +115,10 @@ def test_regroup_moves_rows_and_clears_the_rest(device: Device) -> None:
     source = Rows(put(device, hidden), put(device, alive), put(device, position))
     shapes = (Tensor((2, 5, 6), hidden.dtype), Tensor((2, 5), INT32), Tensor((2, 5), INT32))
     target = Rows(*(put(device, np.full(t.shape, 7, t.dtype)) for t in shapes))
-    free = Place(source, 0, 4).source
+    free = Resident(source, 0, 4).source
     free.hidden = None
     stream = device.stream()
-    stream.regroup([Place(source, 2, 4).source, free], target.target)
+    stream.regroup([Resident(source, 2, 4).source, free], target.target)
     stream.synchronize()
     found_hidden, found_alive, found_position = (get(device, a) for a in (target.hidden, target.alive, target.position))
     np.testing.assert_array_equal(found_hidden[0, :4], hidden[2])

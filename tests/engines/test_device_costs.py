@@ -42,7 +42,7 @@ def test_hidden_states_stay_on_the_device(toy_artifact) -> None:
     stages.run(1, bucket, [sample])
     assert device.traffic.uploaded == uploaded
     assert device.traffic.downloaded - downloaded == 256 + 2 * 512
-    assert sample.hidden is None and sample.place is not None
+    assert sample.hidden is None and sample.resident is not None
 
 
 def test_at_batch_one_each_stage_costs_one_move(toy_artifact) -> None:

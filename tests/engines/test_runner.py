@@ -104,7 +104,7 @@ def test_one_text_is_one_text_and_one_pair_one_pair(toy_artifact) -> None:
 
 def test_a_text_beyond_the_bytes_that_are_read_is_an_error_or_cut(toy_artifact, monkeypatch) -> None:
     monkeypatch.setattr("engines.tokenization.MAX_BYTES", 100)
-    monkeypatch.setattr("engines.runner.MAX_BYTES", 100)
+    monkeypatch.setattr("engines.inputs.MAX_BYTES", 100)
     path, wordy = toy_artifact(Toy()), words(100)
     for text in (wordy, (words(2), wordy), " " * 200 + "w5"):
         with pytest.raises(InputError, match=r"text 2: \d+ bytes, a text may have 100; shorten or cut it"):

@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 
 from engines.backends import BACKENDS, choose_backend, choose_builder, tensorrt
 from engines.backends.base import Built, EngineOptions
-from engines.backends.tensorrt import TensorRtBackend, companion_digest, plugin_digest
+from engines.backends.plugin import companion_digest, plugin_digest
+from engines.backends.tensorrt import TensorRtBackend
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from engines.binding import Gpu
 from engines.buckets import Bucket

@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engines.backends import choose_backend, choose_builder, torch_aoti
-from engines.backends.base import PLAIN
+from engines.backends.base import PLAIN, EngineOptions
+from engines.backends.plugin import use_kernel
 from engines.backends.torch_aoti import TorchCpuBackend, TorchCudaBackend
 from engines.backends.torch_compiler import compile_program, models_for
 from engines.backends.torch_file import Contents, Model, Stored, TensorOf, read_engine, write_engine
 from engines.binding import Binding, Gpu
 from engines.buckets import Bucket
 from engines.errors import InputError, TargetError
+from engines.files import sha256
 from engines.machine import instruction_sets
 from pipeline.builder.config import BuildConfig, read_build_config
 from pipeline.builder.target import BuildTarget
+from plugins.library import ENVIRONMENT_VARIABLE, FILE_NAME
 
 GPU = Gpu("NVIDIA H100", "9.0", "13.0", "580.1")
 ON_GPU = Binding(library="torch", version="2.13.0", compute_capabilities=("9.0",), gpu=GPU.name, driver=GPU.driver)
@@ -100,7 +103,7 @@ def test_an_engine_runs_where_its_instructions_are(monkeypatch: pytest.MonkeyPat
     assert backend.mismatch(here) is None and here.cpu is not None and here.compiler is not None
     assert here.cpu.split() == list(instruction_sets())
     other = here.model_copy(update={"cpu": f"{here.cpu} avx1024 amx_fp64"})
-    assert other.place != here.place
+    assert other.machine != here.machine
     assert "compiled for a CPU with avx1024, amx_fp64, which this one (" in str(backend.mismatch(other))
     fewer = here.model_copy(update={"cpu": here.cpu.split()[0]})
     assert backend.mismatch(fewer) is None
@@ -182,6 +185,22 @@ def test_an_engine_on_a_gpu_is_bound_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert backend.mismatch(bound) is None and backend.is_for(bound) and not TorchCpuBackend().is_for(bound)
     monkeypatch.setattr(torch_aoti, "find_gpu", lambda: replace(GPU, name="NVIDIA L4", compute_capability="8.9"))
     assert "built for NVIDIA H100 (compute capability 9.0), here is NVIDIA L4" in str(backend.mismatch(bound))
+
+
+def test_an_engine_with_our_kernel_is_bound_to_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch_aoti, "find_gpu", lambda: GPU)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / FILE_NAME))
+    backend = TorchCudaBackend()
+    with pytest.raises(TargetError, match=r"plugin library .*: expected a file, found none"):
+        backend.binding(EngineOptions(plugin=True))
+    (tmp_path / FILE_NAME).write_bytes(b"plugin")
+    bound = backend.binding(EngineOptions(plugin=True))
+    assert bound.plugin == sha256(tmp_path / FILE_NAME) and backend.mismatch(bound) is None
+    assert backend.binding(PLAIN).plugin is None
+    with pytest.raises(TargetError, match="expected an ELF shared library"):  # what is bound is used, or refused
+        use_kernel()
+    (tmp_path / FILE_NAME).unlink()
+    assert str(backend.mismatch(bound)).endswith(", here is none")
 
 
 def test_what_is_no_program_is_refused(tmp_path: Path) -> None:

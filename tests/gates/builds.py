@@ -16,10 +16,10 @@ import onnx
 import pytest
 
 from engines.artifact import Artifact, digest_files
-from engines.manifest import MANIFEST_NAME
+from engines.manifest import MANIFEST_NAME, Gate
 from engines.manifest_file import sealed, write_manifest
 from engines.tokenization import TextEncoder
-from pipeline import build
+from pipeline import build, parity
 from pipeline.cli import main_of
 from pipeline.gates import Reference
 from pipeline.model import PrunedTransformer, save_checkpoint
@@ -106,6 +106,14 @@ def quantised(tokenizer: Path) -> Path:
         patch.setattr("calib.int8.selection._speedup", lambda wide, int8, clock: 2.0)
         assert build_int8(classifier(tokenizer), out) == 0
     return out
+
+
+def parity_gates(capsys: pytest.CaptureFixture[str], artifact: Path, *more: object) -> tuple[int, dict[str, Gate]]:
+    """The exit code of parity on four texts, and its gates by name."""
+    capsys.readouterr()
+    code = run_verb(parity, artifact, "--samples", 4, "--threads", 1, "--json", *more)
+    said = capsys.readouterr().out
+    return code, {gate["name"]: Gate(**gate) for gate in json.loads(said or "[]")}
 
 
 def reversed_labels(built: Built, folder: Path) -> Path:

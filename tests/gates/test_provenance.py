@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,21 +13,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from calib.int8.calibrate import FILE as CALIBRATION
-from calib.int8.calibrate import read_calibration, write_calibration
-from calib.int8.qdq import quantize_graphs
 from engines.artifact import Artifact
-from engines.backends import choose_backend
 from engines.errors import InputError
-from engines.manifest import Gate
 from engines.runner import Runner
 from pipeline import inspect, parity
-from pipeline.builder.graphs import ExportOnce
+from pipeline.graph.once import ExportOnce
 from tests.gates.builds import (
     Built,
     classifier,
     edit_manifest,
-    quantised,
+    parity_gates,
     reseal,
     run_verb,
     set_attribute,
@@ -58,20 +52,6 @@ def artifact(built: Built, tmp_path: Path) -> Path:
     return built.copied(tmp_path)
 
 
-@pytest.fixture
-def int8(tiny_tokenizer: Path) -> Path:
-    """The classifier in INT8. Do not change it."""
-    return quantised(tiny_tokenizer)
-
-
-def found_by(capsys: pytest.CaptureFixture[str], artifact: Path, *more: object) -> tuple[int, dict[str, Gate]]:
-    """The exit code of parity, and its gates by name."""
-    capsys.readouterr()
-    code = run_verb(parity, artifact, "--samples", 4, "--threads", 1, "--json", *more)
-    said = capsys.readouterr().out
-    return code, {gate["name"]: Gate(**gate) for gate in json.loads(said or "[]")}
-
-
 def swapped_words(artifact: Path) -> None:
     path = artifact / "tokenizer/tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
@@ -80,12 +60,12 @@ def swapped_words(artifact: Path) -> None:
     path.write_text(json.dumps(content), "utf-8")
 
 
-def changed_tensor(file: str, place: Callable[[onnx.ModelProto], str]) -> Callable[[Path], None]:
+def changed_tensor(file: str, name_in: Callable[[onnx.ModelProto], str]) -> Callable[[Path], None]:
     """Moves the last number of a tensor of a graph by its smallest step."""
 
     def change(artifact: Path) -> None:
         model = onnx.load(artifact / file)
-        tensor = next(t for t in model.graph.initializer if t.name == place(model))
+        tensor = next(t for t in model.graph.initializer if t.name == name_in(model))
         values = numpy_helper.to_array(tensor).copy()
         values.flat[-1] = np.nextafter(values.flat[-1], np.float32(9))
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
@@ -211,7 +191,7 @@ def test_an_edit_with_renewed_digests_is_found_and_named(
     edit, said = EDITS[name]
     edit(artifact)
     reseal(artifact)
-    code, gates = found_by(capsys, artifact)
+    code, gates = parity_gates(capsys, artifact)
     assert code == 3
     (failed,) = (gate for gate in gates.values() if gate.status == "FAILED")
     assert said in failed.reason and failed.name == ("integrity" if name == "a failed gate" else "provenance")
@@ -219,8 +199,11 @@ def test_an_edit_with_renewed_digests_is_found_and_named(
     assert {gate.status for gate in list(gates.values())[last + 1 :]} == {"SKIPPED"}, "nothing of it is loaded"
 
 
-def test_what_was_built_is_the_checkpoints(capsys: pytest.CaptureFixture[str], built: Built) -> None:
-    code, gates = found_by(capsys, built.artifact)
+def test_what_was_built_is_the_checkpoints(
+    capsys: pytest.CaptureFixture[str], built: Built, traced_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "export_stage", ExportOnce())
+    code, gates = parity_gates(capsys, built.artifact)
     assert code == 0
     assert gates["provenance"].figures == {"graphs": 2, "engines_made_again": 2}
     assert {gate.name for gate in Artifact.open(built.artifact).manifest.gates if gate.status == "PASSED"} >= {
@@ -233,7 +216,7 @@ def test_engines_that_cannot_be_made_again_are_no_proof(
 ) -> None:
     """The engines of this artifact, as if their bytes changed from build to build."""
     monkeypatch.setattr(sys.modules["pipeline.gates.provenance"], "_is_bound", lambda record: True)
-    code, gates = found_by(capsys, built.artifact)
+    code, gates = parity_gates(capsys, built.artifact)
     gate = gates["provenance: engines (cpu)"]
     assert code == 0 and gate.status == "SKIPPED" and "2 engine(s) are not a function of their graph" in gate.reason
     assert gates["provenance"].figures["engines_made_again"] == 0
@@ -246,20 +229,20 @@ def test_a_token_level_head_is_compared_too(
     capsys: pytest.CaptureFixture[str], tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
     artifact = tagger(tiny_tokenizer).copied(tmp_path)
-    assert found_by(capsys, artifact)[0] == 0
+    assert parity_gates(capsys, artifact)[0] == 0
     changed_tensor("stages/head.onnx", lambda m: m.graph.initializer[0].name)(artifact)
     reseal(artifact)
-    code, gates = found_by(capsys, artifact)
+    code, gates = parity_gates(capsys, artifact)
     assert code == 3 and gates["provenance"].reason.startswith("stages/head.onnx: tensor ")
 
 
 def test_the_budget_is_the_callers(capsys: pytest.CaptureFixture[str], built: Built, artifact: Path) -> None:
     """It was built with a budget of 100 points, and says now that it was 1e9."""
     edit_manifest(artifact, lambda m: [g["figures"].update(budget_points=1e9) for g in m["gates"]])
-    code, gates = found_by(capsys, artifact, "--dense", built.dense)
+    code, gates = parity_gates(capsys, artifact, "--dense", built.dense)
     assert code == 3 and gates["task metric"].status == "FAILED"
     assert gates["task metric"].figures["budget_points"] == 1.0
-    assert found_by(capsys, artifact, "--dense", built.dense, "--max-drop", 100)[0] == 0
+    assert parity_gates(capsys, artifact, "--dense", built.dense, "--max-drop", 100)[0] == 0
 
 
 def test_the_last_line_says_what_was_not_checked(capsys: pytest.CaptureFixture[str], built: Built) -> None:
@@ -277,66 +260,3 @@ def test_an_artifact_whose_gates_failed_does_not_run_and_can_be_looked_at(
     capsys.readouterr()
     assert run_verb(inspect, artifact) == 0
     assert "they disagree" in capsys.readouterr().out
-
-
-def requantised(artifact: Path, factor: float, layers: Callable[[str], bool] = lambda layer: True) -> None:
-    """Ranges too wide by a factor, with graphs and engines that are made of them: all of it fits together."""
-    found, manifest = read_calibration(artifact), Artifact.open(artifact).manifest
-    ranges = {n: r * (factor if layers(n) else 1) for n, r in found.scheme.ranges.items()}
-    scheme = found.kept.scheme.model_copy(update={"ranges": ranges})
-    write_calibration(artifact, found.model_copy(update={"kept": found.kept.model_copy(update={"scheme": scheme})}))
-    stages = manifest.plan.stages
-    quantize_graphs([artifact / s.graph for s in stages], scheme, [artifact / s.int8_graph for s in stages])
-    for record in manifest.engines:
-        (artifact / record.file).parent.mkdir(exist_ok=True)
-        graph = stages[record.stage].int8_graph
-        choose_backend("cpu").build(artifact / graph, record.profiles, artifact / record.file)
-    reseal(artifact)
-
-
-@pytest.mark.parametrize(("factor", "layers"), [(40.0, ""), (0.9, "attention.0.output")])
-def test_wrong_ranges_are_found_where_all_else_fits(
-    capsys: pytest.CaptureFixture[str], int8: Path, tmp_path: Path, factor: float, layers: str
-) -> None:
-    artifact = shutil.copytree(int8, tmp_path / "artifact")
-    requantised(artifact, factor, lambda layer: layer.startswith(layers))
-    code, gates = found_by(capsys, artifact, "--max-drop", 100)
-    assert code == 3 and f"{CALIBRATION}: range of {layers}" in gates["provenance"].reason
-    assert "found " in gates["provenance"].reason
-
-
-def test_int8_is_the_calibrations(capsys: pytest.CaptureFixture[str], int8: Path, tmp_path: Path) -> None:
-    code, gates = found_by(capsys, int8, "--max-drop", 100)
-    assert code == 0, [gate for gate in gates.values() if gate.status == "FAILED"]
-    against = gates["INT8 against the wider precision"]
-    assert against.status == "PASSED" and {"metric", "wide_metric", "drop_points"} <= set(against.figures)
-    artifact = shutil.copytree(int8, tmp_path / "artifact")
-    edits = {
-        "changed ranges": lambda: edit_calibration(artifact, 2.0),
-        "no JSON": lambda: (artifact / CALIBRATION).write_text("{}", "utf-8"),
-        "no calibration": lambda: (artifact / CALIBRATION).rename(tmp_path / "taken away"),
-    }
-    for name, edit in edits.items():
-        edit()
-        edit_manifest(artifact, lambda m, n=name: n == "no calibration" and m["files"].pop(CALIBRATION))
-        reseal(artifact)
-        code, gates = found_by(capsys, artifact, "--max-drop", 100)
-        assert code == 3, name
-        said = "stages/stage_0-int8.onnx: tensor" if name == "changed ranges" else CALIBRATION
-        assert said in gates["provenance"].reason, name
-
-
-def edit_calibration(artifact: Path, factor: float) -> None:
-    """Ranges that the graphs do not have."""
-    found = read_calibration(artifact)
-    ranges = {name: factor * value for name, value in found.scheme.ranges.items()}
-    scheme = found.kept.scheme.model_copy(update={"ranges": ranges})
-    write_calibration(artifact, found.model_copy(update={"kept": found.kept.model_copy(update={"scheme": scheme})}))
-
-
-def test_without_the_calibration_texts_nothing_is_said_of_the_ranges(
-    capsys: pytest.CaptureFixture[str], int8: Path, built: Built
-) -> None:
-    assert run_verb(parity, int8, "--calibration", built.data, "--samples", 4) == 2
-    error = capsys.readouterr().err
-    assert f"calibration {built.data}: expected texts with digest" in error and "--calibration" in error

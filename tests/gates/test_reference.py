@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pipeline.gates import Reference, reference_parity
 from pipeline.model import PrunedTransformer
-from pipeline.model.compaction import surviving
 from pipeline.model.reference import run_batch
 from pipeline.model.transformer import State
+from plugins.token_compact.operator import surviving
 from tests.conftest import METHODS
 from tests.graph.small import random_samples, small_model
 

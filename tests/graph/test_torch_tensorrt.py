@@ -20,7 +20,7 @@ from pipeline.builder.traced_backend import TracedBackend, settings
 from pipeline.graph import torch_tensorrt as frontend
 from pipeline.graph.export import example_inputs
 from pipeline.graph.stages import HeadStage, Stage, cut_stages, decision_layers
-from pipeline.model.compaction import token_compact
+from plugins.token_compact.operator import token_compact
 
 OPERATOR = torch.ops.skimrt.token_compact.default
 BUCKET = Bucket(batch=2, length=8)

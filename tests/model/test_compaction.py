@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.model.compaction import surviving, token_compact
+from plugins.token_compact.operator import surviving, token_compact
 
 
 def row_by_row(

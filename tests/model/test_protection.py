@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engines.stages import original
 from pipeline.graph.stages import Stage, cut_stages, decision_layers
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, PrunerConfig
+from pipeline.model.rounding import CHAIN, scale
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.relaxation import Relaxation
 
@@ -67,6 +68,18 @@ def test_the_query_lives_and_both_executions_agree(method: str, sizes: list[tupl
     assert masked.alive[:, ours].all()
     assert torch.equal(masked.alive, compacted.alive)
     torch.testing.assert_close(masked.logits, compacted.logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whether_the_query_stays_is_no_matter_of_rounding(method: str) -> None:
+    """Else the gates would excuse every text that has a query."""
+    model = model_of(method)
+    ids, mask, ours = pairs([6, 5, 6, 4], [9, 12, 8, 12])
+    with torch.no_grad():
+        out = model(ids, mask)
+    for layer in decision_layers(model):
+        distance = out.score[layer] - model.pruner.threshold(layer)
+        assert (distance[ours] > CHAIN * scale(out.score[layer][mask.bool()])).all()
 
 
 @pytest.mark.parametrize("method", METHODS)

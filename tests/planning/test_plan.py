@@ -17,14 +17,15 @@ from engines.backends import choose_backend
 from engines.backends.base import PLAIN, Built, Engine, EngineOptions
 from engines.backends.openvino import OpenVinoBackend
 from engines.binding import Binding
-from pipeline.builder.graphs import ExportOnce
 from pipeline.builder.profile import cost_key, cost_table, profiled_stages
 from pipeline.builder.target import BuildTarget
+from pipeline.graph.once import ExportOnce
 from pipeline.graph.stages import decision_layers
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.planning.costs import CostTable, StageShape
 from pipeline.planning.plan import ChosenPlan, Planner, describe, finest_for, padding
 from tests.conftest import METHODS, TinyModel
+from tests.graph.small import small_model
 
 
 class RowCost:
@@ -123,11 +124,11 @@ def test_a_plan_tells_what_it_wastes(tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("method", ["dense", "transkimmer"])
-def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, monkeypatch) -> None:
+def test_costs_are_measured_once(method: str, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
-    model, target = tiny_model(method), BuildTarget(choose_backend("cpu"), PLAIN, "fp32", None, None)
+    model, target = small_model(method, layers=2), BuildTarget(choose_backend("cpu"), PLAIN, "fp32", None, None)
     table = cost_table(model, target, (2,), threads=1)
-    assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 4
+    assert set(table.alone_seconds) == set(profiled_stages(model)) and table.layers["whole"] == 2
     assert all(seconds > 0 for times in table.alone_seconds.values() for seconds in times)
     assert all(set(by) == {1, 2} for by in table.together_seconds.values())
     monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: pytest.fail("measured again"))
@@ -136,11 +137,9 @@ def test_costs_are_measured_once(tiny_model: TinyModel, method: str, tmp_path, m
     assert CostTable.read(file) == table
 
 
-def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
-    tiny_model: TinyModel, tmp_path, monkeypatch
-) -> None:
+def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
-    model, backend, products = tiny_model("ltp"), choose_backend("cpu"), []
+    model, backend, products = small_model("ltp", layers=2), choose_backend("cpu"), []
     target = BuildTarget(backend, PLAIN, "fp32", None, None)
     build = backend.build
 
@@ -151,7 +150,7 @@ def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
     monkeypatch.setattr(backend, "build", counting)
     scheme, export = QuantizationScheme(ranges=dict.fromkeys(quantizable_layers(model), 1.0)), ExportOnce()
     table = cost_table(model, target, (1,), 1, scheme, export)
-    assert max(products) == len(scheme.ranges) == 24  # the whole model
+    assert max(products) == len(scheme.ranges) == 12  # the whole model
 
     def measured(scheme: QuantizationScheme | None) -> bool:
         products.clear()
@@ -160,7 +159,7 @@ def test_costs_in_int8_are_those_of_quantised_stages_and_are_kept_apart(
 
     other = scheme.model_copy(update={"ranges": dict.fromkeys(scheme.ranges, 2.0)})
     assert not measured(other) and cost_table(model, target, (1,), threads=1, scheme=other) == table
-    assert measured(scheme.without(["feed_forward.0.up"])) and max(products) == 23
+    assert measured(scheme.without(["feed_forward.0.up"])) and max(products) == 11
     assert measured(None) and max(products) == 0
 
 
@@ -181,9 +180,9 @@ class Bound(OpenVinoBackend):
         return super().load(engine_file, threads, None, *read)
 
 
-def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tiny_model: TinyModel, tmp_path, monkeypatch) -> None:
+def test_costs_on_a_gpu_are_of_its_precision_options_and_machine(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path))
-    model, backend, options = tiny_model("ltp"), Bound(), EngineOptions(optimization_level=1)
+    model, backend, options = small_model("ltp"), Bound(), EngineOptions(optimization_level=1)
     backend.asked = []
     binding = Binding(library="tensorrt", version="10.14", compute_capabilities=("8.9",), gpu="NVIDIA L4")
     target = BuildTarget(backend, options, "fp16", binding, None)
@@ -213,17 +212,17 @@ def test_what_changes_a_profiled_stage_changes_the_key(tiny_model: TinyModel) ->
 
 
 def test_a_cache_of_costs_may_be_missing_or_damaged(
-    tiny_model: TinyModel, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target = BuildTarget(choose_backend("cpu"), PLAIN, "fp32", None, None)
+    model, target = small_model("dense", layers=2), BuildTarget(choose_backend("cpu"), PLAIN, "fp32", None, None)
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path / "cache"))
-    table = cost_table(tiny_model("dense"), target, (1,), threads=1)
+    table = cost_table(model, target, (1,), threads=1)
     (file,) = (tmp_path / "cache").rglob("*.json")
     file.write_text("damaged")
     monkeypatch.setattr("pipeline.builder.profile.measure_costs", lambda *_: table)
-    assert cost_table(tiny_model("dense"), target, (1,), threads=1) == table
+    assert cost_table(model, target, (1,), threads=1) == table
     assert "measured again" in caplog.text and CostTable.read(file) == table
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path / "file"))
-    assert cost_table(tiny_model("dense"), target, (1,), threads=1) == table
+    assert cost_table(model, target, (1,), threads=1) == table
     assert "set SKIMRT_CACHE" in caplog.text

@@ -8,31 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from plugins.token_compact.binding import Problem, TokenCompact
+
 Outputs = tuple[NDArray, NDArray, NDArray, NDArray]
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 HOST_LIBRARY = BUILD / "lib" / "libskimrt_host.so"
-
-
-class Problem(ctypes.Structure):
-    """TokenCompactProblem of plugins/token_compact/operator.h."""
-
-    _fields_ = (
-        ("batch", ctypes.c_int32),
-        ("length", ctypes.c_int32),
-        ("capacity", ctypes.c_int32),
-        ("row_bytes", ctypes.c_int64),
-        ("threshold", ctypes.c_float),
-        ("protect_first", ctypes.c_bool),
-        ("hidden", ctypes.c_void_p),
-        ("score", ctypes.c_void_p),
-        ("alive", ctypes.c_void_p),
-        ("position", ctypes.c_void_p),
-        ("packed", ctypes.c_void_p),
-        ("packed_alive", ctypes.c_void_p),
-        ("packed_position", ctypes.c_void_p),
-        ("count", ctypes.c_void_p),
-    )
 
 
 def token_compact(
@@ -49,8 +30,8 @@ def token_compact(
 
     Shapes as the operator's; capacity 0 means S. Raises ValueError for a call that is refused.
     """
-    function = getattr(ctypes.CDLL(str(HOST_LIBRARY)), f"skimrt_token_compact_by_{implementation}")
-    function.restype = ctypes.c_bool
+    library = ctypes.CDLL(str(HOST_LIBRARY))
+    library.skimrt_token_compact_by_reference.restype = ctypes.c_bool
     inputs = [np.ascontiguousarray(array) for array in (hidden, score, alive, position)]
     batch, length, width = hidden.shape
     rows = capacity or length
@@ -66,6 +47,12 @@ def token_compact(
         protect_first,
         *(array.ctypes.data for array in (*inputs, packed, packed_alive, packed_position, count)),
     )
-    if not function(ctypes.byref(problem)):
-        raise ValueError(f"{implementation} refused B {batch}, S {length}, C {rows}, D {width}")
+    refused = f"{implementation} refused B {batch}, S {length}, C {rows}, D {width}"
+    if implementation == "kernel":
+        try:
+            TokenCompact(library)(problem, None)
+        except RuntimeError as error:
+            raise ValueError(refused) from error
+    elif not library.skimrt_token_compact_by_reference(ctypes.byref(problem)):
+        raise ValueError(refused)
     return packed, packed_alive, packed_position, count

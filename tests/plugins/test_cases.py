@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import pipeline.model.compaction  # noqa: F401 (registers torch.ops.skimrt)
+import plugins.token_compact.operator  # noqa: F401 (registers torch.ops.skimrt)
 from tests.plugins import make_regroup_cases as regroup_cases
 from tests.plugins import make_token_compact_cases as token_compact_cases
 

@@ -12,9 +12,10 @@ import torch
 import yaml
 
 from engines.stages import DOMAIN, OPERATOR
-from pipeline.model.compaction import token_compact
 from plugins import library
 from plugins.regroup import binding
+from plugins.token_compact.binding import Problem
+from plugins.token_compact.operator import token_compact
 from tests.plugins.make_token_compact_cases import cases
 
 from .models import INPUTS, OUTPUTS
@@ -54,6 +55,16 @@ def test_abi_version_and_cleared_position_are_decided_once() -> None:
     header = constant("regroup/operator.h", "SKIMRT_NO_POSITION")
     assert REGROUP["cleared"]["position"] == header == binding.NO_POSITION
     assert (ctypes.sizeof(binding.Source), ctypes.sizeof(binding.Target)) == (32, 40)
+
+
+def test_the_binding_s_structure_is_the_header_s() -> None:
+    header = (PLUGINS / "token_compact" / "operator.h").read_text(encoding="utf-8")
+    (body,) = re.findall(r"struct TokenCompactProblem\n\{\n(.*?)\n\};", header, re.DOTALL)
+    declared = re.findall(r"^ *(\w+)( const)?(\*?) (\w+);", body, re.MULTILINE)
+    types = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "float": ctypes.c_float, "bool": ctypes.c_bool}
+    snake = {name: re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", name) for *_, name in declared}
+    fields = [(snake[name], ctypes.c_void_p if pointer else types[kind]) for kind, _, pointer, name in declared]
+    assert list(Problem._fields_) == fields and len(fields) == 14
 
 
 def test_names_are_those_of_the_graph() -> None:

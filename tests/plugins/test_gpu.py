@@ -12,6 +12,7 @@ import torch
 
 from plugins.library import load_into, open_library, require_plugin_layers
 from plugins.regroup.binding import NO_POSITION, Regroup, Source, Target
+from plugins.token_compact.operator import token_compact, use_kernel
 
 from .conftest import require_package
 from .golden import read_cases
@@ -63,6 +64,25 @@ def test_regroup_through_the_binding(plugin_library, cuda: torch.device) -> None
     assert torch.equal(out[0, :4], hidden[2]) and not out[0, 4].any() and not out[1].any()
     assert out_alive.tolist() == [[1, 1, 1, 1, 0], [0] * 5]
     assert out_position.tolist() == [[8, 9, 10, 11, NO_POSITION], [NO_POSITION] * 5]
+
+
+@pytest.mark.parametrize("case", read_cases(), ids=lambda case: case.name)
+def test_token_compact_of_pytorch_by_the_kernel(plugin_library, cuda: torch.device, case) -> None:
+    """Eagerly, and as a replayed CUDA graph, as an engine of the target torch has it."""
+    use_kernel()
+    arrays = case.hidden(np.float16), case.score, case.alive, case.position
+    inputs = [torch.from_numpy(array.copy()) for array in arrays]
+    attributes = case.threshold, case.capacity, bool(case.protect_first)
+    expected, on_device = token_compact(*inputs, *attributes), [tensor.to(cuda) for tensor in inputs]
+    found = [token_compact(*on_device, *attributes)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found.append(token_compact(*on_device, *attributes))
+    graph.replay()
+    torch.cuda.synchronize()
+    for outputs in found:
+        for ours, theirs in zip(outputs, expected, strict=True):
+            assert torch.equal(ours.cpu(), theirs)
 
 
 @pytest.mark.parametrize("case", read_cases(), ids=lambda case: case.name)

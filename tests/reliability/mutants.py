@@ -29,7 +29,7 @@ MUTANTS = (
     Mutant(
         14,
         "a score equal to the threshold is kept",
-        "pipeline/model/compaction.py",
+        "plugins/token_compact/operator.py",
         "passed = score >= threshold",
         "passed = score > threshold",
         "model/test_compaction.py::test_fault_14_a_score_equal_to_the_threshold_is_kept_and_the_next_float_below_is_not",

@@ -21,7 +21,7 @@ from engines.backends import BACKENDS
 from engines.errors import SkimError
 from engines.runner import Runner
 from pipeline import inspect, parity, run
-from pipeline.builder.graphs import ExportOnce
+from pipeline.graph.once import ExportOnce
 from tests.gates.builds import Built, classifier, edit_manifest, quantised
 from tests.reliability.json_edits import edit_leaf
 from tests.reliability.outcome import outcome_of

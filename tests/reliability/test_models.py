@@ -14,8 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import build, convert, train
-from pipeline.builder import steps
-from pipeline.builder.graphs import ExportOnce
 from tests.gates.builds import classifier
 from tests.reliability.json_edits import edit_leaf
 from tests.reliability.outcome import Outcome, outcome_of
@@ -128,7 +126,6 @@ def verbs(
 
     monkeypatch.setattr(train, "make_progress", stop)
     monkeypatch.setenv("SKIMRT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(steps, "ExportOnce", ExportOnce)
     out = tmp_path / "out"
     building = ("--data", built.data, "--stages", 1, "--buckets", "1x32", "--samples", 4, "--threads", 1)
     data = tmp_path / "texts.tsv"

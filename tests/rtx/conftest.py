@@ -14,8 +14,8 @@ from engines.backends.base import EngineOptions
 from engines.backends.tensorrt import TensorRtBackend
 from engines.backends.tensorrt_rtx import TensorRtRtxBackend
 from pipeline import build
-from pipeline.builder import graphs as stage_graphs
 from pipeline.builder.compilation import EngineReport
+from pipeline.graph import once as stage_graphs
 from tests.gates.builds import classifier, run_verb
 
 RTX = ("--target", "tensorrt-rtx", "--buckets", "1x32,2x32", "--samples", 12, "--threads", 1, "--stages", 2)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engines import Runner
 from engines.artifact import Artifact
 from engines.backends import records_for, tensorrt
-from engines.backends.tensorrt_rtx import TensorRtRtxBackend
+from engines.backends.tensorrt_rtx import TensorRtRtxBackend, unpacked
 from engines.binding import Gpu
 from engines.errors import InputError, TargetError
 from engines.files import sha256
@@ -36,7 +37,7 @@ def plugin_layers(profile: ProfileReport) -> int:
 def test_engines_are_built_and_what_needs_a_gpu_is_skipped_by_name(fp16: Path) -> None:
     manifest = Artifact.open(fp16).manifest
     assert len(manifest.engines) == 2 and manifest.plan.precision == "fp16"
-    place = {record.place for record in manifest.engines}
+    place = {record.machine for record in manifest.engines}
     assert len(place) == 1 and place.pop().endswith("-sm80-sm86-sm89-sm120")
     assert all(record.file.startswith("engines/tensorrt-rtx-fp16/") for record in manifest.engines)
     gates = {gate.name: gate for gate in manifest.gates}
@@ -48,6 +49,10 @@ def test_engines_are_built_and_what_needs_a_gpu_is_skipped_by_name(fp16: Path) -
         assert report.size > 0 and report.seconds > 0 and report.peak_bytes > 50e6
         assert [str(profile.bucket) for profile in report.profiles] == ["1x32", "2x32"]
         assert all(plugin_layers(profile) == 0 and len(profile.layers) > 5 for profile in report.profiles)
+    for record in manifest.engines:  # the sources of its kernels are most of a small plan
+        content = np.frombuffer((fp16 / record.file).read_bytes(), np.uint8)
+        plan = unpacked(fp16 / record.file, content)
+        assert plan[1:4].tobytes() == b"trt" and len(content) < len(plan) / 3
 
 
 def test_attention_is_counted(fp16: Path) -> None:

@@ -109,7 +109,7 @@ KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
 from pipeline import build
-from pipeline.builder import graphs as stage_graphs
+from pipeline.graph import once as stage_graphs
 from pipeline.cli import main_of
 from pipeline.builder.publish import Publisher
 last, graphs = int(sys.argv.pop(1)), Path(sys.argv.pop(1))

@@ -11,7 +11,7 @@ from engines.errors import InputError
 from pipeline.model.config import EncoderConfig
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import make_trainee
-from pipeline.training.suited import most_ratio, suited, unreachable, weights_in_layers, whole_rate
+from pipeline.training.suited import most_ratio, suited, unreachable, weights_in_layers, whole_rate, with_batches
 from tests.conftest import LONGEST
 from tests.model.families import make_original
 from tests.training.runs import LABELS, make_config
@@ -31,6 +31,14 @@ def test_nothing_is_left_open(own: Path, tiny_backbone: Path) -> None:
     assert "lr" not in start.model_fields_set, "what is found is not what was given"
     anew = suited(TrainConfig(method="dense", data="x", backbone=str(tiny_backbone), lr=1e-3, adapter_rank=2))
     assert (anew.max_length, anew.adapter_rank, anew.lr, anew.head_lr) == (LONGEST + 2, 2, 1e-3, 5e-4)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(3_000, 512), (90_000, 900), (700_000, 4096)])
+def test_a_small_set_is_learned_in_small_batches(own: Path, tokens: int, expected: int) -> None:
+    config = suited(TrainConfig(method="ltp", data="x", init=str(own)))
+    assert with_batches(config, tokens).batch_tokens == expected
+    given = suited(TrainConfig(method="ltp", data="x", init=str(own), batch_tokens=64))
+    assert with_batches(given, tokens).batch_tokens == 64
 
 
 def test_wide_encoders_learn_slower() -> None:

@@ -30,9 +30,9 @@ def tokenizer_file(directory: Path) -> Path | None:
     Raises InputError, with the command to run, for a vocabulary that the tokenizers library alone cannot convert.
     """
     home = encoder_directory(directory)
-    for place in (directory, home):
-        if (place / TOKENIZER_NAME).is_file():
-            return place / TOKENIZER_NAME
+    for folder in (directory, home):
+        if (folder / TOKENIZER_NAME).is_file():
+            return folder / TOKENIZER_NAME
     if not (home / "config.json").is_file():
         return None
     found = [name for name in _OTHERS if (home / name).is_file()]

@@ -87,7 +87,7 @@ def named_tensors(
     tensors: Mapping[str, Tensor], family: Family, token_level: bool, directory: Path
 ) -> dict[str, Tensor]:
     """Of stored tensors those that inference needs, by our names; errors name `directory`. Raises InputError."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, ours in _our_names(tensors, family, token_level, directory).items():
         value = tensors[name]
         if value.dtype not in PLAIN:
@@ -98,8 +98,8 @@ def named_tensors(
         if not value.numel() or not value.dim() or value.shape[0] % len(ours):
             parts = f"{len(ours)} equal parts of rows" if len(ours) > 1 else "rows"
             raise InputError(f"{directory}: {name}: expected {parts}, found the shape {list(value.shape)}")
-        found.update(zip(ours, value.chunk(len(ours)), strict=True))
-    return found
+        weights.update(zip(ours, value.chunk(len(ours)), strict=True))
+    return weights
 
 
 def rename(name: str, family: Family, token_level: bool = False) -> list[str]:
@@ -128,9 +128,9 @@ def _bare(name: str, family: Family) -> str:
 
 def _our_names(names: Iterable[str], family: Family, token_level: bool, source: Path) -> dict[str, list[str]]:
     """Our names of each tensor that has some."""
-    found = {name: ours for name in names if (ours := rename(name, family, token_level))}
+    sources = {name: ours for name in names if (ours := rename(name, family, token_level))}
     origin: dict[str, str] = {}
-    for name, ours in found.items():
+    for name, ours in sources.items():
         if ours[0] in origin:
             raise InputError(
                 f"{source}: expected one tensor for {ours[0]}, found {origin[ours[0]]} and {name}; keep one model in a "
@@ -139,8 +139,8 @@ def _our_names(names: Iterable[str], family: Family, token_level: bool, source: 
         origin[ours[0]] = name
     if _WORDS not in origin:
         tied = [name for name in names if _bare(name, family) in family.tied]
-        found |= {name: [_WORDS] for name in tied[:1]}
-    return found
+        sources |= {name: [_WORDS] for name in tied[:1]}
+    return sources
 
 
 def _shards(index: Path) -> list[Path]:

@@ -54,17 +54,18 @@ def differences(model: PrunedTransformer, samples: Sequence[Tokens]) -> list[Dif
             _difference("SkimRT and the original's master with its noise", ours, draws[0]),
             _difference("two runs of the original's master, by its noise", *draws),
         ]
-    found = []
+    compared = []
     if pruner.reference_length is not None:
         fixed = _answers(model, samples, run_ltp, pruner.reference_length)
-        found.append(_difference(f"SkimRT and the original at {pruner.reference_length} padded tokens", ours, fixed))
+        both = f"SkimRT and the original at {pruner.reference_length} padded tokens"
+        compared.append(_difference(both, ours, fixed))
     longest = _answers(model, samples, run_ltp)
-    found.append(_difference("SkimRT and the original, padded to the longest of a batch", ours, longest))
+    compared.append(_difference("SkimRT and the original, padded to the longest of a batch", ours, longest))
     if not pruner.protect_first:
         kept = Reference.of(_protecting(model), samples)
         protected = list(zip(kept.logits, kept.alive, strict=True))
-        found.append(_difference("SkimRT as converted and with the first token protected", ours, protected))
-    return found
+        compared.append(_difference("SkimRT as converted and with the first token protected", ours, protected))
+    return compared
 
 
 def first_dies(model: PrunedTransformer, samples: Sequence[Tokens]) -> float:
@@ -77,13 +78,13 @@ def _answers(
     model: PrunedTransformer, samples: Sequence[Tokens], run: Callable[..., Run], length: int | None = None
 ) -> Answers:
     """The original's answers; texts are padded to `length`, or to the longest of their batch."""
-    found: Answers = []
+    answers: Answers = []
     for batch, lengths in _batches(model, samples, length):
         out = run(model, batch)
         for row, n in enumerate(lengths):
             logits = out.logits[row, :n] if out.logits.dim() == 3 else out.logits[row]
-            found.append((logits, out.alive[:, row, :n]))
-    return found
+            answers.append((logits, out.alive[:, row, :n]))
+    return answers
 
 
 def _batches(

@@ -65,7 +65,7 @@ def run_ltp(model: PrunedTransformer, batch: PaddedBatch) -> Run:
 
 @torch.no_grad()
 def run_transkimmer(model: PrunedTransformer, batch: PaddedBatch, noise: torch.Generator | None = None) -> Run:
-    """Transkimmer's `master`: dead keys leave after the softmax, which is not normalised anew; padding may live.
+    """Transkimmer's `master`: dead keys leave after the softmax, which is not normalised again; padding may live.
 
     noise: draws the Gumbel noise that the published code has at inference; None: the likelier of keep and skim.
     Raises InputError.

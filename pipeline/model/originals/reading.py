@@ -89,7 +89,7 @@ def grouped(names: Iterable[str]) -> list[str]:
     for name in names:
         number = re.search(r"\.(\d+)\.", name)
         layers[re.sub(r"\.\d+\.", ".{}.", name, count=1)].update([int(number[1])] if number else [])
-    return [pattern.replace("{}", _span(sorted(found))) for pattern, found in sorted(layers.items())]
+    return [pattern.replace("{}", _span(sorted(numbers))) for pattern, numbers in sorted(layers.items())]
 
 
 def _span(layers: list[int]) -> str:
@@ -126,8 +126,8 @@ def _pruned(
 
 def _dense_type(raw: Mapping[str, Any]) -> str:
     """The model type that the encoder has without its pruner: LTP's is I-BERT's, which is RoBERTa's."""
-    found = raw.get("model_type")
-    return "roberta" if found == "ltp" else str(found)
+    kind = raw.get("model_type")
+    return "roberta" if kind == "ltp" else str(kind)
 
 
 def _plain(name: str) -> str:
@@ -147,11 +147,11 @@ def _taken(name: str, family: Any, token_level: bool, weights: Mapping[str, Tens
 
 def _predictors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Transkimmer's predictors by our names."""
-    found = {}
+    weights = {}
     for name, value in tensors.items():
         if (match := re.fullmatch(PREDICTOR, name)) is not None:
-            found[f"pruner.predictors.{match[1]}.{match[2]}"] = value.float()
-    return found
+            weights[f"pruner.predictors.{match[1]}.{match[2]}"] = value.float()
+    return weights
 
 
 def _refuse_misfits(

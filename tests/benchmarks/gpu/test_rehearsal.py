@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.gpu import e2e, probe, rtx, stage_times
-from benchmarks.gpu.token_compact import SOURCES, Kernel
-from engines.errors import InputError
 from pipeline.model import save_checkpoint
 from tests.conftest import LABELS, LONGEST
 from tests.graph.small import small_model
-from tests.plugins.golden import GoldenCase, read_cases
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -117,37 +109,3 @@ def test_a_case_of_tensorrt_rtx_tells_how_far_it_came() -> None:
     assert found["parsed"] and found["built"] and "SM89" in found["known"]
     if not torch.cuda.is_available():
         assert "right" not in found
-
-
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    """The kernel and its C function, compiled for the host as the kernels of the other tests are."""
-    compiler = shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler is installed")
-    path, host = tmp_path_factory.mktemp("kernel") / "libtoken_compact.so", ROOT / "plugins" / "testing" / "host"
-    flags = ["-x", "c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-pthread", "-w", f"-I{host}", f"-I{ROOT}/plugins"]
-    subprocess.run([compiler, *flags, "-o", str(path), *map(str, SOURCES), str(host / "cuda_runtime.cpp")], check=True)
-    return Kernel(path)
-
-
-@pytest.mark.parametrize("case", read_cases(), ids=lambda case: case.name)
-def test_the_kernel_through_its_c_function(kernel: Kernel, case: GoldenCase) -> None:
-    arrays = case.hidden(np.float16), case.score, case.alive, case.position
-    inputs = [torch.from_numpy(array.copy()) for array in arrays]
-    found = kernel(inputs, case.threshold, case.capacity, bool(case.protect_first), None)
-    packed = np.take_along_axis(arrays[0], case.source[:, :, None], axis=1)
-    for ours, theirs in zip(found, (packed, case.packed_alive, case.packed_position, case.count), strict=True):
-        np.testing.assert_array_equal(ours.numpy(), theirs)
-
-
-def test_a_kernel_with_another_structure_is_refused(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    source = tmp_path / "other.cpp"
-    source.write_text(
-        'extern "C" int skimrt_token_compact(void*, void*) { return 0; }\n'
-        'extern "C" long skimrt_token_compact_problem_size() { return 1; }\n'
-    )
-    path = tmp_path / "other.so"
-    subprocess.run(["c++", "-shared", "-fPIC", "-o", str(path), str(source)], check=True)
-    with pytest.raises(InputError, match=r"expected a problem of \d+ bytes, found 1; operator.h has changed"):
-        Kernel(path)

