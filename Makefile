@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt requirements.lock requirements-torch.lo
 	@$(call timed,making $(VENV),$(PYTHON) -m venv $(VENV))
 	@$(call timed,installing what SkimRT and its tests need,$(PIP) $(LOCKED) requirements.lock)
 	@$(call timed,installing PyTorch,{ $(TORCH_CPU) $(PIP) $(TORCH); } && $(PIP) torch)
-	@$(call timed,installing SkimRT,PIP_BUILD_CONSTRAINT= $(PIP) --no-deps --no-build-isolation -e .)
+	@$(call timed,installing SkimRT,PYTHONWARNINGS=ignore PIP_BUILD_CONSTRAINT= $(PIP) --no-deps --no-build-isolation -e .)
 	@touch $@
 
 # The TensorRT plugin. Without nvcc the CUDA parts are left out, and the tests say so.

@@ -152,10 +152,13 @@ class Runner:
             if not errors:
                 results = [outcome for outcome in of_text if isinstance(outcome, SampleResult)]
                 yield predict_windows(results, self.manifest.head, self.reading)
-            elif failed is None:
-                raise errors[0]
-            else:
+            elif failed is not None:
                 failed(errors[0])
+            else:
+                try:
+                    raise errors[0]
+                finally:  # as in `_run`
+                    del first, of_text, errors
 
     def rerank(self, query: str, passages: Sequence[str], top_k: int | None = None) -> list[Ranked]:
         """The passages by their relevance for the query, the best first, each with the words that stayed alive.
@@ -198,10 +201,13 @@ class Runner:
         for outcome in self._outcomes(inputs):
             if isinstance(outcome, SampleResult):
                 yield outcome
-            elif failed is None:
-                raise outcome
-            else:
+            elif failed is not None:
                 failed(outcome)
+            else:
+                try:
+                    raise outcome
+                finally:  # the error knows this frame: held by it, both would wait for the garbage collector
+                    del outcome
 
     def _outcomes(self, inputs: Iterable[Tokens]) -> Iterator[SampleResult | SkimError]:
         for window in self._windows(inputs):
