@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     ["skimrt", "benchmarks"],
     ["pipeline"],
-    ["pipeline.serve", "pipeline.bench", "pipeline.export_triton"],
+    ["pipeline.skim", "pipeline.serve", "pipeline.bench", "pipeline.export_triton"],
     ["pipeline.report"],
     ["pipeline.builder"],
     ["pipeline.kit"],
@@ -26,7 +26,7 @@ FLOORS = [
     ["plugins"],
 ]
 """The rooms, the highest floor first; a room imports itself and the floors below. `pipeline` itself are the verbs."""
-VERBS = {f"pipeline.{room}.__main__" for room in ("bench", "export_triton", "report", "serve")}
+VERBS = {f"pipeline.{room}.__main__" for room in ("bench", "export_triton", "report", "serve", "skim")}
 """Verbs that live in a room of their own."""
 MOST_MODULES = 12
 """Modules directly under pipeline/, with the verbs: what is shared belongs into a room."""

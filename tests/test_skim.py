@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -10,11 +11,14 @@ import pytest
 
 from engines import Runner
 from engines.artifact import Artifact
-from pipeline import build, skim, train
+from pipeline import build, train
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, LocalAttention
+from pipeline.training.suited import early_layer
 from tests.gates.builds import run_verb
 from tests.model.families import make_original
 from tests.training.runs import make_examples
+
+skim = importlib.import_module("pipeline.skim.__main__")
 
 
 @pytest.fixture
@@ -154,7 +158,7 @@ def test_one_early_global_layer_decides() -> None:
     def chosen(layers: int, **parts: object) -> int:
         sizes = {"vocab_size": 9, "hidden_size": 8, "heads": 2, "intermediate_size": 8, "max_positions": 9}
         encoder = EncoderConfig(family="bert", layers=layers, **sizes, **parts)
-        return skim.early_layer(CheckpointConfig(encoder=encoder, head=HeadConfig(labels=["a", "b"]), max_length=9))
+        return early_layer(CheckpointConfig(encoder=encoder, head=HeadConfig(labels=["a", "b"]), max_length=9))
 
     assert [chosen(layers) for layers in (2, 6, 12, 24)] == [0, 1, 2, 4]
     assert chosen(22, local=LocalAttention(distance=4, global_layers=list(range(0, 22, 3)))) == 3
