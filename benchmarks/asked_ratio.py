@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.records import add_record_flags, printed, write_record
 from calib.data import examples_digest
 from engines.errors import InputError
 from engines.machine import machine_record
-from engines.writing import write_whole
 from pipeline.builder.config import DEMO
 from pipeline.builder.subject import Subject
 from pipeline.cli import main_of
@@ -32,21 +32,19 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.asked_ratio", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--work", type=Path, default=Path("runs/asked-ratio"), help="directory of the trained models")
     p.add_argument("--texts", type=int, default=512, help="held-out texts that the ratio is measured on (default 512)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
-    p.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a record")
+    add_record_flags(p)
     return p
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains, measures, writes the record and prints its table."""
-    if args.table is not None:
-        print(table_of(json.loads(args.table.read_text("utf-8"))))
+    if printed(args, table_of):
         return 0
     if args.json is None:
         raise InputError("expected --json FILE, where the record is written, or --table FILE")
     runs = [trained(method, ratio, args) for method in METHODS for ratio in RATIOS]
     record = {**machine_record(), "runs": runs}
-    write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
+    write_record(args.json, record)
     print(table_of(record))
     return 0
 

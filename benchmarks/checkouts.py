@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import write_record
 from calib.data import read_examples
 from engines.machine import machine_record
-from engines.writing import write_whole
 from pipeline.cli import main_of
 
 HERE = Path(__file__).resolve().parents[1]
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         for checkout in pair.values():
             checkout.close()
         if args.json is not None:
-            write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
+            write_record(args.json, record)
     return 0
 
 

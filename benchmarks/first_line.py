@@ -9,7 +9,6 @@ checkouts take turns. Processor seconds are those that the process has spent by 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pty
 import signal
@@ -20,9 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.records import write_record
 from engines.errors import SkimError
 from engines.machine import machine_record
-from engines.writing import write_whole
 from pipeline.cli import main_of
 
 HERE = Path(__file__).resolve().parents[1]
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:<8} {median['wall']:6.1f} s, {median['processor']:6.1f} s of processor time")
     if args.json is not None:
         record = {**machine_record(), "checkpoint": args.checkpoint, "seconds": medians, "each": seconds}
-        write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
+        write_record(args.json, record)
     return 0
 
 

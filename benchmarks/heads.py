@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import add_record_flags, printed, write_record
 from benchmarks.small_sets import write_set
 from calib.metric import METRICS
 from engines.artifact import Artifact
 from engines.errors import InputError
 from engines.machine import machine_record
 from engines.manifest import BENCH_NAME
-from engines.writing import write_whole
 from pipeline.cli import main_of
 from pipeline.model.huggingface import locate_backbone
 from pipeline.report.markdown import table
@@ -39,17 +39,13 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.heads", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--sets", nargs="+", help="only these sets, such as topics (default: those of all heads)")
     p.add_argument("--work", type=Path, default=Path("demo/output/heads"), help="directory of sets, models, artifacts")
-    p.add_argument(
-        "--json", type=Path, metavar="FILE", help="where the record is written; heads that it has already are kept"
-    )
-    p.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a record")
+    add_record_flags(p, more="; heads that it has already are kept")
     return p
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the commands of each head one after the other."""
-    if args.table is not None:
-        print(table_of(json.loads(args.table.read_text("utf-8"))))
+    if printed(args, table_of):
         return 0
     known = commands(PAGE.read_text("utf-8"))
     if unknown := set(args.sets or ()) - known.keys():
@@ -58,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         found = measured(args.work, name, known[name])
         print(json.dumps(found), flush=True)
         if args.json is not None:
-            write_whole(args.json, (json.dumps(added(args.json, found, list(known)), indent=1) + "\n").encode())
+            write_record(args.json, added(args.json, found, list(known)))
     return 0
 
 

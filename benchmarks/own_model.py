@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.records import add_record_flags, printed, write_record
 from calib.data import Example, examples_digest, read_examples
 from engines.artifact import Artifact
 from engines.machine import machine_record
@@ -44,15 +45,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--flops-ratio", default="2", help="the ratio to reach (default 2)")
     p.add_argument("--work", type=Path, default=Path("demo/output/own-model"), help="directory of models and artifacts")
     p.add_argument("--only-classifier", action="store_true", help="stop when the classifier is there")
-    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
-    p.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a record")
+    add_record_flags(p)
     return p
 
 
 def run(args: argparse.Namespace) -> int:
     """Fine-tunes the classifier unless it is there, runs the command, and compares both on held-out reviews."""
-    if args.table is not None:
-        print(table_of(json.loads(args.table.read_text("utf-8"))))
+    if printed(args, table_of):
         return 0
     args.work.mkdir(parents=True, exist_ok=True)
     examples = long_reviews("train", args.texts)
@@ -80,10 +79,9 @@ def run(args: argparse.Namespace) -> int:
         **machine_record(),
         "timings": bench["timings"],
     }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
+    print(json.dumps(record, indent=1))
     if args.json is not None:
-        write_whole(args.json, text.encode())
+        write_record(args.json, record)
     return 0
 
 

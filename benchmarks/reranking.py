@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.records import add_record_flags, printed, write_record
 from calib.bm25 import BM25
 from calib.data import Example, examples_digest, read_examples, splits_of
 from calib.ranking import by_query, mrr, ndcg, queries_of
@@ -25,7 +26,6 @@ from engines.manifest import Manifest
 from engines.prediction import Prediction
 from engines.runner import Runner
 from engines.tokenization import Text
-from engines.writing import write_whole
 from pipeline.builder.measure import alternate
 from pipeline.builder.stock import NAME, StockModel
 from pipeline.cli import main_of
@@ -53,15 +53,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--only", choices=("dense", "pruned"), help="only rank with this one, for a later run with the same --json"
     )
-    p.add_argument("--json", type=Path, metavar="FILE", help="where the record is written")
-    p.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a record")
+    add_record_flags(p)
     return p
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures, writes the record and prints its table."""
-    if args.table is not None:
-        print(table_of(json.loads(args.table.read_text("utf-8"))))
+    if printed(args, table_of):
         return 0
     if args.artifact is None or args.json is None:
         raise InputError("expected an artifact and --json FILE, where the record is written, or --table FILE")
@@ -80,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             "data": {"name": args.data, "split": "test", "pairs": len(examples), "sha256": examples_digest(examples)},
             "time": timed(artifacts, calls_of(examples)[: args.queries], args),
         }
-    write_whole(args.json, (json.dumps(record, indent=1) + "\n").encode())
+    write_record(args.json, record)
     if args.only is None:
         print(table_of(record))
     return 0
