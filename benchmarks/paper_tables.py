@@ -88,7 +88,6 @@ def best_table(record: dict) -> str:
     """The best points within the budget, the time of their artifacts, and what they are at the mean."""
     found, rows = record["found"], []
     for name, dense in measured_sets(found):
-        times = found.get(f"{name}/times", {}).get("over_dense", {})
         for method in METHODS:
             if not points_of(found, name, method):
                 continue
@@ -96,12 +95,13 @@ def best_table(record: dict) -> str:
             if point is None:
                 rows.append((SETS[name].title, method, f"none within {BUDGET:g}", *[""] * (3 + len(BATCHES))))
                 continue
-            faster = [times.get(str(batch), {}).get(method) for batch in BATCHES]
+            times = found.get(f"{name}/times/{method}", {}).get("over_dense", {})
+            faster = [times.get(str(batch)) for batch in BATCHES]
             cells = ["not timed" if value is None else f"{value:.2f}x" for value in faster]
             ratios = over_padded(dense, point["flops_ratio"])
             rows.append((SETS[name].title, method, f"{point['drop_points']:.2f}", *ratios, *cells))
     head = ("set", "method", "drop, points", "skipping", *(f"padded to {to}" for to in PADDED))
-    machine, timed = record["machine"], next((v for k, v in found.items() if k.endswith("/times")), None)
+    machine, timed = record["machine"], next((v for v in found.values() if v.get("over_dense")), None)
     how = (
         ""
         if timed is None

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.papers", description=(__doc__ or "").splitlines()[0])
     p.add_argument("--data", type=Path, help="folder of sst2/, mrpc/ and qnli/; sets that are not there are SKIPPED")
     p.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="only these sets (default: all)")
+    p.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="only these methods (default: all)")
     p.add_argument("--work", type=Path, default=Path("runs/papers"), help="directory of sets, models and artifacts")
     p.add_argument("--no-times", dest="times", action="store_false", help="build and time nothing")
     p.add_argument("--minutes", type=float, help="begin no step later than so many minutes from now; exit code 5 then")
@@ -76,16 +77,16 @@ def steps(runs: PaperRuns, args: argparse.Namespace) -> Iterator[tuple[str, Call
         if missing(name, args.data) is not None:
             continue
         yield f"{name}/dense", partial(runs.dense, name)
-        for method in METHODS:
+        for method in args.methods:
             yield f"{name}/{method}", partial(runs.trained, name, method)
             for ratio in RATIOS:
                 yield f"{name}/{method}/{ratio:g}", partial(runs.point, name, method, ratio)
-        for method in ("dense", *METHODS) if args.times else ():
+        for method in args.methods if args.times else ():
+            yield f"{name}/artifact/dense", partial(runs.artifact, name, "dense")
             yield f"{name}/artifact/{method}", partial(runs.artifact, name, method)
-        if args.times:
-            yield f"{name}/times", partial(runs.times, name)
+            yield f"{name}/times/{method}", partial(runs.times, name, method)
     if SHORT in args.sets and missing(SHORT, args.data) is None:
-        for method in ("dense", *METHODS):
+        for method in ("dense", *args.methods):
             yield f"lengths/{method}", partial(runs.lengths, SHORT, method)
 
 
