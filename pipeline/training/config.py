@@ -64,7 +64,7 @@ class TrainConfig(BaseModel):
     batch_tokens: int | None = Field(None, gt=0)
     lr: float | None = Field(None, gt=0)
     head_lr: float | None = Field(None, gt=0)
-    pruner_lr: float = Field(2e-3, gt=0)
+    pruner_lr: float | None = Field(None, gt=0)
     warm_up: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     adapter_rank: int | None = Field(None, ge=0)
@@ -129,4 +129,5 @@ class RunConfig(TrainConfig):
     batch_tokens: int
     lr: float
     head_lr: float
+    pruner_lr: float
     adapter_rank: int

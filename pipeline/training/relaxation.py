@@ -88,7 +88,7 @@ class Relaxation:
     def _kept(self, state: State) -> Tensor:
         """The rows that a state carries at their places, and what was left at the others."""
         left = state.hidden if self.left is None else self.left
-        place = state.position.long()[:, :, None].expand_as(state.hidden)
+        place = state.place.long()[:, :, None].expand_as(state.hidden)
         carried = are_carried(state.alive)[:, :, None]
         return left.scatter(1, place, torch.where(carried, state.hidden.to(left.dtype), left.gather(1, place)))
 

@@ -167,7 +167,9 @@ class Trainer:
         sample = self.train_set.tokens[:_CALIBRATION_EXAMPLES]
         ends = itertools.accumulate(map(len, sample))
         sample = sample[: max(_FEWEST_EXAMPLES, sum(end <= _CALIBRATION_TOKENS for end in ends))]
-        reach_ratio(self.model.pruner, _MARGIN * self.config.flops_ratio, lambda: ratio_on(self.model, sample))
+        self.model.eval()
+        reach_ratio(self.model.pruner, _MARGIN * self.config.flops_ratio, ratio_on(self.model, sample))
+        self.model.train()
 
     def _batch_plan(self, phase: Phase) -> list[list[int]]:
         """Returns the indices of every batch of the phase; equal for equal seeds, so a resumed run continues alike."""
