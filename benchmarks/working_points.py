@@ -27,9 +27,9 @@ def model_at(checkpoint: Path, ratio: float, samples: Sequence[Tokens]) -> Prune
     if isinstance(model.pruner, LtpPruner):
         model.pruner.learn()
     if isinstance(model.pruner, LtpPruner | TranskimmerPruner):
-        reach_ratio(model.pruner, ratio, lambda: ratio_on(model, samples))
+        reach_ratio(model.pruner, ratio, ratio_on(model, samples))
     else:
-        bisect(lambda strength: _drop(model.pruner, strength), lambda: ratio_on(model, samples), ratio)
+        bisect(lambda strength: _drop(model.pruner, strength), ratio_on(model, samples), ratio)
     return model
 
 

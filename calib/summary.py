@@ -8,16 +8,21 @@ from statistics import fmean, median
 
 from calib.data import Example, has_labels
 from calib.labels import listed
+from calib.ranking import queries_of
 from calib.targets import described
+from engines.head import HeadKind
 
 
-def summary(name: str, examples: Sequence[Example], regression: bool) -> str:
-    """One line: rows, the task with its classes and their counts or the range of its values, and lengths."""
+def summary(name: str, examples: Sequence[Example], numbers: HeadKind | None = None) -> str:
+    """One line: rows, the task with its classes and their counts or the range of its values, and lengths.
+
+    numbers: the head whose labels are numbers, regression or ranking; None: they are none.
+    """
     pairs = sum(example.text_b is not None for example in examples)
     lengths = [len(example.text) + len(example.text_b or "") for example in examples]
     kind = "" if not pairs else " pairs" if pairs == len(examples) else f" ({pairs} of them pairs)"
     return (
-        f"{name}: {len(examples)} rows{kind}, {_task(examples, regression)}; "
+        f"{name}: {len(examples)} rows{kind}, {_task(examples, numbers)}; "
         f"{min(lengths)} to {max(lengths)} characters, {median(lengths):.0f} at the median"
     )
 
@@ -42,12 +47,12 @@ def oddities(examples: Sequence[Example], regression: bool) -> list[str]:
     return oddities
 
 
-def _task(examples: Sequence[Example], regression: bool) -> str:
+def _task(examples: Sequence[Example], numbers: HeadKind | None) -> str:
     if not has_labels(examples):
         return "without labels"
     if targets := [example.target for example in examples if example.target is not None]:
         return described(targets)
-    return _regression(examples) if regression else _classes(examples)
+    return _classes(examples) if numbers is None else _values(examples, numbers)
 
 
 def _classes(examples: Sequence[Example]) -> str:
@@ -57,6 +62,8 @@ def _classes(examples: Sequence[Example]) -> str:
     )
 
 
-def _regression(examples: Sequence[Example]) -> str:
+def _values(examples: Sequence[Example], numbers: HeadKind) -> str:
     values = [float(example.label) for example in examples]
-    return f"regression of values from {min(values):g} to {max(values):g}, mean {fmean(values):.4g}"
+    queries = f"ranking for {len(set(queries_of(examples)))} queries, relevance"
+    task = queries if numbers == "ranking" else "regression of values"
+    return f"{task} from {min(values):g} to {max(values):g}, mean {fmean(values):.4g}"

@@ -16,11 +16,13 @@ with importing(__name__, "skimrt[cpu]"):
 
     from engines.artifact import Artifact
     from engines.backends.tensorrt_rtx import DEFAULT_COMPUTE_CAPABILITIES
+    from engines.head import HeadKind
     from engines.manifest import BENCH_NAME
     from engines.memory import memory_bytes
     from pipeline.builder.baseline import build_against_dense
     from pipeline.builder.config import DEMO, TORCH_DEVICES, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
+    from pipeline.builder.next_step import run_command
     from pipeline.builder.target import BuildTarget
     from pipeline.cli import add_column_flags, main_of, not_checked, print_gates
     from pipeline.planning.costs import DEVICES
@@ -187,20 +189,20 @@ def run(args: argparse.Namespace) -> int:
                 f"{bench['flops_ratio']:.2f} times fewer FLOPs (texts of at most {bench['max_length']} tokens)",
                 highlight=False,
             )
-    console.print(f"next       {_next_command(config)}", markup=False, highlight=False, soft_wrap=True)
+    command = _next_command(config, artifact.manifest.head.kind)
+    console.print(f"next       {command}", markup=False, highlight=False, soft_wrap=True)
     if left := not_checked(artifact.manifest.gates):
         console.print(f"SKIPPED    so not checked: {left}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _next_command(config: BuildConfig) -> str:
+def _next_command(config: BuildConfig, kind: HeadKind) -> str:
     """Returns the command to run next, and where to run it."""
-    python = f"{Path(sys.executable).name} -m pipeline"
     if config.export_only:
         command = shlex.join(["pipeline.build", *config.arguments])
         return f"on a machine with a GPU: {Path(sys.executable).name} -m {command} adds its engines to {config.out}"
     where = "" if BuildTarget.of(config).cannot_run is None else "on a machine with a GPU: "
-    return f"{where}{python}.run {shlex.quote(str(config.out))} --text 'A film to remember.'"
+    return where + run_command(config.out, kind)
 
 
 def _bench(artifact: Artifact) -> dict | None:

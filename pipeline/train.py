@@ -38,7 +38,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.training.examples import TrainingExamples
     from pipeline.training.resume import RECORD, RunState, claimed, writing
     from pipeline.training.setup import Trainee, make_trainee
-    from pipeline.training.suited import suited, unreachable, with_batches
+    from pipeline.training.suited import for_set, suited, unreachable
     from pipeline.training.teaching import taught
     from pipeline.training.trainer import Trainer, make_progress
 
@@ -144,6 +144,12 @@ def _add_pruning_flags(p: argparse.ArgumentParser, flag: Callable[..., None]) ->
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:
     flag("distil", "weight of the teacher in the loss", type=float)
+    flag(
+        "distil-tokens",
+        "weight of the tokens that the teacher looks at behind the first decision, which is to rank them so (ltp, "
+        "transkimmer)",
+        type=float,
+    )
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after N evaluations without gain", type=int)
     flag(
@@ -160,7 +166,8 @@ def _add_optimiser_flags(flag: Callable[..., None]) -> None:
     flag("head-lr", "learning rate of the head (default: --lr for that of --init, 5e-4 for a new one)", type=float)
     flag(
         "pruner-lr",
-        "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length",
+        "learning rate of predictors, and of LTP's thresholds in units of 1 / max-length (default: 2e-3, and more in "
+        "fewer than 600 steps)",
         type=float,
     )
     flag("weight-decay", "AdamW's weight decay", type=float)
@@ -188,7 +195,7 @@ def _train(given: TrainConfig, out: Path) -> int:
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size, origins=head.token_level)
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = None
-    if taught_by and config.distil > 0:
+    if taught_by and config.distils:
         refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
         teacher = load_checkpoint(taught_by)
     if head.kind == "embedding":
@@ -198,7 +205,7 @@ def _train(given: TrainConfig, out: Path) -> int:
         examples, config = _labelled(examples, config, teacher, tokens)
     train, dev, labels = examples.train, examples.dev, examples.labels
     train_set = _tokenised(config.data, train, tokens, labels, encoder.pad_token_id, head.kind)
-    config = with_batches(config, sum(map(len, train_set.tokens)))
+    config = for_set(config, sum(map(len, train_set.tokens)))
     dev_set = _tokenised(config.dev_data or config.data, dev, tokens, labels, encoder.pad_token_id, head.kind)
     if head.kind == "embedding" and teacher is not None:
         dev_set.against = [answer.numpy() for answer in Reference.of(teacher, dev_set.tokens).logits]
@@ -286,7 +293,7 @@ def _content(config: TrainConfig, trainee: Trainee, train: Sequence[Example], de
     sources = {
         "--backbone": config.backbone and locate_backbone(config.backbone),
         "--init": config.init,
-        "--teacher": config.teacher if config.distil > 0 else None,
+        "--teacher": config.teacher if config.distils else None,
     }
     return content | {name: checkpoint_digest(source) for name, source in sources.items() if source}
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from engines.head import HeadKind
 from engines.manifest import Gate
+from pipeline import run as run_verb
+from pipeline.builder.next_step import run_command
 from pipeline.cli import OF_EVERY_VERB, main_of, plain_table, print_gates, printable
 from tests.engines.toy import Toy
 
@@ -149,3 +154,12 @@ def test_signals_that_the_caller_ignores_stay_ignored(monkeypatch) -> None:
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("kind", get_args(HeadKind))
+def test_the_command_to_run_next_asks_what_the_head_answers(kind: HeadKind) -> None:
+    python, flag, module, *words = shlex.split(run_command(Path("my artifact"), kind))
+    assert (python, flag, module) == (Path(sys.executable).name, "-m", "pipeline.run")
+    args = run_verb.parser().parse_args(words)
+    assert args.artifact == Path("my artifact") and args.text
+    assert (args.text_b is not None) == (kind in ("ranking", "question_answering"))

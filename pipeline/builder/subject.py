@@ -100,7 +100,8 @@ class Subject:
         elif not fits and not head.token_level:
             expected = "numbers" if head.one_value else listed(head.labels)
             odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
-        return [f"data  {summary(self.data, self.examples, regression)}", *(f"WARNING: {self.data}: {o}" for o in odd)]
+        taken = summary(self.data, self.examples, regression)
+        return [f"data  {taken}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 
     @cached_property
     def digest(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,23 +41,34 @@ def by_length(samples: Sequence[Tokens]) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def carried_rows(model: PrunedTransformer, samples: Sequence[Tokens]) -> Tensor:
+def undecided(model: PrunedTransformer, samples: Sequence[Tokens]) -> Iterator[tuple[list[int], State]]:
+    """The states in front of the first decision, in small groups of samples by their places."""
+    first = next((place for place, step in enumerate(model.steps) if step.kind == "decide"), None)
+    for chosen in by_length(samples) if first is not None else ():
+        batch = padded([samples[index] for index in chosen], model.config.encoder.pad_token_id)
+        state = model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
+        yield chosen, model.walk(state, model.steps[:first], model.decide_compacted, ends_at=model.steps[first])
+
+
+@torch.no_grad()
+def carried_rows(
+    model: PrunedTransformer, samples: Sequence[Tokens], before: Iterable[tuple[list[int], State]] | None = None
+) -> Tensor:
     """[samples, 1 + layers] int64: the real length, then the rows that each layer's decision carries on.
 
     These are the counts of the compacted execution, but nothing is computed that stands behind the last decision: of
     a model that decides early that is most of it.
+    before: what `undecided` gives, if it is known already; the decisions themselves may have changed since.
     """
     lengths = torch.tensor([len(sample) for sample in samples])
     rows = lengths[:, None].repeat(1, 1 + model.config.encoder.layers)
-    last = max((place for place, step in enumerate(model.steps) if step.kind == "decide"), default=-1)
-    steps = model.steps[: last + 1]
-    for chosen in by_length(samples) if steps else ():
+    decisions = [place for place, step in enumerate(model.steps) if step.kind == "decide"]
+    for chosen, state in undecided(model, samples) if before is None else before:
 
         def decide(layer: int, score: Tensor, before: State, chosen: list[int] = chosen) -> State:
             after = model.decide_compacted(layer, score, before)
             rows[chosen, 1 + layer :] = are_carried(after.alive).sum(-1, keepdim=True)
             return after
 
-        batch = padded([samples[index] for index in chosen], model.config.encoder.pad_token_id)
-        model.walk(model.embed(batch.input_ids, batch.token_type_ids, batch.mask), steps, decide)
+        model.walk(state, model.steps[decisions[0] : decisions[-1] + 1], decide)
     return rows

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from engines.manifest import BENCH_NAME
 from engines.runner import Runner
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.measure import Timing, speedups
+from pipeline.builder.next_step import run_command
 from pipeline.skim.work import Skim
 
 
@@ -46,7 +45,7 @@ def conclude(skim: Skim, test: Data, report: Path) -> None:
     if skim.seconds:
         took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in skim.seconds.items())
         skim.say(f"took       {took}")
-    skim.say(f"next       {Path(sys.executable).name} -m pipeline.run {shlex.quote(str(args.out))} --text '...'")
+    skim.say(f"next       {run_command(args.out, head.kind)}")
 
 
 def _agreement(skim: Skim, test: Data) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from calib.ranking import mrr, ndcg
 from engines.head import Head
 from engines.tokenization import Tokens
 from pipeline.model.flops import count_flops, dense_flops, flops_ratio
-from pipeline.model.retention import carried_rows
+from pipeline.model.retention import carried_rows, undecided
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.config import TrainConfig
@@ -79,12 +79,13 @@ def _metric(head: Head, data: TokenisedSet, logits: Sequence[Tensor]) -> tuple[f
     return next(iter(figures.values())), {name: round(value, 4) for name, value in figures.items()}
 
 
-def ratio_on(model: PrunedTransformer, samples: Sequence[Tokens]) -> float:
-    """Dense over pruned FLOPs; nothing is computed behind the last decision."""
-    was_training = model.training
-    rows = carried_rows(model.eval(), samples)
-    model.train(was_training)
-    return flops_ratio(model.config, rows)
+def ratio_on(model: PrunedTransformer, samples: Sequence[Tokens]) -> Callable[[], float]:
+    """Measures dense over pruned FLOPs at every call, while nothing of the model changes but its decisions.
+
+    What stands in front of the first decision is computed once, and nothing behind the last one.
+    """
+    before = list(undecided(model, samples))
+    return lambda: flops_ratio(model.config, carried_rows(model, samples, before))
 
 
 def reaches_ratio(config: TrainConfig, evaluation: Evaluation) -> bool:

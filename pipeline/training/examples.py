@@ -46,9 +46,10 @@ class TrainingExamples:
         if kind is not None:
             return cls._with_targets(config, kind, head, data, dev_data, said)
         regression = _are_numbers(config, head, data)
+        ranking = regression and "ranking" in (config.task, head and head.kind)
         if regression:
             _refuse_no_amounts(config, data)
-            if "ranking" in (config.task, head and head.kind):
+            if ranking:
                 for name, examples in ((config.data, data.examples), (dev_name, dev_data.examples)):
                     refuse_no_ranking(name, examples)
             labels, train, dev, odd = None, data.examples, dev_data.examples, []
@@ -73,7 +74,8 @@ class TrainingExamples:
         known = {example.content for example in train}
         if shared := sum(example.content in known for example in dev):
             odd.append(f"{dev_name}: {shared} of its {len(dev)} texts are training texts, too")
-        taken = [summary(config.data, train, regression), summary(dev_name, dev, regression), *said]
+        numbers: HeadKind | None = "ranking" if ranking else "regression" if regression else None
+        taken = [summary(config.data, train, numbers), summary(dev_name, dev, numbers), *said]
         return cls(train, dev, labels, taken, odd)
 
     @classmethod
@@ -99,7 +101,7 @@ class TrainingExamples:
             no_answer = Answers(()) in targets
             head = HeadConfig(kind=kind, labels=target_names(targets), no_answer=no_answer)
         train, dev = data.examples[: config.limit], dev_data.examples[: config.dev_limit]
-        taken = [summary(config.data, train, False), summary(dev_data.name, dev, False), *said]
+        taken = [summary(config.data, train), summary(dev_data.name, dev), *said]
         return cls(train, dev, list(head.labels), taken, [], head)
 
 

@@ -25,12 +25,14 @@ _BACKBONE_LENGTH = 256
 """Tokens per input that a new model is made for: attention makes more of them expensive to train."""
 _STEPS, _BATCH = 100, (512, 4096)
 """Steps that an epoch should have, so that a small set teaches too; fewest and most padded tokens of a batch."""
+_PRUNER_RATE, _MANY_STEPS, _FASTEST = 2e-3, 600, 10
+"""A pruner's learning rate over so many steps; in fewer it must come as far, at most so many times faster."""
 
 
 def suited(config: TrainConfig) -> RunConfig:
     """The settings with nothing left open: length, adapters, learning rates. Raises InputError for no such start.
 
-    Batches are the largest ones; `with_batches` makes them smaller for a small set.
+    Batches are the largest ones, and pruners learn at their slowest; `for_set` changes both for a small set.
     """
     start = _start(config)
     rank = config.adapter_rank
@@ -46,16 +48,19 @@ def suited(config: TrainConfig) -> RunConfig:
         "head_lr": config.head_lr or (lr if config.init else _FRESH_HEAD_RATE),
         "max_length": config.max_length or longest,
         "batch_tokens": config.batch_tokens or _BATCH[1],
+        "pruner_lr": config.pruner_lr or _PRUNER_RATE,
     }
     return RunConfig.model_construct(config.model_fields_set, **{**dict(config), **found})
 
 
-def with_batches(config: RunConfig, tokens: int) -> RunConfig:
-    """The settings with batches for a training set of so many tokens, unless they were given."""
-    if "batch_tokens" in config.model_fields_set:
-        return config
-    fewest, most = _BATCH
-    return config.model_copy(update={"batch_tokens": min(most, max(fewest, tokens // _STEPS))})
+def for_set(config: RunConfig, tokens: int) -> RunConfig:
+    """The settings with batches and a pruner's rate for a training set of so many tokens, unless they were given."""
+    given, (fewest, most) = config.model_fields_set, _BATCH
+    size = config.batch_tokens if "batch_tokens" in given else min(most, max(fewest, tokens // _STEPS))
+    learning = next((phase for phase in config.schedule if phase.steer), config.schedule[-1])
+    steps = learning.epochs * max(1, tokens / size)
+    rate = config.pruner_lr if "pruner_lr" in given else _PRUNER_RATE * min(_FASTEST, max(1.0, _MANY_STEPS / steps))
+    return config.model_copy(update={"batch_tokens": size, "pruner_lr": round(rate, 6)})
 
 
 def whole_rate(width: int) -> float:

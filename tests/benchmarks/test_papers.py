@@ -73,10 +73,10 @@ def test_a_point_has_its_ratio_and_its_checkpoint_has_it_too(
 ) -> None:
     source = tiny_checkpoint(method)
     samples = tokens_of(source, load_checkpoint(source), TEXTS)
-    reached = [ratio_on(model_at(source, wanted, samples), samples) for wanted in (1.2, 1.5)]
+    reached = [ratio_on(model_at(source, wanted, samples), samples)() for wanted in (1.2, 1.5)]
     assert reached == [pytest.approx(1.2, abs=0.05), pytest.approx(1.5, abs=0.05)]
     save_at(model_at(source, 1.5, samples), source, tmp_path)
-    assert ratio_on(load_checkpoint(tmp_path), samples) == pytest.approx(reached[1], abs=1e-9)
+    assert ratio_on(load_checkpoint(tmp_path), samples)() == pytest.approx(reached[1], abs=1e-9)
 
 
 @pytest.mark.parametrize("method", ["topk", "threshold"])

@@ -120,9 +120,12 @@ def test_classes_are_in_order(tmp_path: Path) -> None:
 def test_a_summary_says_rows_classes_and_lengths() -> None:
     examples = [Example("abc", "no"), Example("a", "yes", "bcde"), Example("ab", "yes")]
     said = "3 rows (1 of them pairs), classification of 2 classes: yes (2), no (1); 2 to 5 characters, 3 at the median"
-    assert summary("data", examples, regression=False) == f"data: {said}"
+    assert summary("data", examples) == f"data: {said}"
     values = [Example("a", "0.5"), Example("b", "-2")]
-    assert "2 rows, regression of values from -2 to 0.5, mean -0.75" in summary("data", values, regression=True)
+    assert "2 rows, regression of values from -2 to 0.5, mean -0.75" in summary("data", values, "regression")
+    pairs = [Example("who?", "1", "Anna left."), Example("who?", "0", "It rained."), Example("when?", "1", "In May.")]
+    said = "3 rows pairs, ranking for 2 queries, relevance from 0 to 1, mean 0.6667;"
+    assert said in summary("data", pairs, "ranking")
 
 
 def test_what_is_odd_is_said() -> None:

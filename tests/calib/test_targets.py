@@ -83,11 +83,11 @@ def test_labels_that_mean_nothing_are_refused(tmp_path: Path, rows: list[dict], 
 
 def test_what_was_taken_is_said() -> None:
     several = [Example("x", "", target=Labels(("a", "b"))), Example("y", "", target=Labels(("a",)))]
-    assert "several labels a text: a (2), b (1);" in summary("data", several, False) and not oddities(several, False)
+    assert "several labels a text: a (2), b (1);" in summary("data", several) and not oddities(several, False)
     spans = [Example("Bob", "", target=Spans(((0, 3, "PER"),)))]
-    assert "entities: PER (1);" in summary("data", spans, False)
+    assert "entities: PER (1);" in summary("data", spans)
     asked = [Example("who?", "", "Bob", target=Answers(((0, "Bob"),))), Example("who?", "", "x", target=Answers(()))]
-    assert "2 rows pairs, questions, 1 of them without an answer;" in summary("data", asked, False)
+    assert "2 rows pairs, questions, 1 of them without an answer;" in summary("data", asked)
 
 
 def test_entities_are_counted_as_by_seqeval() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.gates import Reference
 from pipeline.model.flops import flops_ratio
-from pipeline.model.retention import carried_rows
+from pipeline.model.retention import carried_rows, undecided
 from tests.conftest import METHODS, TinyModel
 from tests.graph.small import random_samples, small_model
 
@@ -36,6 +36,23 @@ def test_nothing_behind_the_last_decision_is_computed(tiny_model: TinyModel) -> 
     for hook in hooks:
         hook.remove()
     assert set(seen) == set(range(last))  # Transkimmer decides in front of its layer
+
+
+@pytest.mark.parametrize("method", ["ltp", "transkimmer"])
+def test_what_is_decided_otherwise_is_counted_from_what_was_computed_once(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(method, layers=3)
+    before, first = list(undecided(model, SAMPLES)), carried_rows(model, SAMPLES)
+    for parameter in model.pruner.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(5))
+    if model.config.pruner.thresholds is not None:
+        thresholds = [1.2 * value for value in model.config.pruner.thresholds]
+        monkeypatch.setattr(model.pruner, "threshold", thresholds.__getitem__)
+    expected = carried_rows(model, SAMPLES)
+    assert not torch.equal(expected, first)
+    monkeypatch.setattr(type(model), "embed", lambda *_: pytest.fail("it is computed again"))
+    assert torch.equal(carried_rows(model, SAMPLES, before), expected)
 
 
 def test_a_dense_model_is_not_run_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

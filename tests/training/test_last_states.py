@@ -16,7 +16,7 @@ from pipeline.training.targets import IGNORED
 from tests.conftest import WIDTH, TinyModel
 from tests.model.samples import lay_out, make_samples
 
-LENGTHS = [20, 11, 6]
+LENGTHS, SEPARATOR = [20, 11, 6], 5
 HEADS = {
     "tagging": HeadConfig(kind="tagging", labels=["O", "B-X", "I-X"]),
     "mean": HeadConfig(kind="embedding", size=WIDTH, pooling="mean", normalise=True),
@@ -31,16 +31,20 @@ def with_head(base: PrunedTransformer, head: HeadConfig) -> PrunedTransformer:
     return model.eval()
 
 
-@pytest.mark.parametrize("protect", [True, False])
+@pytest.mark.parametrize("protect", ["first", "nothing", "segment"])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(
     ("method", "kind"), [("topk", "hard"), ("transkimmer", "hard"), ("transkimmer", "straight_through")]
 )
 def test_training_reads_what_inference_reads(
-    tiny_model: TinyModel, method: str, kind: str, head: str, protect: bool
+    tiny_model: TinyModel, method: str, kind: str, head: str, protect: str
 ) -> None:
-    model = with_head(tiny_model(method, protect_first=protect), HEADS[head])
+    model = with_head(tiny_model(method, protect_first=protect != "nothing"), HEADS[head])
     ids, mask, types = lay_out(make_samples(model, LENGTHS, seed=3), 20, [range(n) for n in LENGTHS])
+    if protect == "segment":
+        ids[:, 3] = SEPARATOR
+        pruner = model.config.pruner.model_copy(update={"protect_until": SEPARATOR})
+        model.config = model.config.model_copy(update={"pruner": pruner})
     relaxation = Relaxation(model, kind, 1.0, 0.0)
     with torch.no_grad():
         relaxation.start(mask)
@@ -49,6 +53,7 @@ def test_training_reads_what_inference_reads(
         found, wanted = model.head(states, mask), model(ids, mask, types)
     real = mask.bool()
     assert bool((wanted.alive[-1] != real).any()), "nothing was dropped"
+    assert protect != "segment" or bool(wanted.alive[-1][:, :4].all())
     torch.testing.assert_close(states[real], wanted.last_hidden_state[real], atol=1e-5, rtol=0)
     if head == "mean":
         torch.testing.assert_close(found, wanted.logits, atol=1e-5, rtol=0)

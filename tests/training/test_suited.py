@@ -11,7 +11,7 @@ from engines.errors import InputError
 from pipeline.model.config import EncoderConfig
 from pipeline.training.config import TrainConfig
 from pipeline.training.setup import make_trainee
-from pipeline.training.suited import most_ratio, suited, unreachable, weights_in_layers, whole_rate, with_batches
+from pipeline.training.suited import for_set, most_ratio, suited, unreachable, weights_in_layers, whole_rate
 from tests.conftest import LONGEST
 from tests.model.families import make_original
 from tests.training.runs import LABELS, make_config
@@ -36,9 +36,20 @@ def test_nothing_is_left_open(own: Path, tiny_backbone: Path) -> None:
 @pytest.mark.parametrize(("tokens", "expected"), [(3_000, 512), (90_000, 900), (700_000, 4096)])
 def test_a_small_set_is_learned_in_small_batches(own: Path, tokens: int, expected: int) -> None:
     config = suited(TrainConfig(method="ltp", data="x", init=str(own)))
-    assert with_batches(config, tokens).batch_tokens == expected
+    assert for_set(config, tokens).batch_tokens == expected
     given = suited(TrainConfig(method="ltp", data="x", init=str(own), batch_tokens=64))
-    assert with_batches(given, tokens).batch_tokens == 64
+    assert for_set(given, tokens).batch_tokens == 64
+
+
+@pytest.mark.parametrize(
+    ("tokens", "epochs", "expected"),
+    [(30_000, 1, 0.02), (30_000, 4, 2e-3 * 600 / (4 * 30_000 / 512)), (3_000_000, 1, 2e-3), (3_000_000, 0.1, 0.016384)],
+)
+def test_in_few_steps_a_pruner_learns_faster(own: Path, tokens: int, epochs: float, expected: float) -> None:
+    config = suited(TrainConfig(method="transkimmer", data="x", init=str(own), epochs=[epochs, 9]))
+    assert for_set(config, tokens).pruner_lr == pytest.approx(expected, abs=1e-6)
+    given = suited(TrainConfig(method="transkimmer", data="x", init=str(own), epochs=[epochs], pruner_lr=0.1))
+    assert for_set(given, tokens).pruner_lr == 0.1
 
 
 def test_wide_encoders_learn_slower() -> None:
