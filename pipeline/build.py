@@ -22,8 +22,9 @@ with importing(__name__, "skimrt[cpu]"):
     from pipeline.builder.baseline import build_against_dense
     from pipeline.builder.config import DEMO, TORCH_DEVICES, BuildConfig, read_build_config, require_demo
     from pipeline.builder.measure import Timing, speedups
+    from pipeline.builder.next_step import run_command
     from pipeline.builder.target import BuildTarget
-    from pipeline.cli import add_column_flags, main_of, not_checked, print_gates, run_command
+    from pipeline.cli import add_column_flags, main_of, not_checked, print_gates
     from pipeline.planning.costs import DEVICES
 
 

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Any, NoReturn, TextIO, get_args
 
 from rich.console import Console, RenderableType
@@ -22,7 +21,6 @@ from rich.table import Table
 from calib.row import Columns
 from engines.allocator import keep_freed_memory
 from engines.errors import InputError, SkimError
-from engines.head import HeadKind
 from engines.manifest import Gate
 from engines.reading import PLAIN, Aggregation, Reading
 from engines.version import __version__
@@ -153,19 +151,6 @@ def reading_of(args: argparse.Namespace) -> Reading:
     """What the flags of `add_reading_flags` say. Raises InputError."""
     aggregation = args.aggregation or PLAIN.aggregation
     return Reading(aggregation, args.answers, args.max_answer, args.no_answer, args.threshold, args.stride)
-
-
-_ASKED: dict[HeadKind, tuple[str, ...]] = {
-    "ranking": ("--text", "who won?", "--text-b", "Anna Berg won the race in Rome."),
-    "question_answering": ("--text", "Who won?", "--text-b", "Anna Berg won the race in Rome."),
-    "tagging": ("--text", "Anna Berg won the race in Rome."),
-}
-
-
-def run_command(artifact: Path, kind: HeadKind) -> str:
-    """The command that runs an artifact on what its head is asked: a text, or a query or question with a text."""
-    words = ["-m", "pipeline.run", str(artifact), *_ASKED.get(kind, ("--text", "A film to remember."))]
-    return f"{Path(sys.executable).name} {shlex.join(words)}"
 
 
 def print_gates(gates: Sequence[Gate], console: Console) -> None:

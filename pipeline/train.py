@@ -144,6 +144,12 @@ def _add_pruning_flags(p: argparse.ArgumentParser, flag: Callable[..., None]) ->
 
 def _add_optimiser_flags(flag: Callable[..., None]) -> None:
     flag("distil", "weight of the teacher in the loss", type=float)
+    flag(
+        "distil-tokens",
+        "weight of the tokens that the teacher looks at behind the first decision, which is to rank them so (ltp, "
+        "transkimmer)",
+        type=float,
+    )
     flag("evaluations", "dev evaluations per phase", type=int)
     flag("patience", "stop after N evaluations without gain", type=int)
     flag(
@@ -189,7 +195,7 @@ def _train(given: TrainConfig, out: Path) -> int:
     tokens = TextEncoder(trainee.tokenizer, config.max_length, encoder.type_vocab_size, origins=head.token_level)
     taught_by = config.teacher or (config.init if config.method != "dense" else None)
     teacher = None
-    if taught_by and config.distil > 0:
+    if taught_by and config.distils:
         refuse_other_task("--teacher", taught_by, trainee.model.config, trainee.tokenizer)
         teacher = load_checkpoint(taught_by)
     if head.kind == "embedding":
@@ -287,7 +293,7 @@ def _content(config: TrainConfig, trainee: Trainee, train: Sequence[Example], de
     sources = {
         "--backbone": config.backbone and locate_backbone(config.backbone),
         "--init": config.init,
-        "--teacher": config.teacher if config.distil > 0 else None,
+        "--teacher": config.teacher if config.distils else None,
     }
     return content | {name: checkpoint_digest(source) for name, source in sources.items() if source}
 

@@ -21,7 +21,8 @@ from rich.console import Console
 from engines.head import HeadKind
 from engines.manifest import Gate
 from pipeline import run as run_verb
-from pipeline.cli import OF_EVERY_VERB, main_of, plain_table, print_gates, printable, run_command
+from pipeline.builder.next_step import run_command
+from pipeline.cli import OF_EVERY_VERB, main_of, plain_table, print_gates, printable
 from tests.engines.toy import Toy
 
 LABELS = ("großartig \U0001f600", "\x1b[31m赤")

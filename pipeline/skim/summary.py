@@ -13,7 +13,7 @@ from engines.manifest import BENCH_NAME
 from engines.runner import Runner
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.measure import Timing, speedups
-from pipeline.cli import run_command
+from pipeline.builder.next_step import run_command
 from pipeline.skim.work import Skim
 
 

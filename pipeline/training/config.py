@@ -76,6 +76,7 @@ class TrainConfig(BaseModel):
     protect_first: bool = True
     protect_segment: bool | None = None
     distil: float = Field(0.5, ge=0, le=1)
+    distil_tokens: float = Field(0.0, ge=0)
     evaluations: int = Field(6, gt=0)
     patience: int = Field(4, gt=0)
     bf16: bool = False
@@ -90,6 +91,11 @@ class TrainConfig(BaseModel):
         if len(self.epochs) > len(phases):
             raise ValueError(f"epochs has {len(self.epochs)} values for {len(phases)} phase(s): {', '.join(phases)}")
         possible = {"fine_tune", *_PHASES[self.method]}
+        if self.distil_tokens and (self.method not in ("ltp", "transkimmer") or not (self.init or self.teacher)):
+            raise ValueError(
+                f"--distil-tokens: expected --method ltp or transkimmer, and a teacher (--init or --teacher), found "
+                f"{self.method} {'with' if self.init or self.teacher else 'without'} a teacher"
+            )
         if wrong := [name for name in phases if name not in possible]:
             raise ValueError(f"{self.method} has no phase {', '.join(wrong)}, only {', '.join(sorted(possible))}")
         return self
@@ -99,6 +105,11 @@ class TrainConfig(BaseModel):
         if self.phases is not None:
             return self.phases
         return _PHASES[self.method] if self.init and _PHASES[self.method] else ["fine_tune", *_PHASES[self.method]]
+
+    @property
+    def distils(self) -> bool:
+        """Whether anything is learned from a teacher, where there is one."""
+        return self.distil > 0 or self.distil_tokens > 0
 
     @property
     def schedule(self) -> list[Phase]:

@@ -48,6 +48,7 @@ class Relaxation:
     temperature: of the soft threshold, in units of the uniform score 1 / reference_length; or of the Gumbel sample.
     noise:       scale of the logistic noise of the straight-through sample; 0 is the decision of inference.
     left:        [B, S, D], what dropped tokens leave to a head that reads every token.
+    first:       the first decision's score [B, S], and the rows [B, S] bool that it could drop.
     """
 
     model: PrunedTransformer
@@ -59,16 +60,19 @@ class Relaxation:
     real: int = 0
     weights: Tensor | None = None
     left: Tensor | None = None
+    first: tuple[Tensor, Tensor] | None = None
 
     def start(self, mask: Tensor) -> None:
         """Resets the counts for a new batch; mask [B, S] is 1 on real tokens."""
-        self.left = None
+        self.left = self.first = None
         self.counts = [mask.sum(-1).float()] * self.model.config.encoder.layers
         self.survivors, self.real, self.weights = mask.float(), int(mask.sum()), None
 
     def __call__(self, layer: int, score: Tensor, state: State) -> State:
         """The state after the decision of `layer` on score [B, S]."""
         before, weights = state, self.weights
+        if self.first is None:
+            self.first = score.float(), (state.alive > 0) & ~state.protected
         if self.kind == "hard":
             state = self._hard(layer, score.float(), state)
             rows = state.alive.float()

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from engines.errors import InputError
@@ -27,6 +28,7 @@ from pipeline.training.reach_ratio import reach_ratio
 from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState
 from pipeline.training.setup import Trainee
+from pipeline.training.token_ranking import answer_and_attention, ranking_loss
 
 _CALIBRATION_EXAMPLES, _FEWEST_EXAMPLES, _CALIBRATION_TOKENS = 256, 32, 2**14
 """A ratio is measured on the first examples, the most and the fewest of them, up to a number of tokens."""
@@ -61,6 +63,7 @@ class Trainer:
         self.config, self.trainee, self.model = config, trainee, trainee.model
         self.teacher, self.train_set, self.dev, self.out = teacher, train, dev, out
         self.taught: dict[int, Tensor] = {}
+        self.attended: dict[int, Tensor] = {}
         self.result = Result()
         self.best: tuple[int, float] = (-1, 0.0)
 
@@ -194,6 +197,11 @@ class Trainer:
             hidden = relaxation.last_states(self.model.walk(state, steps, relaxation))
             logits = self.model.head(self.model.finished(hidden), batch.mask).float()
         loss = self._loss(logits, batch)
+        if self.config.distil_tokens and self.teacher is not None and relaxation.first is not None:
+            self._ask_teacher(batch)
+            length = batch.mask.shape[1]
+            wanted = torch.stack([F.pad(self.attended[index], (0, length))[:length] for index in batch.index.tolist()])
+            loss = loss + self.config.distil_tokens * ranking_loss(self.model.pruner, *relaxation.first, wanted)
         if phase.steer:
             real = batch.mask.sum(-1)
             ours = count_flops(self.model.config, real, torch.stack(relaxation.counts)).total.sum()
@@ -214,17 +222,32 @@ class Trainer:
             share = 1.0
         return (1 - share) * loss + share * DISTILLED[kind](logits, self._taught(batch), batch)
 
-    @torch.no_grad()
     def _taught(self, batch: Batch) -> Tensor:
-        """The teacher's logits [B, outputs] or [B, S, outputs], computed once per example."""
+        """The teacher's logits [B, outputs] or [B, S, outputs]."""
+        self._ask_teacher(batch)
+        return pad_sequence([self.taught[index] for index in batch.index.tolist()], batch_first=True)
+
+    @torch.no_grad()
+    def _ask_teacher(self, batch: Batch) -> None:
+        """Keeps the teacher's logits, and what its last layers attend to; computed once per example."""
         assert self.teacher is not None
         indices = batch.index.tolist()
-        if any(index not in self.taught for index in indices):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-                out = self.teacher(batch.input_ids, batch.mask, batch.token_type_ids)
-            for index, row, length in zip(indices, out.logits.float(), batch.mask.sum(1).tolist(), strict=True):
-                self.taught[index] = row[:length].clone() if row.dim() == 2 else row.clone()
-        return pad_sequence([self.taught[index] for index in indices], batch_first=True)
+        if all(index in self.taught for index in indices):
+            return
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            if self.config.distil_tokens:
+                logits, attention = answer_and_attention(self.teacher, batch, self._first_attended())
+                self.attended |= {index: row.clone() for index, row in zip(indices, attention, strict=True)}
+            else:
+                logits = self.teacher(batch.input_ids, batch.mask, batch.token_type_ids).logits
+        for index, row, length in zip(indices, logits.float(), batch.mask.sum(1).tolist(), strict=True):
+            self.taught[index] = row[:length].clone() if row.dim() == 2 else row.clone()
+
+    def _first_attended(self) -> int:
+        """The last layer whose attention comes in front of the first decision, -1 if none."""
+        pruner = self.model.pruner
+        first = next(layer for layer in range(self.model.config.encoder.layers) if pruner.decides(layer))
+        return first if pruner.where == "after_attention" else first - 1
 
     def _optimizer(self) -> torch.optim.Optimizer:
         groups: dict[str, list] = {"pruner": [], "head": [], "encoder": []}
