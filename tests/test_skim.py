@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from engines import Runner
 from engines.artifact import Artifact
+from engines.head import HeadKind
 from pipeline import build, train
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, LocalAttention
 from pipeline.training.suited import early_layer
@@ -154,11 +156,41 @@ def test_too_few_texts_for_int8_are_refused_before_the_training(
     assert "--precision int8: expected at least 32 texts to train on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("kind", "more", "expected"),
+    [
+        ("ForSequenceClassification", [], ["ltp", "0", "hard"]),
+        ("ForTokenClassification", [], ["transkimmer", "0", None]),
+        ("ForTokenClassification", ["--method", "ltp", "--decide-at", 1], ["ltp", "1", "hard"]),
+    ],
+)
+def test_the_method_suits_the_head(
+    own: Path, monkeypatch: pytest.MonkeyPatch, kind: str, more: list[object], expected: list[str | None]
+) -> None:
+    make_original("bert", kind, num_labels=2, id2label={0: "O", 1: "B-X"}).save_pretrained(own)
+    rows = [{"text": e.text, "label": ("O", "B-X")[n % 2]} for n, e in enumerate(make_examples(40, 1))]
+    if kind == "ForTokenClassification":
+        rows = [{"text": (words := row["text"].split()), "label": ["B-X"] * len(words)} for row in rows]
+    data = own.parent / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)) + "\n", "utf-8")
+    asked: list[list[str | None]] = []
+
+    def stop(args: argparse.Namespace) -> None:
+        asked.append([args.method, *map(str, args.decide_at), *(args.phases or [None])])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run", stop)
+    assert run_verb(skim, own, "--data", data, "--out", own.parent / "out", *more) == 130
+    assert asked == [expected]
+
+
 def test_one_early_global_layer_decides() -> None:
-    def chosen(layers: int, **parts: object) -> int:
+    def chosen(layers: int, kind: HeadKind = "classification", **parts: object) -> int:
         sizes = {"vocab_size": 9, "hidden_size": 8, "heads": 2, "intermediate_size": 8, "max_positions": 9}
         encoder = EncoderConfig(family="bert", layers=layers, **sizes, **parts)
-        return early_layer(CheckpointConfig(encoder=encoder, head=HeadConfig(labels=["a", "b"]), max_length=9))
+        head = HeadConfig(kind=kind, labels=["a", "b"])
+        return early_layer(CheckpointConfig(encoder=encoder, head=head, max_length=9))
 
     assert [chosen(layers) for layers in (2, 6, 12, 24)] == [0, 1, 2, 4]
+    assert [chosen(layers, "tagging") for layers in (2, 6, 12, 24)] == [0, 2, 4, 8]
     assert chosen(22, local=LocalAttention(distance=4, global_layers=list(range(0, 22, 3)))) == 3

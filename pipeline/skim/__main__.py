@@ -28,7 +28,7 @@ with importing(__name__, "skimrt[train]"):
     from pipeline.skim.sets import PARTS, calibration_of, read_sets
     from pipeline.skim.summary import conclude
     from pipeline.skim.work import Skim
-    from pipeline.training.suited import early_layer
+    from pipeline.training.suited import early_layer, learned_method
 
 _METHODS = ("ltp", "transkimmer")
 
@@ -58,7 +58,11 @@ exit codes: 0 done, 2 bad usage or input, 3 a check failed and nothing is publis
     p.add_argument("--test-data", help="texts for the checks and the accuracy (default: another tenth)")
     add_column_flags(p)
     p.add_argument("--out", type=Path, default=Path("artifact"), help="directory of the artifact (default artifact)")
-    p.add_argument("--method", choices=_METHODS, default="ltp", help="how it learns to skip tokens (default ltp)")
+    p.add_argument(
+        "--method",
+        choices=_METHODS,
+        help="how it learns to skip tokens (default ltp; transkimmer for a head that answers for every token)",
+    )
     p.add_argument("--flops-ratio", type=float, default=2.0, help="dense over pruned FLOPs to reach (default 2)")
     p.add_argument("--max-drop", type=float, default=1.0, help="points of accuracy that may be lost (default 1)")
     p.add_argument("--decide-at", type=int, nargs="+", help="layers that drop tokens (default: one early layer)")
@@ -82,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args.model)
     if config.pruner.method != "dense":
         raise InputError(f"{args.model}: expected a model that skips no tokens yet, found {config.pruner.method}")
+    args.method = args.method or learned_method(config.head)
     out = args.out.parent.resolve() / args.out.name
     skim = Skim(args, config, out.with_name(f"{out.name}-work"), Console(stderr=args.json))
     sets = read_sets(args, columns_of(args), config)

@@ -7,6 +7,7 @@ softmax and the rest is renormalised, so that what is trained is what is deploye
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,24 @@ _INFLUENCE = 4.0
 """Most that the loss may gain or lose by one token's weight, over an even share of 1 for every real token of the batch.
 To first order a dropped key that many queries look at (an attention sink) is worth e^score over what is left, without
 any limit, and the cost of the tokens would drown in it; the whole effect of one key is bounded."""
+_SURE = 5.0
+"""A score that training raises no further, nor lowers below its negative. While a run presses little, the task alone
+would raise every score to where the sigmoid is flat, and no pressure could bring any of them back."""
+
+
+class _Bounded(torch.autograd.Function):
+    """Scores within the bounds; a gradient that leads farther out than a bound is 0."""
+
+    @staticmethod
+    def forward(context: Any, score: Tensor) -> Tensor:
+        context.save_for_backward(score)
+        return score.clamp(-_SURE, _SURE)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (score,) = context.saved_tensors
+        outwards = ((score >= _SURE) & (gradient < 0)) | ((score <= -_SURE) & (gradient > 0))
+        return gradient.masked_fill(outwards, 0)
 
 
 @dataclass
@@ -134,7 +153,7 @@ class Relaxation:
             reference = self.model.config.pruner.reference_length or 1
             logit = (score - pruner.thresholds[layer]) * reference / self.temperature
         else:
-            uniform = torch.rand_like(score).clamp(1e-6, 1 - 1e-6)
+            score, uniform = _Bounded.apply(score), torch.rand_like(score).clamp(1e-6, 1 - 1e-6)
             # The difference of two Gumbel samples is logistic.
             logit = (score + self.noise * (uniform.log() - (1 - uniform).log())) / self.temperature
         weight = torch.sigmoid(logit)

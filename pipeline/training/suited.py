@@ -8,7 +8,7 @@ import torch
 
 from engines.errors import InputError
 from pipeline.model.checkpoint import CONFIG_NAME, read_config
-from pipeline.model.config import CheckpointConfig, EncoderConfig
+from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, Method
 from pipeline.model.flops import count_flops, dense_flops
 from pipeline.model.huggingface import locate_backbone, read_huggingface_config
 from pipeline.model.huggingface.layout import is_model
@@ -110,12 +110,22 @@ def deciding_layers(model: CheckpointConfig) -> list[int]:
     return model.pruner.reads_attention_at
 
 
+def learned_method(head: HeadConfig) -> Method:
+    """How a model learns to skip tokens where it is not said.
+
+    LTP keeps what much attention goes to, whatever the task. That suits a head that reads the text as a whole. Where
+    every token is answered for, Transkimmer's scores learn which answers are certain already.
+    """
+    return "transkimmer" if head.token_level else "ltp"
+
+
 def early_layer(config: CheckpointConfig) -> int:
     """The layer that decides where none is named: one sharp, early decision turns most of its FLOPs into time.
 
-    The first quarter of the layers has seen the text; LTP reads attention, which must be global there.
+    The first quarter of the layers has seen the text; LTP reads attention, which must be global there. Where dropped
+    tokens are answered for by the states that they leave, these come from the first third.
     """
-    wanted = config.encoder.layers // 6
+    wanted = config.encoder.layers // (3 if config.head.token_level else 6)
     fit = [layer for layer in range(config.encoder.layers) if layer not in config.encoder.local_layers]
     return min(fit, key=lambda layer: abs(layer - wanted))
 

@@ -139,12 +139,13 @@ class Trainer:
                 progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
             losses.clear()
             rank = self._rank(phase, evaluation)
-            if rank > self.best:
-                self.best, stale = rank, 0
+            if rank <= self.best and rank[0] != _TOO_COSTLY:
+                stale += 1
+            if rank >= self.best:  # of equal states the later one, which has learned longer and has the wanted ratio
+                stale = 0 if rank > self.best else stale
+                self.best = rank
                 RunState.write_best(self.out, self.trainee)
                 self.result.best = evaluation
-            elif rank[0] != _TOO_COSTLY:
-                stale += 1
             history = self.result.history
             state = RunState(
                 self._settings(), number, step + 1, self.best, stale, history, budget.accumulated, budget.average

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pipeline.model import PrunedTransformer
 from pipeline.model.flops import count_flops, dense_flops
-from pipeline.training.relaxation import _INFLUENCE, Relaxation
+from pipeline.model.transformer import State
+from pipeline.training.relaxation import _INFLUENCE, _SURE, Relaxation
 from tests.conftest import LAYERS, LONGEST, TinyModel, build_tiny_model
 from tests.model.samples import MARGIN, decision_margin, lay_out, make_samples
 
@@ -180,3 +181,36 @@ def test_noise_is_logistic_around_the_score() -> None:
     assert float(state.keep.mean()) == pytest.approx(0.7311**layers, abs=0.03)
     # The budget counts what inference would decide, which is without noise: every score of 1 passes.
     assert all(torch.equal(count, torch.full_like(count, LONGEST)) for count in decisions.counts)
+
+
+@pytest.mark.parametrize("wish", [-1.0, 1.0])
+def test_a_score_that_has_gone_too_far_is_only_led_back(wish: float) -> None:
+    """Without noise, a token is weighed by its score alone; `wish` says whether the loss wants it alive."""
+    relaxation = Relaxation(learnable("transkimmer", protect_first=False), "straight_through", 1.0, noise=0.0)
+    score = torch.tensor([[30.0, _SURE, 2.0, -2.0, -_SURE, -30.0]], requires_grad=True)
+    mask = torch.ones_like(score).int()
+    relaxation.start(mask)
+    weights = relaxation._weights(0, score, State(torch.zeros(1, 6, 1), mask, torch.arange(6)[None]))
+    assert weights.tolist() == [[1, 1, 1, 0, 0, 0]]
+    (-wish * weights).sum().backward()
+    assert score.grad is not None
+    felt = (score.grad[0] != 0).tolist()
+    assert felt == ([False, False, True, True, True, True] if wish > 0 else [True, True, True, True, False, False])
+
+
+def test_what_was_kept_for_long_can_still_be_dropped() -> None:
+    """A task that wants every token alive must not decide for good before a run starts to press."""
+    model = learnable("transkimmer")
+    ids, mask, types = batch_for(model)
+    optimizer = torch.optim.Adam(model.pruner.parameters(), lr=0.05)
+    for step in range(60):
+        relaxation = Relaxation(model, "straight_through", 1.0)
+        relaxation.start(mask)
+        model.train().walk(model.embed(ids, types, mask), model.steps, relaxation)
+        rows = torch.stack(relaxation.counts).sum()
+        optimizer.zero_grad()
+        (-rows if step < 30 else rows).backward()
+        optimizer.step()
+        if step in (29, 59):
+            alive = model.eval()(ids, mask, types).alive[-1]
+            assert bool((alive == mask.bool()).all()) == (step == 29)

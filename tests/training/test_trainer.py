@@ -186,9 +186,12 @@ def test_a_later_phase_replaces_the_checkpoint_only_by_a_better_one(
         tiny_backbone, "transkimmer", phases=phases, epochs=[1.0], evaluations=1, patience=9, flops_ratio=2.0
     )
     left = scripted(monkeypatch, [(0.9, 1.0), (0.7, 2.0), (0.65, 2.0)])
-    result = make_trainer(config, tmp_path).run()
+    result = make_trainer(config, tmp_path / "worse").run()
     assert not left
     assert result.best.metric == 0.7
+    scripted(monkeypatch, [(0.9, 1.0), (0.7, 3.0), (0.7, 2.0)])
+    result = make_trainer(config, tmp_path / "equal").run()
+    assert result.best.flops_ratio == 2.0, "of equal states the later one has the ratio that was asked for"
 
 
 def test_evaluation_counts_rows_and_hits(tiny_backbone: Path, tmp_path: Path) -> None:
