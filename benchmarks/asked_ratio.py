@@ -47,9 +47,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.json is None:
         raise InputError("expected --json FILE, where the record is written, or --table FILE")
-    runs = [trained(method, ratio, args) for method in METHODS for ratio in RATIOS]
-    record = {**machine_record(), "runs": runs}
-    write_record(args.json, record)
+    record: dict = {**machine_record(), "runs": []}
+    for method in METHODS:
+        for ratio in RATIOS:
+            record["runs"].append(trained(method, ratio, args))
+            write_record(args.json, record)
     print(table_of(record))
     return 0
 

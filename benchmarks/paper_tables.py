@@ -52,7 +52,7 @@ def points_table(record: dict) -> str:
         f"{dense['max_length']}, one of which is {100 / dense['evaluated']:.2f} points"
         for name, dense in measured_sets(found)
     )
-    skipped = "".join(f" {reason}." for reason in record["skipped"].values())
+    skipped = "".join(f" {reason}." for reason in [*record["skipped"].values(), *unmeasured(record)])
     note = (
         "FLOPs of the dense model over those of the pruned one, which pads nothing. Skipping: over the dense model "
         "that pads nothing either, as every engine here. Padded: over a dense model whose every text is padded to "
@@ -76,6 +76,17 @@ def measured_sets(found: dict) -> Iterator[tuple[str, dict]]:
     for name in SETS:
         if f"{name}/dense" in found:
             yield name, found[f"{name}/dense"]
+
+
+def unmeasured(record: dict) -> list[str]:
+    """What the record lacks for another reason than that a set is not there."""
+    found, lacking = record["found"], list[str]()
+    for name in SETS:
+        if name in record["skipped"]:
+            continue
+        left = [method for method in METHODS if len(points_of(found, name, method)) < len(RATIOS)]
+        lacking += [SETS[name].title + ("" if len(left) == len(METHODS) else f" ({', '.join(left)})")] if left else []
+    return [f"Not measured yet: {', '.join(lacking)}"] if lacking else []
 
 
 def over_padded(dense: dict, ratio: float) -> list[str]:
