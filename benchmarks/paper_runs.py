@@ -19,12 +19,12 @@ from benchmarks.working_points import exchange, model_at, padding_gain, save_at,
 from calib.data import Example, examples_digest, read_examples, relabelled
 from calib.held_out import write_rows
 from engines.runner import Runner
-from engines.tokenization import Text, Tokens
+from engines.tokenization import Text, TextEncoder, Tokens
 from pipeline.builder.config import DEMO, BuildConfig
 from pipeline.builder.measure import alternate
 from pipeline.builder.steps import build
 from pipeline.builder.subject import encoder_of, tokens_of
-from pipeline.model.checkpoint import load_checkpoint
+from pipeline.model.checkpoint import load_checkpoint, read_config, tokenizer_path
 from pipeline.model.config import Method
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import TokenisedSet
@@ -57,7 +57,7 @@ class PaperRuns:
         return write_parts(name, self.data, self.work / name)
 
     def dense(self, name: str) -> dict:
-        """Trains the dense model, and measures it and what padding costs it."""
+        """Trains the dense model, and measures it."""
         parts, of = self.parts(name), SETS[name]
         training = {"command": "the demo's"}
         if of.epochs is not None:
@@ -65,16 +65,16 @@ class PaperRuns:
             training = self.train(self.work / name / "dense", words)
         checkpoint = self.checkpoint(name, "dense")
         model = load_checkpoint(checkpoint)
-        lengths = [len(sample) for sample in tokens_of(checkpoint, model, parts.evaluated)]
-        return {
-            "training": training,
-            "accuracy": measured(model, checkpoint, parts.evaluated)["accuracy"],
-            "evaluated": len(parts.evaluated),
-            "data": examples_digest(parts.evaluated),
-            "tokens": round(statistics.mean(lengths), 1),
-            "max_length": model.config.max_length,
-            "padding": {str(to): round(padding_gain(model, lengths, to), 3) for to in PADDED if to >= max(lengths)},
-        }
+        accuracy = measured(model, checkpoint, parts.evaluated)["accuracy"]
+        return {"training": training, "accuracy": accuracy, "data": examples_digest(parts.evaluated)}
+
+    def padding(self, name: str) -> dict:
+        """What padding costs a dense model on the texts to evaluate on, which follows from their lengths alone."""
+        encode = TextEncoder(tokenizer_path(DEMO / "dense"), SETS[name].max_length)
+        lengths = [len(sample) for sample in encode([example.content for example in self.parts(name).evaluated])]
+        config = read_config(DEMO / "dense")
+        gains = {str(to): round(padding_gain(config, lengths, to), 3) for to in PADDED if to >= SETS[name].max_length}
+        return {"texts": len(lengths), "tokens": round(statistics.mean(lengths), 1), "gain": gains}
 
     def trained(self, name: str, method: Method) -> dict:
         """Trains a method, or says what stands for it."""

@@ -18,9 +18,30 @@ _SHORTER = 128
 def tables_of(record: dict) -> str:
     """All tables, each with its note."""
     found = record["found"]
-    parts = [points_table(record), best_table(record)]
+    parts = [padding_table(found), points_table(record), best_table(record)]
     parts += [lengths_table(found)] if any(key.startswith("lengths/") for key in found) else []
     return "\n\n".join([*parts, training_table(record)])
+
+
+def padding_table(found: dict) -> str:
+    """What padding alone gives, and what skipping would have to add to it for the claim."""
+    known = {name: found[f"{name}/padding"] for name in SETS if f"{name}/padding" in found}
+    rows = []
+    for name, of in known.items():
+        gains = [of["gain"].get(str(to)) for to in PADDED]
+        left = ["" if gain is None else f"{CLAIMED / gain:.2f}x" for gain in gains]
+        shown = ["" if gain is None else f"{gain:.2f}x" for gain in gains]
+        rows.append((SETS[name].title, f"{of['texts']}", f"{of['tokens']:.1f}", *shown, *left))
+    glue = {name: of["gain"] for name, of in known.items() if str(_SHORTER) in of["gain"]}
+    mean = [statistics.mean(gain[str(to)] for gain in glue.values()) for to in PADDED] if glue else []
+    said = " and ".join(f"{gain:.2f}x at {to}" for gain, to in zip(mean, PADDED, strict=False))
+    note = (
+        "FLOPs of a dense model that pads every text to that length over those of the same model without padding; it "
+        f"skips nothing. Mean over {', '.join(SETS[name].title for name in glue)}: {said}. To claim: what skipping has "
+        f"to give beside it for Transkimmer's {CLAIMED}x."
+    )
+    head = ("set", "texts", "tokens", *(f"padded to {to}" for to in PADDED), *(f"to claim, {to}" for to in PADDED))
+    return table(head, rows, note)
 
 
 def points_of(found: dict, name: str, method: str) -> dict[float, dict]:
@@ -40,17 +61,17 @@ def points_table(record: dict) -> str:
     found, rows = record["found"], []
     for name, dense in measured_sets(found):
         title = SETS[name].title
-        rows.append((title, "dense", "", f"{dense['accuracy']:.4f}", "", *over_padded(dense, 1.0)))
+        padding = found[f"{name}/padding"]
+        rows.append((title, "dense", "", f"{dense['accuracy']:.4f}", "", *over_padded(padding, 1.0)))
         for method in METHODS:
             at = found.get(f"{name}/{method}", {}).get("training", {}).get("at")
             for point in points_of(found, name, method).values():
                 figures = f"{point['accuracy']:.4f}", f"{point['drop_points']:.2f}"
-                ratios = over_padded(dense, point["flops_ratio"])
+                ratios = over_padded(padding, point["flops_ratio"])
                 rows.append((title, method, "none" if at is None else f"{at:g}", *figures, *ratios))
     sets = "; ".join(
-        f"{SETS[name].title} {dense['evaluated']} texts of {dense['tokens']:.0f} tokens at the mean, at most "
-        f"{dense['max_length']}, one of which is {100 / dense['evaluated']:.2f} points"
-        for name, dense in measured_sets(found)
+        f"{SETS[name].title} at most {SETS[name].max_length} tokens, one text is {100 / of['texts']:.2f} points"
+        for name, of in ((name, found[f"{name}/padding"]) for name, _ in measured_sets(found))
     )
     skipped = "".join(f" {reason}." for reason in [*record["skipped"].values(), *unmeasured(record)])
     note = (
@@ -89,16 +110,16 @@ def unmeasured(record: dict) -> list[str]:
     return [f"Not measured yet: {', '.join(lacking)}"] if lacking else []
 
 
-def over_padded(dense: dict, ratio: float) -> list[str]:
+def over_padded(padding: dict, ratio: float) -> list[str]:
     """A ratio over the dense model without padding, and over those with it."""
-    gains = [dense["padding"].get(str(to)) for to in PADDED]
+    gains = [padding["gain"].get(str(to)) for to in PADDED]
     return [f"{ratio:.2f}x", *("" if gain is None else f"{gain * ratio:.2f}x" for gain in gains)]
 
 
 def best_table(record: dict) -> str:
     """The best points within the budget, the time of their artifacts, and what they are at the mean."""
     found, rows = record["found"], []
-    for name, dense in measured_sets(found):
+    for name, _ in measured_sets(found):
         for method in METHODS:
             if not points_of(found, name, method):
                 continue
@@ -109,7 +130,7 @@ def best_table(record: dict) -> str:
             times = found.get(f"{name}/times/{method}", {}).get("over_dense", {})
             faster = [times.get(str(batch)) for batch in BATCHES]
             cells = ["not timed" if value is None else f"{value:.2f}x" for value in faster]
-            ratios = over_padded(dense, point["flops_ratio"])
+            ratios = over_padded(found[f"{name}/padding"], point["flops_ratio"])
             rows.append((SETS[name].title, method, f"{point['drop_points']:.2f}", *ratios, *cells))
     head = ("set", "method", "drop, points", "skipping", *(f"padded to {to}" for to in PADDED))
     machine, timed = record["machine"], next((v for v in found.values() if v.get("over_dense")), None)
@@ -130,9 +151,10 @@ def best_table(record: dict) -> str:
 def claim(found: dict) -> str:
     """What the mean over the sets of GLUE is beside the paper's claim, and what is missing."""
     said = []
-    glue = [(name, dense) for name, dense in measured_sets(found) if str(_SHORTER) in dense["padding"]]
+    gains = {name: found[f"{name}/padding"]["gain"].get(str(_SHORTER)) for name, _ in measured_sets(found)}
+    glue = [(name, gain) for name, gain in gains.items() if gain is not None]
     for method in METHODS:
-        chosen = [(dense["padding"][str(_SHORTER)], best_of(found, name, method)) for name, dense in glue]
+        chosen = [(gain, best_of(found, name, method)) for name, gain in glue]
         if not chosen or any(not points_of(found, name, method) for name, _ in glue):
             continue
         skipping = [1.0 if best is None else best["flops_ratio"] for _, best in chosen]

@@ -73,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
 
 def steps(runs: PaperRuns, args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict]]]:
     """The key of every step in the record, and the step, in an order in which each finds what it needs."""
-    for name in args.sets:
-        if missing(name, args.data) is not None:
-            continue
+    there = [name for name in args.sets if missing(name, args.data) is None]
+    for name in there:
+        yield f"{name}/padding", partial(runs.padding, name)
+    for name in there:
         yield f"{name}/dense", partial(runs.dense, name)
         for method in args.methods:
             yield f"{name}/{method}", partial(runs.trained, name, method)
@@ -85,7 +86,7 @@ def steps(runs: PaperRuns, args: argparse.Namespace) -> Iterator[tuple[str, Call
             yield f"{name}/artifact/dense", partial(runs.artifact, name, "dense")
             yield f"{name}/artifact/{method}", partial(runs.artifact, name, method)
             yield f"{name}/times/{method}", partial(runs.times, name, method)
-    if SHORT in args.sets and missing(SHORT, args.data) is None:
+    if SHORT in there:
         for method in ("dense", *args.methods):
             yield f"lengths/{method}", partial(runs.lengths, SHORT, method)
 

@@ -9,7 +9,7 @@ import torch
 
 from engines.tokenization import Tokens
 from pipeline.model.checkpoint import load_checkpoint, read_config, save_checkpoint, tokenizer_path
-from pipeline.model.config import Method, PrunerConfig
+from pipeline.model.config import CheckpointConfig, Method, PrunerConfig
 from pipeline.model.flops import dense_flops
 from pipeline.model.pruners import LTP_FLOOR, LtpPruner, Pruner, ThresholdPruner, TopkPruner, TranskimmerPruner
 from pipeline.model.transformer import PrunedTransformer
@@ -90,8 +90,8 @@ def exchange(checkpoint: Path, method: Method, layer: int, out: Path) -> None:
     save_checkpoint(config.model_copy(update={"pruner": pruner}), weights, out, tokenizer_path(checkpoint))
 
 
-def padding_gain(model: PrunedTransformer, lengths: Sequence[int], padded: int) -> float:
+def padding_gain(config: CheckpointConfig, lengths: Sequence[int], padded: int) -> float:
     """Dense FLOPs of texts that are all padded to a length, over those of the texts as they are."""
     real = torch.tensor(lengths)
-    whole = dense_flops(model.config, real, lambda rows: torch.full_like(rows, padded))
-    return float(whole.total.sum() / dense_flops(model.config, real).total.sum())
+    whole = dense_flops(config, real, lambda rows: torch.full_like(rows, padded))
+    return float(whole.total.sum() / dense_flops(config, real).total.sum())
