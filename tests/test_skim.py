@@ -160,8 +160,8 @@ def test_too_few_texts_for_int8_are_refused_before_the_training(
     ("kind", "more", "expected"),
     [
         ("ForSequenceClassification", [], ["ltp", "0", "hard"]),
-        ("ForTokenClassification", [], ["transkimmer", "0", None]),
-        ("ForTokenClassification", ["--method", "ltp", "--decide-at", 1], ["ltp", "1", "hard"]),
+        ("ForTokenClassification", [], ["transkimmer", "1", None]),
+        ("ForTokenClassification", ["--method", "ltp", "--decide-at", 0], ["ltp", "0", "hard"]),
     ],
 )
 def test_the_method_suits_the_head(
