@@ -85,11 +85,13 @@ def table_of(record: dict) -> str:
         for of in record["runs"]
     ]
     first, machine = record["runs"][0], record["machine"]
+    left = [m for m in METHODS if sum(of["method"] == m for of in record["runs"]) < len(RATIOS)]
+    lacking = f" Not measured yet, in part or whole: {', '.join(left)}." if left else ""
     note = (
         f"{DATA}, six layers that decide at layer 0, trained for a tenth of an epoch of each phase on {_LIMIT:,} texts "
         "of at most 128 tokens, on which the decisions are moved; reached: on "
         f"{first['texts']} texts of the test split, which no run has seen. {machine['cpus']} cores of "
-        f"{machine['processor']}."
+        f"{machine['processor']}.{lacking}"
     )
     return table(("method", "asked", "reached", "difference"), rows, note)
 
