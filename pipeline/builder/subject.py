@@ -100,7 +100,7 @@ class Subject:
         elif not fits and not head.token_level:
             expected = "numbers" if head.one_value else listed(head.labels)
             odd.append(f"its labels are not the model's, {expected}: no accuracy is measured")
-        taken = summary(self.data, self.examples, regression)
+        taken = summary(self.data, self.examples, head.kind if regression else None)
         return [f"data  {taken}", *(f"WARNING: {self.data}: {o}" for o in odd)]
 
     @cached_property

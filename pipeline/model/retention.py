@@ -44,7 +44,9 @@ def by_length(samples: Sequence[Tokens]) -> Iterator[list[int]]:
 def undecided(model: PrunedTransformer, samples: Sequence[Tokens]) -> Iterator[tuple[list[int], State]]:
     """The states in front of the first decision, in small groups of samples by their places."""
     first = next((place for place, step in enumerate(model.steps) if step.kind == "decide"), None)
-    for chosen in by_length(samples) if first is not None else ():
+    if first is None:
+        return
+    for chosen in by_length(samples):
         batch = padded([samples[index] for index in chosen], model.config.encoder.pad_token_id)
         state = model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
         yield chosen, model.walk(state, model.steps[:first], model.decide_compacted, ends_at=model.steps[first])

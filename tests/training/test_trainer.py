@@ -63,6 +63,21 @@ def test_training_learns_the_task_and_to_skip(tiny_backbone: Path, tmp_path: Pat
     assert fresh.flops_ratio <= 1.0 < 1.1 < after.flops_ratio
 
 
+@pytest.mark.parametrize("method", ["ltp", "transkimmer"])
+def test_the_finished_model_has_the_ratio_on_more_texts_than_the_states_before_it(
+    tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("pipeline.training.trainer._CALIBRATION_EXAMPLES", 4)
+    monkeypatch.setattr("pipeline.training.trainer._FEWEST_EXAMPLES", 1)
+    config = make_config(tiny_backbone, method, phases=["hard"], decide_at=[1], flops_ratio=1.3)
+    trainer = make_trainer(config, tmp_path, examples=96)
+    for parameter in trainer.model.pruner.parameters():  # scores that differ between tokens
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    trainer.run()
+    assert evaluate(load_checkpoint(tmp_path), trainer.train_set, 256).flops_ratio == pytest.approx(1.3, rel=0.01)
+
+
 def outcome(directory: Path, trainer: Trainer) -> tuple:
     """Everything that a run decides; times differ."""
     history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in trainer.result.history]
