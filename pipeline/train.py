@@ -147,7 +147,7 @@ def _add_optimiser_flags(flag: Callable[..., None]) -> None:
     flag(
         "distil-tokens",
         "weight of the tokens that the teacher looks at behind the first decision, which is to rank them so (ltp, "
-        "transkimmer)",
+        "transkimmer; default 1 for ltp whose only phase is hard, else 0)",
         type=float,
     )
     flag("evaluations", "dev evaluations per phase", type=int)
@@ -286,7 +286,7 @@ def _tokenised(
         raise InputError(f"{name}: {error}") from None
 
 
-def _content(config: TrainConfig, trainee: Trainee, train: Sequence[Example], dev: Sequence[Example]) -> dict[str, str]:
+def _content(config: RunConfig, trainee: Trainee, train: Sequence[Example], dev: Sequence[Example]) -> dict[str, str]:
     """Digests of all that the run reads, by what a user calls it."""
     content = {"the training texts": examples_digest(train), "the dev texts": examples_digest(dev)}
     content["the tokenizer"] = sha256(trainee.tokenizer)

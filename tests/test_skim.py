@@ -7,6 +7,7 @@ import importlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,7 +169,9 @@ def test_the_method_suits_the_head(
     own: Path, monkeypatch: pytest.MonkeyPatch, kind: str, more: list[object], expected: list[str | None]
 ) -> None:
     make_original("bert", kind, num_labels=2, id2label={0: "O", 1: "B-X"}).save_pretrained(own)
-    rows = [{"text": e.text, "label": ("O", "B-X")[n % 2]} for n, e in enumerate(make_examples(40, 1))]
+    rows: list[dict[str, Any]] = [
+        {"text": e.text, "label": ("O", "B-X")[n % 2]} for n, e in enumerate(make_examples(40, 1))
+    ]
     if kind == "ForTokenClassification":
         rows = [{"text": (words := row["text"].split()), "label": ["B-X"] * len(words)} for row in rows]
     data = own.parent / "rows.jsonl"

@@ -76,7 +76,7 @@ class TrainConfig(BaseModel):
     protect_first: bool = True
     protect_segment: bool | None = None
     distil: float = Field(0.5, ge=0, le=1)
-    distil_tokens: float = Field(0.0, ge=0)
+    distil_tokens: float | None = Field(None, ge=0)
     evaluations: int = Field(6, gt=0)
     patience: int = Field(4, gt=0)
     bf16: bool = False
@@ -107,11 +107,6 @@ class TrainConfig(BaseModel):
         return _PHASES[self.method] if self.init and _PHASES[self.method] else ["fine_tune", *_PHASES[self.method]]
 
     @property
-    def distils(self) -> bool:
-        """Whether anything is learned from a teacher, where there is one."""
-        return self.distil > 0 or self.distil_tokens > 0
-
-    @property
     def schedule(self) -> list[Phase]:
         """The phases in order; the last of `epochs` is that of all further phases."""
         names = self._phase_names()
@@ -131,3 +126,9 @@ class RunConfig(TrainConfig):
     head_lr: float
     pruner_lr: float
     adapter_rank: int
+    distil_tokens: float
+
+    @property
+    def distils(self) -> bool:
+        """Whether anything is learned from a teacher, where there is one."""
+        return self.distil > 0 or self.distil_tokens > 0

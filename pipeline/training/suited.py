@@ -49,8 +49,17 @@ def suited(config: TrainConfig) -> RunConfig:
         "max_length": config.max_length or longest,
         "batch_tokens": config.batch_tokens or _BATCH[1],
         "pruner_lr": config.pruner_lr or _PRUNER_RATE,
+        "distil_tokens": _distil_tokens(config, start.head) if config.distil_tokens is None else config.distil_tokens,
     }
     return RunConfig.model_construct(config.model_fields_set, **{**dict(config), **found})
+
+
+def _distil_tokens(config: TrainConfig, head: HeadConfig) -> float:
+    """The weight of the teacher's ranking of tokens: LTP that removes tokens from the start has no other way to learn
+    which ones; a softer phase lets the task's own gradient through, and is not measured with it."""
+    taught = config.distil > 0 and (config.init or config.teacher)
+    alone = [phase.name for phase in config.schedule] == ["hard"]
+    return 1.0 if config.method == "ltp" and taught and alone and not head.token_level else 0.0
 
 
 def for_set(config: RunConfig, tokens: int) -> RunConfig:

@@ -35,6 +35,8 @@ def answer_and_attention(teacher: PrunedTransformer, batch: Batch, behind: int) 
         return state
 
     state = teacher.walk(teacher.embed(batch.input_ids, batch.token_type_ids, batch.mask), steps, look)
+    if any(step.kind == "decide" for step in teacher.steps):  # it answers without what it drops
+        return teacher(batch.input_ids, batch.mask, batch.token_type_ids).logits, received
     return teacher.head(teacher.finished(state.hidden), batch.mask), received
 
 

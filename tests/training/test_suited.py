@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,3 +93,19 @@ def test_the_most_that_can_be_reached_is_dropping_all_but_the_first_token(tiny_b
     with pytest.raises(InputError, match=rf"--flops-ratio 4: .* layers 1 reaches at most {found:.2f} on these texts"):
         unreachable(config.model_copy(update={"flops_ratio": 4.0}), model, [12, 12])
     assert unreachable(config.model_copy(update={"method": "topk", "flops_ratio": 9.0}), model, [12]) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"method": "ltp", "phases": ["hard"]}, 1.0),
+        ({"method": "ltp", "phases": ["hard"], "distil_tokens": 3.0}, 3.0),
+        ({"method": "ltp", "phases": ["hard"], "distil": 0.0}, 0.0),
+        ({"method": "ltp"}, 0.0),
+        ({"method": "transkimmer", "phases": ["hard"]}, 0.0),
+    ],
+)
+def test_ltp_that_removes_tokens_from_the_start_learns_which_ones(
+    own: Path, changes: dict[str, Any], expected: float
+) -> None:
+    assert suited(TrainConfig(data="x", init=str(own), **changes)).distil_tokens == expected

@@ -22,11 +22,12 @@ def make_batch(vocabulary: int) -> Batch:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("method", ["dense", "ltp"])
 @pytest.mark.parametrize("behind", [-1, 0, LAYERS - 2])
 def test_the_teacher_answers_as_ever_and_every_layer_behind_gives_its_attention(
-    tiny_model: TinyModel, behind: int
+    tiny_model: TinyModel, method: str, behind: int
 ) -> None:
-    teacher, batch = tiny_model("dense"), make_batch(40)
+    teacher, batch = tiny_model(method), make_batch(40)
     logits, attention = answer_and_attention(teacher, batch, behind)
     torch.testing.assert_close(logits, teacher(batch.input_ids, batch.mask, batch.token_type_ids).logits)
     # Every query of every head gives away a share of 1.
