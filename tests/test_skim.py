@@ -7,7 +7,6 @@ import importlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -169,11 +168,13 @@ def test_the_method_suits_the_head(
     own: Path, monkeypatch: pytest.MonkeyPatch, kind: str, more: list[object], expected: list[str | None]
 ) -> None:
     make_original("bert", kind, num_labels=2, id2label={0: "O", 1: "B-X"}).save_pretrained(own)
-    rows: list[dict[str, Any]] = [
-        {"text": e.text, "label": ("O", "B-X")[n % 2]} for n, e in enumerate(make_examples(40, 1))
-    ]
-    if kind == "ForTokenClassification":
-        rows = [{"text": (words := row["text"].split()), "label": ["B-X"] * len(words)} for row in rows]
+    rows: list[dict[str, object]] = []
+    for number, example in enumerate(make_examples(40, 1)):
+        words = example.text.split()
+        if kind == "ForTokenClassification":
+            rows.append({"text": words, "label": ["B-X"] * len(words)})
+        else:
+            rows.append({"text": example.text, "label": ("O", "B-X")[number % 2]})
     data = own.parent / "rows.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)) + "\n", "utf-8")
     asked: list[list[str | None]] = []
