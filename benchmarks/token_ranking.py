@@ -26,9 +26,7 @@ TRAINING = (
 WAYS = {
     "ltp-0": "--method ltp --phases hard --distil-tokens 0",
     "ltp-1": "--method ltp --phases hard --distil-tokens 1",
-    "ltp-4": "--method ltp --phases hard --distil-tokens 4",
     "tk-st-0": "--method transkimmer --epochs 0.5 --distil-tokens 0",
-    "tk-st-1": "--method transkimmer --epochs 0.5 --distil-tokens 1",
     "tk-hard-1": "--method transkimmer --phases hard --distil-tokens 1",
 }
 
