@@ -51,7 +51,7 @@ first = time.perf_counter() - started
 runner.warm_up()
 loaded, wall, processor = time.perf_counter() - started, time.perf_counter(), time.process_time()
 held = anonymous() - empty
-kept = [prediction.retention for prediction in runner(texts)]
+kept = [prediction.retention[-1] / prediction.tokens for prediction in runner(texts)]
 print(json.dumps({
     "first_answer_seconds": round(first, 2),
     "load_seconds": round(loaded, 2),

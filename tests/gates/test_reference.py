@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,22 @@ def test_the_two_executions_agree(method: str) -> None:
     assert gate.status == "PASSED"
     assert gate.figures["samples"] == 12 and gate.figures["largest_difference"] < 1e-5
     assert gate.figures["within_rounding_of_threshold"] == 0
+
+
+@pytest.mark.parametrize(("share", "status"), [(0.9, "PASSED"), (1.1, "FAILED")])
+@pytest.mark.parametrize("gain", [1.0, 300.0])
+def test_rounding_is_allowed_as_the_logits_grow(
+    monkeypatch: pytest.MonkeyPatch, gain: float, share: float, status: str
+) -> None:
+    """A difference of 1e-5, or of 1e-5 of the largest logit where that is above 1."""
+    model = small_model("dense", layers=2)
+    reference = Reference.of(model, SAMPLES)
+    largest = max(float(logits.abs().max()) for logits in reference.logits)
+    grown = [gain * logits / largest for logits in reference.logits]
+    masked = replace(reference, logits=[logits + share * gain * 1e-5 for logits in grown])
+    monkeypatch.setattr(Reference, "of", lambda *_: masked)
+    gate = reference_parity(model, replace(reference, logits=grown))
+    assert gate.status == status and gate.figures["tolerance"] == pytest.approx(gain * 1e-5)
 
 
 def test_an_execution_that_keeps_other_tokens_fails() -> None:
