@@ -212,13 +212,12 @@ def training_table(record: dict) -> str:
     for name, of in record["training"].items():
         config, last = of["config"], of["history"][-1]
         fewer = f"{of['dev']['flops_ratio']:.2f}x fewer" if config["method"] != "dense" else "1.00x"
-        told = (f"{of['data']['train'][0]:,}", f"{last['seconds'] / 60:.0f}", f"{of['dev']['metric']:.3f}", fewer)
-        rows.append((name, str(config["max_length"]), *told))
-    first = next(iter(record["training"].values()))
-    note = (
-        f"Training, on one thread. dev: {first['data']['dev'][0]} pairs of the dev split, with the same passages each."
-    )
-    return table(("run", "tokens", "pairs", "minutes", "dev nDCG@10", "FLOPs"), rows, note)
+        pairs = round(of["data"]["train"][0] * sum(config["epochs"]))
+        told = (f"{pairs:,}", str(config["threads"]), f"{last['seconds'] / 60:.0f}", str(of["data"]["dev"][0]))
+        rows.append((name, str(config["max_length"]), *told, f"{of['dev']['metric']:.3f}", fewer))
+    note = "Training. dev: the first so many pairs of the dev split, with the same passages each."
+    head = ("run", "tokens", "pairs", "threads", "minutes", "dev pairs", "dev nDCG@10", "FLOPs")
+    return table(head, rows, note)
 
 
 def lost(record: dict) -> tuple[float, float]:
