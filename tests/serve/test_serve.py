@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from engines.runner import Runner
+from pipeline.serve.server import listen
 from tests.gates.builds import run_verb
 from tests.serve.serving import Client
 
@@ -113,3 +114,11 @@ def test_no_artifact_and_a_port_that_is_taken_are_refused(
         assert (
             f"--port {port}: cannot listen there: Address already in use; name another one" in capsys.readouterr().err
         )
+
+
+def test_an_accepted_connection_sends_at_once() -> None:
+    """Else every answer over a connection that stays open takes 40 ms more."""
+    with listen("127.0.0.1", 0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
