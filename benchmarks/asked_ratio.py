@@ -7,14 +7,11 @@ python -m benchmarks.asked_ratio --table benchmarks/results/asked-ratio.json
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-from benchmarks.records import add_record_flags, printed, write_record
+from benchmarks.records import add_record_flags, printed, require_json, write_record
+from benchmarks.training import trained
 from calib.data import examples_digest
-from engines.errors import InputError
 from engines.machine import machine_record
 from pipeline.builder.config import DEMO
 from pipeline.builder.subject import Subject
@@ -22,7 +19,6 @@ from pipeline.cli import main_of
 from pipeline.model.flops import flops_ratio
 from pipeline.model.retention import carried_rows
 from pipeline.report.markdown import table
-from pipeline.training.resume import RECORD
 
 DATA, METHODS, RATIOS = "movie-reviews", ("ltp", "transkimmer"), (1.5, 2.5, 3.5)
 TRAINING = "--decide-at 0 --adapter-rank 32 --max-length 128 --epochs 0.1 --dev-limit 64 --evaluations 1 --threads 1"
@@ -45,26 +41,23 @@ def run(args: argparse.Namespace) -> int:
     """Trains, measures, writes the record and prints its table."""
     if printed(args, table_of):
         return 0
-    if args.json is None:
-        raise InputError("expected --json FILE, where the record is written, or --table FILE")
+    require_json(args)
     record: dict = {**machine_record(), "runs": []}
     for method in METHODS:
         for ratio in RATIOS:
-            record["runs"].append(trained(method, ratio, args))
+            record["runs"].append(reached(method, ratio, args))
             write_record(args.json, record)
     print(table_of(record))
     return 0
 
 
-def trained(method: str, ratio: float, args: argparse.Namespace) -> dict:
+def reached(method: str, ratio: float, args: argparse.Namespace) -> dict:
     """Trains the demo's dense model to skip tokens, and measures its ratio on the test split."""
     out = args.work / f"{method}-{ratio:g}"
     given = ["--method", method, "--data", DATA, "--init", DEMO / "dense", *TRAINING.split()]
     given += ["--limit", _LIMIT, "--flops-ratio", ratio]
-    if not (out / RECORD).is_file():
-        subprocess.run([sys.executable, "-m", "pipeline.train", *map(str, given), "--out", str(out)], check=True)
+    training = trained(given, out)
     subject = Subject.load(out, DATA, args.texts)
-    training = json.loads((out / RECORD).read_text("utf-8"))
     return {
         "method": method,
         "asked": ratio,
@@ -72,7 +65,7 @@ def trained(method: str, ratio: float, args: argparse.Namespace) -> dict:
         "texts": len(subject.samples),
         "data": examples_digest(subject.examples),
         "seed": training["config"]["seed"],
-        "command": training["command"].replace(str(DEMO), "demo/checkpoints"),
+        "command": training["command"],
         "seconds": round(sum(entry["seconds"] for entry in training["history"])),
         "dev": training["dev"],
     }

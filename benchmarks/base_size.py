@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.records import add_record_flags, printed, write_record
+from benchmarks.records import add_record_flags, portable, printed, write_record
 from calib.data import Example, read_examples
 from engines.artifact import Artifact
 from engines.machine import machine_record
@@ -152,7 +153,7 @@ def built(args: argparse.Namespace, target: str, checkpoint: Path) -> dict[str, 
     manifest = Artifact.open(out).manifest
     sizes = {name: round((out / name).stat().st_size / 1e6, 1) for name in manifest.files}
     return {
-        "command": " ".join(["python", *command[1:]]).replace(f"{args.work}/", ""),
+        "command": portable(shlex.join(["python", *command[1:]])),
         "build_wall_seconds": round(seconds, 1),
         "build_processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
         "build_peak_megabytes": round(after.ru_maxrss * 1024 / 1e6),

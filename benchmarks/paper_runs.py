@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.paper_sets import SETS, Parts, write_parts
+from benchmarks.training import trained
 from benchmarks.working_points import exchange, model_at, padding_gain, save_at, strength_of
 from calib.data import Example, examples_digest, read_examples, relabelled
 from calib.held_out import write_rows
@@ -109,14 +108,12 @@ class PaperRuns:
 
     def train(self, out: Path, words: Sequence[str]) -> dict:
         """Runs pipeline.train, if it has not run yet; how, and the processor time that it took."""
-        command, cost = [*words, "--seed", str(self.seed), "--out", str(out)], out / "cost.json"
+        cost, before = out / "cost.json", _child_seconds()
+        run = trained([*words, "--seed", self.seed], out)
         if not cost.is_file():
-            before = _child_seconds()
-            subprocess.run([sys.executable, "-m", "pipeline.train", *command], check=True)
             cost.write_text(json.dumps(_child_seconds() - before), "utf-8")
-        run = json.loads((out / "run.json").read_text("utf-8"))
         return {
-            "command": run["command"].replace(str(DEMO), "demo/checkpoints"),
+            "command": run["command"],
             "texts": run["data"]["train"][0],
             "data": run["data"]["train"][1],
             "cpu_minutes": round(json.loads(cost.read_text("utf-8")) / 60, 2),

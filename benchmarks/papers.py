@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.paper_runs import METHODS, RATIOS, PaperRuns
 from benchmarks.paper_sets import SETS, missing
 from benchmarks.paper_tables import tables_of
-from benchmarks.records import add_record_flags, printed, write_record
+from benchmarks.records import add_record_flags, printed, require_json, write_record
 from engines.errors import InputError
 from engines.machine import machine_record
 from pipeline.cli import main_of
@@ -47,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if printed(args, tables_of):
         return 0
     started = time.monotonic()
-    if args.json is None:
-        raise InputError("expected --json FILE, where the record is written, or --table FILE")
+    require_json(args)
     same = {"seed": args.seed, "threads": os.environ.get("OMP_NUM_THREADS"), **machine_record()}
     record = json.loads(args.json.read_text("utf-8")) if args.json.is_file() else {**same, "skipped": {}, "found": {}}
     if other := sorted(name for name in same if record.get(name) != same[name]):

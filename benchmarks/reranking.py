@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.records import add_record_flags, printed, write_record
+from benchmarks.records import add_record_flags, printed, require_json, write_record
 from calib.bm25 import BM25
 from calib.data import Example, examples_digest, read_examples, splits_of
 from calib.ranking import by_query, mrr, ndcg, queries_of
@@ -61,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
     """Measures, writes the record and prints its table."""
     if printed(args, table_of):
         return 0
-    if args.artifact is None or args.json is None:
-        raise InputError("expected an artifact and --json FILE, where the record is written, or --table FILE")
+    require_json(args)
+    if args.artifact is None:
+        raise InputError("expected an artifact, found none")
     artifacts = {"dense": args.artifact.with_name(f"{args.artifact.name}-dense"), "pruned": args.artifact}
     examples = read_examples(args.data, "test")
     known = json.loads(args.json.read_text("utf-8")).get("ranked", {}) if args.json.is_file() else {}

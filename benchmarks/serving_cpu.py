@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.records import add_record_flags, printed, write_record
+from benchmarks.records import add_record_flags, printed, require_json, write_record
 from calib.data import read_examples
 from engines.errors import InputError
 from engines.machine import machine_record
@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     """Measures every artifact in turns, writes the record and prints its table."""
     if printed(args, table_of):
         return 0
-    if not args.artifacts or args.json is None:
-        raise InputError("expected artifacts and --json FILE, where the record is written, or --table FILE")
+    require_json(args)
+    if not args.artifacts:
+        raise InputError("expected artifacts to serve, found none")
     texts = [str(example.text) for example in read_examples("movie-reviews", "test")[: args.reviews]]
     rows: dict[tuple, list[dict]] = {}
     for _ in range(args.rounds):

@@ -7,13 +7,10 @@ python -m benchmarks.token_ranking --table benchmarks/results/token-ranking.json
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-from benchmarks.records import add_record_flags, printed, write_record
-from engines.errors import InputError
+from benchmarks.records import add_record_flags, printed, require_json, write_record
+from benchmarks.training import trained
 from engines.machine import machine_record
 from pipeline.builder.config import DEMO
 from pipeline.cli import main_of
@@ -44,23 +41,19 @@ def run(args: argparse.Namespace) -> int:
     """Trains what is not trained yet, writes the record and prints its table."""
     if printed(args, table_of):
         return 0
-    if args.json is None:
-        raise InputError("expected --json FILE, where the record is written, or --table FILE")
-    record = {**machine_record(), "runs": [trained(name, args.work / name) for name in args.ways]}
+    require_json(args)
+    record = {**machine_record(), "runs": [learned(name, args.work / name) for name in args.ways]}
     write_record(args.json, record)
     print(table_of(record))
     return 0
 
 
-def trained(name: str, out: Path) -> dict:
+def learned(name: str, out: Path) -> dict:
     """Trains the demo's dense model to skip tokens in one way."""
-    if not (out / "run.json").is_file():
-        given = ["--init", str(DEMO / "dense"), *TRAINING.split(), *WAYS[name].split(), "--out", str(out)]
-        subprocess.run([sys.executable, "-m", "pipeline.train", *given], check=True)
-    training = json.loads((out / "run.json").read_text("utf-8"))
+    training = trained(["--init", DEMO / "dense", *TRAINING.split(), *WAYS[name].split()], out)
     return {
         "way": name,
-        "settings": f"{WAYS[name]} {TRAINING}",
+        "command": training["command"],
         "phases": list(dict.fromkeys(entry["phase"] for entry in training["history"])),
         "weight": training["config"]["distil_tokens"],
         "accuracy": training["dev"]["metric"],

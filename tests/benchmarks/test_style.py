@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import records
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = {
     path.relative_to(FOLDER.parent).with_suffix("").as_posix().replace("/", "."): path.read_text("utf-8")
@@ -34,3 +36,16 @@ def test_the_list_is_of_all_scripts() -> None:
     listed = set(re.findall(r"`(\w+)(?: --\w+ \w+)?`", (FOLDER / "README.md").read_text("utf-8")))
     ours = {name.rpartition(".")[2] for name in SCRIPTS} - {"pack", "unpack"}
     assert ours <= listed
+
+
+@pytest.mark.parametrize("record", sorted((FOLDER / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_names_no_path_of_the_machine_it_was_written_on(record: Path) -> None:
+    absolute = re.findall(r"(?<![\w.:/*])/(?:[\w.+-]+/)+[\w.+-]*", record.read_text("utf-8"))
+    assert not absolute
+
+
+def test_a_command_is_told_as_typed_in_the_root_of_the_project(tmp_path: Path) -> None:
+    command = f"python -m pipeline.train --init {records.ROOT}/demo/checkpoints/dense --out {tmp_path}/ltp --data 'a b'"
+    assert records.portable(command) == (
+        "python -m pipeline.train --init demo/checkpoints/dense --out ltp --data 'a b'"
+    )
