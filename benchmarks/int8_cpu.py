@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.records import require_json
 from calib.data import examples_digest
 from calib.int8.calibrate import read_calibration
 from calib.metric import accuracy
 from engines.artifact import Artifact
-from engines.errors import InputError
 from engines.manifest import Manifest
 from engines.prediction import SampleResult
 from engines.runner import Runner
@@ -61,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.table is not None:
         print(markdown_table([json.loads(path.read_text("utf-8")) for path in args.table]))
         return 0
-    if args.json is None:
-        raise InputError("expected --json FILE, where the record is written, found neither it nor --table")
+    require_json(args)
     console = Console()
     artifacts: dict[str, Path] = {}
     named = str(args.checkpoint)
