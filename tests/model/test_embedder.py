@@ -42,7 +42,7 @@ def embedder(folder: Path, variant: str, *modules: tuple[str, dict[str, Any]]) -
     return original
 
 
-@pytest.mark.parametrize("variant", ["bert", "mpnet", "distilbert", "modernbert", "nomic"])
+@pytest.mark.parametrize("variant", ["bert", "mpnet", "distilbert", "modernbert", "nomic", "jina"])
 @pytest.mark.parametrize(("pooling", "normalised"), [(MEAN, True), (FIRST, False)], ids=["mean", "first"])
 def test_it_pools_as_sentence_transformers_does(
     tmp_path: Path, variant: str, pooling: dict[str, bool], normalised: bool
@@ -57,6 +57,19 @@ def test_it_pools_as_sentence_transformers_does(
     with torch.no_grad():
         found = model(*text).logits
     torch.testing.assert_close(found, F.normalize(wanted, dim=-1) if normalised else wanted, atol=1e-5, rtol=0)
+
+
+def test_jina_without_modules_pools_as_its_configuration_says(tmp_path: Path) -> None:
+    original = make_original("jina", "Model", emb_pooler="mean")
+    original.save_pretrained(tmp_path)
+    model, text = load_checkpoint(tmp_path), random_text([30, 7, 19], 2, 0)
+    assert (model.config.head.kind, model.config.head.size) == ("embedding", 32)
+    states, mask = run_original(original, *text, 0)[0], text[1][:, :, None].float()
+    with torch.no_grad():
+        found = model(*text).logits
+    torch.testing.assert_close(found, (states * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=0)
+    make_original("jina", emb_pooler="mean").save_pretrained(tmp_path)
+    assert load_checkpoint(tmp_path).config.head.kind == "classification"
 
 
 def test_a_dense_layer_stands_behind_the_mean(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engines.errors import InputError
 from pipeline.model.config import CheckpointConfig
-from pipeline.model.families import FAMILIES
+from pipeline.model.families import FAMILIES, family_of
 from pipeline.model.huggingface.config import reads_every_token, translate
 from pipeline.model.huggingface.embedder import read_embedder
 from pipeline.model.huggingface.layout import encoder_directory, locate_backbone, read_json_object
@@ -34,7 +34,9 @@ def read_huggingface_config(directory: Path, backbone: bool = False) -> Checkpoi
     """Configuration (method dense) of a Hugging Face directory; of a `backbone` with any labels. Raises InputError."""
     home = encoder_directory(directory)
     raw = read_json_object(home / "config.json")
-    config = translate(raw, home, backbone, None if backbone else _classifier_rows(raw, home))
+    shapes = _shapes(raw, home, backbone)
+    outputs = None if backbone else next(iter(shapes.get("head.classifier.weight", [])), None) or None
+    config = translate(raw, home, backbone, outputs, tensors=shapes)
     embedder = None if backbone else read_embedder(directory, config.encoder.hidden_size)
     if embedder is None:
         return config
@@ -42,22 +44,24 @@ def read_huggingface_config(directory: Path, backbone: bool = False) -> Checkpoi
     return config.model_copy(update={"head": embedder.head, "max_length": longest})
 
 
-def _classifier_rows(raw: Mapping[str, Any], home: Path) -> int | None:
-    """How many outputs the classifier has; None without one, or where whoever reads the weights says what is wrong."""
-    family = FAMILIES.get(str(raw.get("model_type")))
+def _shapes(raw: Mapping[str, Any], home: Path, backbone: bool) -> Mapping[str, list[int]]:
+    """The shapes of the weights by our names; none where nobody asks, or where reading them will say what is wrong."""
+    family = family_of(raw)
+    if family is None or (backbone and family.told_by_tensors is None):
+        return {}
     try:
-        shapes = {} if family is None else tensor_shapes(home, family, reads_every_token(raw))
+        return tensor_shapes(home, family, reads_every_token(raw))
     except InputError:
-        return None
-    return next(iter(shapes.get("head.classifier.weight", [])), None) or None
+        return {}
 
 
 def read_huggingface(directory: Path, backbone: bool = False) -> tuple[CheckpointConfig, dict[str, Tensor]]:
     """Configuration, as `read_huggingface_config` does, and renamed weights in float32. Raises InputError."""
     config = read_huggingface_config(directory, backbone)
     home = encoder_directory(directory)
-    model_type = read_json_object(home / "config.json")["model_type"]
-    weights = our_tensors(home, FAMILIES[model_type], config.head.token_level)
+    family = family_of(read_json_object(home / "config.json"))
+    assert family is not None  # else there was no configuration
+    weights = our_tensors(home, family, config.head.token_level)
     if config.head.kind == "embedding":  # a pooler that the encoder brings is no part of it
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
         embedder = read_embedder(directory, config.encoder.hidden_size)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engines.errors import InputError, validation_problems
 from pipeline.model.config import CheckpointConfig
-from pipeline.model.families import FAMILIES
+from pipeline.model.families import family_of
 from pipeline.model.huggingface import read_huggingface_config
 from pipeline.model.huggingface.config import translate
 from pipeline.model.huggingface.layout import encoder_directory, read_json_object
@@ -67,7 +67,8 @@ def read_original(kind: Original, directory: Path, padded_length: int) -> Conver
         config = read_huggingface_config(directory)
     else:
         config = _pruned(kind, raw, tensors, padded_length, home)
-    family, token_level = FAMILIES[_dense_type(raw)], config.head.token_level
+    family, token_level = family_of({**raw, "model_type": _dense_type(raw)}), config.head.token_level
+    assert family is not None  # else there was no configuration
     plain = {_plain(name): value for name, value in tensors.items() if not _of_the_original(name, kind)}
     weights = {name: value.float() for name, value in named_tensors(plain, family, token_level, home).items()}
     if _SEGMENTS in weights and config.encoder.type_vocab_size == 1:
