@@ -143,9 +143,21 @@ def test_modules_that_are_none_are_refused(tmp_path: Path, modules: str, message
         load_checkpoint(tmp_path)
 
 
-def test_adapters_of_peft_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_base", [False, True])
+def test_adapters_of_peft_are_refused(tmp_path: Path, with_base: bool) -> None:
+    """Also beside a whole model: transformers would add them to it."""
+    if with_base:
+        make_original("bert").save_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
     with pytest.raises(InputError, match="expected a whole model, found adapters of peft; merge them first"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["checkpoint-500", "0_Transformer", "snapshots/c5f93f7"])
+def test_a_model_in_a_folder_within_is_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    make_original("bert").save_pretrained(tmp_path / folder)
+    with pytest.raises(InputError, match=rf"found neither; name {tmp_path / folder}, which has one"):
         load_checkpoint(tmp_path)
 
 

@@ -14,7 +14,13 @@ from pipeline.model.config import CheckpointConfig
 from pipeline.model.families import FAMILIES, family_of
 from pipeline.model.huggingface.config import reads_every_token, translate
 from pipeline.model.huggingface.embedder import read_embedder
-from pipeline.model.huggingface.layout import encoder_directory, locate_backbone, read_json_object
+from pipeline.model.huggingface.layout import (
+    encoder_directory,
+    gives_segments,
+    locate_backbone,
+    read_json_object,
+    refuse_adapters,
+)
 from pipeline.model.huggingface.weights import our_tensors, tensor_shapes, weights_digest
 from pipeline.model.huggingface.weights import rename as names_of
 
@@ -33,6 +39,7 @@ _SEGMENTS = "embeddings.token_type.weight"
 def read_huggingface_config(directory: Path, backbone: bool = False) -> CheckpointConfig:
     """Configuration (method dense) of a Hugging Face directory; of a `backbone` with any labels. Raises InputError."""
     home = encoder_directory(directory)
+    refuse_adapters(home)
     raw = read_json_object(home / "config.json")
     shapes = _shapes(raw, home, backbone)
     outputs = None if backbone else next(iter(shapes.get("head.classifier.weight", [])), None) or None
@@ -61,13 +68,13 @@ def read_huggingface(directory: Path, backbone: bool = False) -> tuple[Checkpoin
     home = encoder_directory(directory)
     family = family_of(read_json_object(home / "config.json"))
     assert family is not None  # else there was no configuration
-    weights = our_tensors(home, family, config.head.token_level)
+    weights = our_tensors(home, family, config.head.token_level, backbone)
     if config.head.kind == "embedding":  # a pooler that the encoder brings is no part of it
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
         embedder = read_embedder(directory, config.encoder.hidden_size)
         weights |= {} if embedder is None else embedder.weights()
-    if _SEGMENTS in weights and config.encoder.type_vocab_size == 1:
-        # The tokenizer gives no segments: the first row is added to every token, and no other ever is.
+    if _SEGMENTS in weights and not backbone and not gives_segments(home):
+        # The first row is added to every token, and no other ever is.
         weights[_SEGMENTS] = weights[_SEGMENTS][:1]
     return config, {name: value.to(torch.float32) for name, value in weights.items()}
 
