@@ -30,7 +30,7 @@ def _parts(raw: Raw, problems: Problems) -> dict[str, Any]:
 
 
 def _warn_of_slopes(raw: Raw) -> None:
-    """Says that slopes may differ: the authors of ALiBi leave it open which ones other numbers of heads have."""
+    """Says that slopes may differ: there are several choices for numbers of heads that are no power of two."""
     heads, code = raw.get("num_attention_heads"), raw.get("auto_map")
     names = [str(name) for name in code.values()] if isinstance(code, dict) else []
     other = [name for name in names if not name.startswith(_KNOWN_CODE)]

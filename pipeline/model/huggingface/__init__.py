@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = [
     "weights_digest",
 ]
 
+log = logging.getLogger(__name__)
 _SEGMENTS = "embeddings.token_type.weight"
 
 
@@ -73,6 +75,8 @@ def read_huggingface(directory: Path, backbone: bool = False) -> tuple[Checkpoin
         weights = {name: value for name, value in weights.items() if not name.startswith("head.")}
         embedder = read_embedder(directory, config.encoder.hidden_size)
         weights |= {} if embedder is None else embedder.weights()
+        if embedder is not None and embedder.prompt is not None:
+            log.warning("%s: its texts begin with %r: write it into them", directory, embedder.prompt)
     if _SEGMENTS in weights and not backbone and not gives_segments(home):
         # The first row is added to every token, and no other ever is.
         weights[_SEGMENTS] = weights[_SEGMENTS][:1]

@@ -75,6 +75,11 @@ def module_folders(directory: Path) -> list[tuple[str, Path]]:
     return [(kind.rpartition(".")[2], directory / _inside(directory, path)) for kind, path in _modules(directory)]
 
 
+def foreign_modules(directory: Path) -> list[str]:
+    """The types of modules that are code of a directory's own."""
+    return [kind for kind, _ in _modules(directory) if not kind.startswith("sentence_transformers.")]
+
+
 def _inside(directory: Path, path: str) -> str:
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise InputError(f"{directory / _MODULES}: expected a folder in its own, found {path!r}")
