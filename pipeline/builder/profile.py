@@ -7,7 +7,6 @@ import os
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from engines.files import digest_of
 from engines.loading import on_all_cores
 from engines.machine import cache_folder, processor, tool_versions
 from engines.writing import write_whole
+from pipeline.builder.own_time import own_seconds
 from pipeline.builder.target import BuildTarget
 from pipeline.builder.timed_calls import Call, calls_of
 from pipeline.graph.export import Export, export_stage
@@ -125,7 +125,10 @@ def profiled_lengths(longest: int) -> list[int]:
 
 
 def _times(calls: dict[tuple[Kind, int, int], Call]) -> tuple[dict, dict]:
-    """Returns the median seconds of a call between calls of other engines (batch 1), and of calls in a row."""
+    """Returns the median seconds of a call between calls of other engines (batch 1), and of calls in a row.
+
+    What other work on the machine makes them wait does not count.
+    """
     for call in calls.values():
         call()
     order, rng = [key for key in calls if key[1] == 1], random.Random(0)
@@ -133,12 +136,12 @@ def _times(calls: dict[tuple[Kind, int, int], Call]) -> tuple[dict, dict]:
     for _ in range(_ROUNDS):
         rng.shuffle(order)  # as in a run, no engine finds its weights in the cache
         for key in order:
-            scattered[key].append(_seconds(calls[key]))
+            scattered[key].append(own_seconds(calls[key]))
     repeated: dict[tuple[Kind, int, int], list[float]] = {key: [] for key in calls}
     for _ in range(3):
         for key, call in calls.items():
-            first = _seconds(call)
-            repeated[key] += [first] if first > _LONG_CALL else [_seconds(call) for _ in range(_repeats(first))]
+            first = own_seconds(call)
+            repeated[key] += [first] if first > _LONG_CALL else [own_seconds(call) for _ in range(_repeats(first))]
     return (
         {(kind, length): statistics.median(scattered[kind, _, length]) for kind, _, length in order},
         {key: statistics.median(times) for key, times in repeated.items()},
@@ -149,12 +152,6 @@ def _repeats(seconds: float) -> int:
     """Returns how many calls of the given duration to time in a row."""
     fewest, most = _REPEATS
     return min(most, max(fewest, round(_REPEATED / seconds)))
-
-
-def _seconds(call: Call) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def cost_key(

@@ -44,7 +44,7 @@ class CostTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     processor: str
     tools: dict[str, str]
     lengths: list[int]
