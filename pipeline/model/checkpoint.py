@@ -24,13 +24,15 @@ from pipeline.model.huggingface import (
     weights_digest,
 )
 from pipeline.model.huggingface.embedder import embedder_digest
-from pipeline.model.huggingface.layout import described_modules, is_model
+from pipeline.model.huggingface.layout import described_modules, is_model, refuse_adapters
 from pipeline.model.huggingface.tokenizer import TOKENIZER_NAME, tokenizer_file
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.model.weights import find_weights, plain_tensors, read_weights, unusual_values, write_weights
 
 log = logging.getLogger(__name__)
 CONFIG_NAME, WEIGHTS_NAME = "checkpoint.json", "model.safetensors"
+_FURTHER_IN = ("*/config.json", "snapshots/*/config.json")
+"""Where trainers, sentence-transformers and a download's cache put a model, in a folder that people name instead."""
 CHECKPOINT_FILES = (WEIGHTS_NAME, TOKENIZER_NAME, CONFIG_NAME)
 """What a checkpoint is made of, in the order in which it appears."""
 
@@ -61,12 +63,10 @@ def read_config(path: str | Path) -> CheckpointConfig:
         return parse_checkpoint_config((directory / CONFIG_NAME).read_bytes(), directory / CONFIG_NAME)
     if is_model(directory):
         return read_huggingface_config(directory)
-    if (directory / "adapter_config.json").is_file():
-        raise InputError(
-            f"{directory}: expected a whole model, found adapters of peft; merge them first: "
-            "AutoPeftModelForSequenceClassification.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
-        )
-    raise InputError(f"{directory}: expected {CONFIG_NAME} or a Hugging Face config.json, found neither")
+    refuse_adapters(directory)
+    inside = sorted(file.parent for pattern in _FURTHER_IN for file in directory.glob(pattern))
+    there = f"; name {inside[-1]}, which has one" if inside else ""
+    raise InputError(f"{directory}: expected {CONFIG_NAME} or a Hugging Face config.json, found neither{there}")
 
 
 def save_checkpoint(config: CheckpointConfig, weights: dict[str, Tensor], path: str | Path, tokenizer: Path) -> None:

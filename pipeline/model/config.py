@@ -28,6 +28,7 @@ Family = Literal[
     "nomic_bert",
     "gte",
     "deberta-v2",
+    "jina-bert-v2",
 ]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "identity"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -41,7 +42,10 @@ class EncoderConfig(Strict):
     type_vocab_size:   rows of the segment table; 0: there is none.
     embedding_size:    width of the embeddings where a projection follows.
     learned_positions: whether there is a position table; `position_offset` is its row for the first token.
+    alibi:             whether each head's logits fall linearly with the distance (Press et al., 2022).
     norm:              layer norm behind each residual, or before each block and once behind the last.
+    attention_norms:   layer norms behind the attention; in front of each, the attention's input is added.
+    query_key_norm:    whether queries and keys go through layer norms, each over all heads together.
     feed_forward:      up and down, or down(activation(gate) * up).
     layer_groups:      distinct layers, each used for a run of consecutive ones; None: every layer is one of its own.
     """
@@ -63,8 +67,11 @@ class EncoderConfig(Strict):
     relative_bias: RelativeBias | None = None
     disentangled: Disentangled | None = None
     rope: Rope | None = None
+    alibi: bool = False
     norm: Literal["post", "pre"] = "post"
     norm_bias: bool = True
+    attention_norms: Literal[1, 2] = 1
+    query_key_norm: bool = False
     attention_bias: bool = True
     feed_forward: Literal["plain", "gated"] = "plain"
     up_bias: bool = True
@@ -87,6 +94,8 @@ class EncoderConfig(Strict):
             raise ValueError(f"hidden_size must be a multiple of heads, found {self.hidden_size} and {self.heads}")
         if self.rope is not None and self.hidden_size // self.heads % 2:
             raise ValueError(f"rope turns pairs: heads must be of even width, found {self.hidden_size // self.heads}")
+        if self.norm == "pre" and self.attention_norms != 1:
+            raise ValueError(f"attention_norms must be 1 where norms stand before blocks, found {self.attention_norms}")
         if self.layer_groups is not None and self.layer_groups > self.layers:
             raise ValueError(f"layer_groups must be at most layers, found {self.layer_groups} and {self.layers}")
         if self.longest_input < 1:

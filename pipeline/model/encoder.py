@@ -74,6 +74,9 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width, bias=bias)
         # The embeddings' own layer norm stands right before the first block.
         self.norm = None if self.before and layer == 0 else make_norm(config)
+        self.second_norm = make_norm(config) if config.attention_norms == 2 else None
+        self.query_norm = make_norm(config) if config.query_key_norm else None
+        self.key_norm = make_norm(config) if config.query_key_norm else None
         self.relative = None if config.disentangled is None else DisentangledLogits(config)
         products = 1 if config.disentangled is None else 1 + config.disentangled.products
         self.scale = (products * width // config.heads) ** -0.5
@@ -96,7 +99,10 @@ class Attention(nn.Module):
         def split(x: Tensor) -> Tensor:  # [B, S, D] -> [B, H, S, D / H]
             return x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
-        query, key, value = (split(layer(taken)) for layer in (self.query, self.key, self.value))
+        query, key, value = self.query(taken), self.key(taken), self.value(taken)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        query, key, value = split(query), split(key), split(value)
         rotation = geometry.rotation(self.local)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
@@ -115,7 +121,9 @@ class Attention(nn.Module):
         if need_mass:
             mass = (weight.float()[:, None, None, :] @ probabilities).sum(dim=(1, 2))
         added = hidden + self.output(context)
-        return added if self.before or self.norm is None else self.norm(added), mass
+        if not self.before and self.norm is not None:
+            added = self.norm(added)
+        return added if self.second_norm is None else self.second_norm(hidden + added), mass
 
 
 class DisentangledLogits(nn.Module):

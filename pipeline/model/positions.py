@@ -46,6 +46,7 @@ class Positions(nn.Module):
     """
 
     buckets: Tensor
+    slopes: Tensor
     turns: Tensor
     local_turns: Tensor
 
@@ -64,6 +65,8 @@ class Positions(nn.Module):
                 self.norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             buckets = disentangled_rows(distances, config.disentangled)
         self.register_buffer("buckets", buckets, persistent=False)
+        slopes = torch.tensor(alibi_slopes(config.heads) if config.alibi else [])
+        self.register_buffer("slopes", slopes, persistent=False)
         width, rope = config.hidden_size // config.heads, config.rope
         thetas = [] if rope is None else [rope.theta, rope.local_theta or rope.theta]
         for name, theta in zip(("turns", "local_turns"), thetas, strict=False):
@@ -93,7 +96,7 @@ class Geometry:
             if local:
                 seen = seen * self._near[:, None]
             fill = ((1 - seen) * mask_fill(self.dtype)).to(self.dtype)
-            masks[local] = fill if self.parts.bias is None else fill + self._bias
+            masks[local] = fill if self._bias is None else fill + self._bias
         return masks[local]
 
     def rotation(self, local: bool) -> Rotation | None:
@@ -114,22 +117,30 @@ class Geometry:
         """The row of `table` for each query and key, [B, S, S] int64."""
         return self._of_distance(self.parts.buckets[:, None]).squeeze(-1)
 
+    @cached_property
+    def _distance(self) -> Tensor:
+        """From query to key, [B, S, S] int32."""
+        return self.position[:, :, None] - self.position[:, None, :]
+
     def _of_distance(self, table: Tensor) -> Tensor:
         """table [2 * longest - 1, K] by distance from query to key: [B, S, S, K]."""
-        distance = self.position[:, :, None] - self.position[:, None, :]
-        return F.embedding(distance + (self.parts.longest - 1), table)  # one Gather in a graph, as indexing is not
+        return F.embedding(self._distance + (self.parts.longest - 1), table)  # one Gather in a graph, as indexing isn't
 
     @cached_property
-    def _bias(self) -> Tensor:
-        assert self.parts.bias is not None
-        by_distance = self.parts.bias(self.parts.buckets)  # [2 * longest - 1, H]
-        return self._of_distance(by_distance).permute(0, 3, 1, 2)
+    def _bias(self) -> Tensor | None:
+        """What distances add to the logits, [B, H, S, S]; None: nothing."""
+        if self.parts.bias is not None:
+            by_distance = self.parts.bias(self.parts.buckets)  # [2 * longest - 1, H]
+            return self._of_distance(by_distance).permute(0, 3, 1, 2)
+        if not len(self.parts.slopes):
+            return None
+        # The product is rounded once: narrow types do not hold every distance.
+        return (-self.parts.slopes[:, None, None] * self._distance.abs()[:, None]).to(self.dtype)
 
     @cached_property
     def _near(self) -> Tensor:
         assert self.parts.local is not None
-        distance = (self.position[:, :, None] - self.position[:, None, :]).abs()
-        return (distance <= self.parts.local.distance).to(torch.int32)
+        return (self._distance.abs() <= self.parts.local.distance).to(torch.int32)
 
     @cached_property
     def _rotation(self) -> Rotation:
@@ -150,6 +161,17 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     wide, (cosine, sine) = x.float(), rotation
     first, second = wide.chunk(2, dim=-1)
     return (wide * cosine + torch.cat([-second, first], dim=-1) * sine).to(x.dtype)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """How fast the logits of each head fall with the distance, as the authors of ALiBi choose it.
+
+    For a power of two it is a geometric sequence from 2 ** (-8 / heads) to 2 ** -8. Other numbers of heads take that of
+    the power of two below, then every other slope of the power of two above.
+    """
+    whole = 1 << heads.bit_length() - 1
+    between = [2 ** (-4 * (2 * head + 1) / whole) for head in range(heads - whole)]
+    return [2 ** (-8 * (head + 1) / whole) for head in range(whole)] + between
 
 
 def bias_buckets(distances: Tensor, config: RelativeBias) -> Tensor:

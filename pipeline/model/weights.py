@@ -17,6 +17,7 @@ from engines.writing import share_as_new
 
 PLAIN = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """The types of weights that are read."""
+_POINTER = b"version https://git-lfs"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -38,14 +39,21 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _not_safetensors(path: Path, error: Exception) -> InputError:
-    try:
-        with path.open("rb"):  # where the file may not be read, the library says that it does not exist
-            size = path.stat().st_size
+    try:  # where the file may not be read, the library says that it does not exist
+        size, pointer = path.stat().st_size, is_pointer(path)
     except OSError as refused:
         return InputError(f"{path}: cannot be read: {refused.strerror}; get permission, or name another model")
+    if pointer:
+        return InputError(f"{path}: expected a safetensors file, found a pointer of Git LFS; run: git lfs pull")
     return InputError(
         f"{path}: expected a safetensors file, found {size} bytes that are not one ({error}); copy or download it again"
     )
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what a repository holds in place of a large one. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -69,7 +77,9 @@ def find_weights(directory: Path) -> Path:
     if len(files) == 1:
         return files[0]
     if files:
-        raise InputError(f"{directory}: expected one safetensors file, found {', '.join(f.name for f in files)}")
+        sharded = all(re.search(r"-\d+-of-\d+$", file.stem) for file in files)
+        expected = "model.safetensors.index.json beside its shards" if sharded else "one safetensors file"
+        raise InputError(f"{directory}: expected {expected}, found {', '.join(file.name for file in files)}")
     pickles = [file.name for pattern in _PICKLES for file in sorted(directory.glob(pattern))]
     if pickles:
         raise InputError(

@@ -13,12 +13,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.pruners import LtpPruner, Pruner, TranskimmerPruner
+from pipeline.model.pruners import LTP_FLOOR, LtpPruner, Pruner, TranskimmerPruner
 
 _WIDEST = 16.0
 """Farthest that decisions move: as good as all tokens live, or all but the first die, in front of it."""
 _FIRST, _FINEST = 0.25, 0.001
 """The first step, and the width of an interval that is not divided further."""
+_ABOVE_SCORES = 2.0
+"""No score of LTP's is above 1."""
 _NEAR = 0.004
 """A ratio is met from this share of it on either side."""
 
@@ -35,7 +37,7 @@ def reach_ratio(pruner: Pruner, ratio: float, measure: Callable[[], float]) -> f
     def moved(amount: float) -> float:
         with torch.no_grad():
             for value, initial in zip(tuned, start, strict=True):
-                value.copy_(initial * math.exp(amount) if isinstance(pruner, LtpPruner) else initial - amount)
+                value.copy_(_scaled(initial, amount) if isinstance(pruner, LtpPruner) else initial - amount)
         return measure()
 
     above, inner, outer = reached > ratio, 0.0, math.copysign(_FIRST, ratio - reached)
@@ -49,6 +51,11 @@ def reach_ratio(pruner: Pruner, ratio: float, measure: Callable[[], float]) -> f
         reached = moved(middle)
         inner, outer = (middle, outer) if (reached > ratio) == above else (inner, middle)
     return reached
+
+
+def _scaled(thresholds: Tensor, amount: float) -> Tensor:
+    """Thresholds times exp(amount). One that training brought below the floor decides as that, and rises from there."""
+    return (thresholds.clamp_min(LTP_FLOOR) * math.exp(amount)).clamp(LTP_FLOOR, _ABOVE_SCORES)
 
 
 def _tuned(pruner: Pruner) -> list[Tensor]:

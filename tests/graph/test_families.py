@@ -25,6 +25,7 @@ from tests.graph.test_fusion import planned_layers
 from tests.model.families import LAYERS, LONGEST, MAIN, WORDS, load_dense, load_pruned
 
 Arrays = dict[str, np.ndarray]
+JINA = "jina", "jina-code"
 
 
 def inputs_of(stage: Stage, model: PrunedTransformer) -> Arrays:
@@ -61,7 +62,7 @@ def assert_graph_agrees(model: PrunedTransformer, stage: Stage, path: Path) -> N
 
 
 # ModernBERT's layer 1 is local and does not decide; layer 2 is global.
-@pytest.mark.parametrize(("variant", "last"), [("modernbert", 2), ("mpnet", 1), ("deberta-v3", 1)])
+@pytest.mark.parametrize(("variant", "last"), [("modernbert", 2), ("mpnet", 1), ("deberta-v3", 1), ("jina-code", 1)])
 def test_the_graph_of_each_way_to_know_positions(variant: str, last: int, tmp_path: Path) -> None:
     model = load_pruned(variant, "ltp")
     stage = Stage(model, cut_stages(model, [0, last])[1])
@@ -86,7 +87,9 @@ def test_the_graphs_of_every_family(variant: str, method: str, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("variant", ["distilbert", "electra", "albert", "mpnet", "modernbert", "deberta-v3", "gte"])
+@pytest.mark.parametrize(
+    "variant", ["distilbert", "electra", "albert", "mpnet", "modernbert", "deberta-v3", "gte", *JINA]
+)
 def test_attention_that_feeds_no_score_is_one_kernel(variant: str, precision: str, tmp_path: Path) -> None:
     """At a width and a length at which the library fuses BERT's."""
     sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128, "max_position_embeddings": 130}
@@ -100,7 +103,7 @@ def test_attention_that_feeds_no_score_is_one_kernel(variant: str, precision: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["modernbert", "albert", "deberta-v3"])
+@pytest.mark.parametrize("variant", ["modernbert", "albert", "deberta-v3", "jina-code"])
 def test_int8_reaches_layers_without_a_bias_and_shared_ones(variant: str, tmp_path: Path) -> None:
     model = load_dense(variant)[1]
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Tiny random models of every family, made by transformers: what SkimRT must agree with."""
+"""Tiny random models of every family, made by transformers or from formulas: what SkimRT must agree with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.model import CheckpointConfig, PrunedTransformer, load_checkpoint
 from pipeline.model.config import PrunerConfig
+from tests.model.jina import ARCHITECTURES, Jina
 
 LONGEST, WORDS, LAYERS = 40, 60, 3
 _COMMON = {
@@ -59,15 +60,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nomic": ("NomicBert", {}),
     "gte": ("Gte", {}),
     "gte-without-segments": ("Gte", {"type_vocab_size": 0}),
+    "jina": ("Jina", {"code": "v2", "feed_forward_type": "geglu"}),
+    "jina-original": ("Jina", {"code": "v2", "feed_forward_type": "original", "num_attention_heads": 2}),
+    "jina-code": ("Jina", {"code": "code", "feed_forward_type": "reglu", "hidden_size": 36, "num_attention_heads": 6}),
+    "jina-code-original": ("Jina", {"code": "code", "feed_forward_type": "original"}),
 }
-MAIN = [name for name in VARIANTS if name not in ("electra-as-wide", "modernbert-biases", "deberta-c2p")]
+_LIKE_OTHERS = ("electra-as-wide", "modernbert-biases", "deberta-c2p", "jina-original", "jina-code-original")
+MAIN = [name for name in VARIANTS if name not in _LIKE_OTHERS]
 """One of each part; the others differ in little."""
 
 
 def make_original(variant: str, kind: str = "ForSequenceClassification", seed: int = 0, **changes: Any) -> Any:
-    """transformers' model in eval mode, no weight of which is 0 or 1."""
-    transformers = pytest.importorskip("transformers")
+    """transformers' model in eval mode, no weight of which is 0 or 1; one from formulas where it has no class."""
     name, own = VARIANTS[variant]
+    if name == "Jina" and kind in ARCHITECTURES:
+        return Jina(kind, seed, **{**_COMMON, **own, **changes})
+    transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, name + kind):
         pytest.skip(f"transformers {transformers.__version__} has no {name}{kind}")
     torch.manual_seed(seed)

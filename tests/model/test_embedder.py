@@ -42,7 +42,7 @@ def embedder(folder: Path, variant: str, *modules: tuple[str, dict[str, Any]]) -
     return original
 
 
-@pytest.mark.parametrize("variant", ["bert", "mpnet", "distilbert", "modernbert", "nomic"])
+@pytest.mark.parametrize("variant", ["bert", "mpnet", "distilbert", "modernbert", "nomic", "jina"])
 @pytest.mark.parametrize(("pooling", "normalised"), [(MEAN, True), (FIRST, False)], ids=["mean", "first"])
 def test_it_pools_as_sentence_transformers_does(
     tmp_path: Path, variant: str, pooling: dict[str, bool], normalised: bool
@@ -57,6 +57,19 @@ def test_it_pools_as_sentence_transformers_does(
     with torch.no_grad():
         found = model(*text).logits
     torch.testing.assert_close(found, F.normalize(wanted, dim=-1) if normalised else wanted, atol=1e-5, rtol=0)
+
+
+def test_jina_without_modules_pools_as_its_configuration_says(tmp_path: Path) -> None:
+    original = make_original("jina", "Model", emb_pooler="mean")
+    original.save_pretrained(tmp_path)
+    model, text = load_checkpoint(tmp_path), random_text([30, 7, 19], 2, 0)
+    assert (model.config.head.kind, model.config.head.size) == ("embedding", 32)
+    states, mask = run_original(original, *text, 0)[0], text[1][:, :, None].float()
+    with torch.no_grad():
+        found = model(*text).logits
+    torch.testing.assert_close(found, (states * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=0)
+    make_original("jina", emb_pooler="mean").save_pretrained(tmp_path)
+    assert load_checkpoint(tmp_path).config.head.kind == "classification"
 
 
 def test_a_dense_layer_stands_behind_the_mean(tmp_path: Path) -> None:
@@ -127,3 +140,27 @@ def test_a_dropped_token_adds_its_last_state_wherever_the_model_is_cut(
         for state, wanted in zip(states, masked, strict=True):
             found = run_module(Stage(model, last), {name: value[None] for name, value in state.items()})
             assert abs(found["logits"][0] - wanted.logits.numpy()).max() < 1e-6
+
+
+def test_a_prompt_that_nothing_puts_in_front_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    embedder(tmp_path, "bert", ("Pooling", {**MEAN, "include_prompt": False}))
+    settings = {"prompts": {"query": "query: ", "passage": ""}, "default_prompt_name": None}
+    source = tmp_path / "config_sentence_transformers.json"
+    for name in (None, "passage"):
+        source.write_text(json.dumps({**settings, "default_prompt_name": name}), "utf-8")
+        load_checkpoint(tmp_path)
+    assert not caplog.text
+    source.write_text(json.dumps({**settings, "default_prompt_name": "query"}), "utf-8")
+    with pytest.raises(InputError, match=r"include_prompt must be true: .* such as those of 'query: '"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(MEAN), "utf-8")
+    load_checkpoint(tmp_path)
+    assert caplog.messages == [f"{tmp_path}: its texts begin with 'query: ': write it into them"]
+
+
+def test_modules_of_a_directory_own_code_are_refused(tmp_path: Path) -> None:
+    embedder(tmp_path, "bert", ("Pooling", MEAN))
+    listed = (tmp_path / "modules.json").read_text("utf-8")
+    (tmp_path / "modules.json").write_text(listed.replace(f"{_TYPE}Transformer", "custom_st.Transformer"), "utf-8")
+    with pytest.raises(InputError, match=r"expected those of sentence_transformers, found custom_st\.Transformer"):
+        load_checkpoint(tmp_path)

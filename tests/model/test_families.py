@@ -1,4 +1,4 @@
-"""Every family against transformers, and masked against compacted execution, with random weights and decisions."""
+"""Every family against transformers or its formulas, and masked against compacted execution, with random weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.model import CheckpointConfig, PrunedTransformer
+from pipeline.model.positions import alibi_slopes
 from tests.model.families import LONGEST, VARIANTS, load_dense, load_pruned, random_text, run_original
+from tests.model.jina import slopes
 from tests.model.samples import MARGIN, TOLERANCE, assert_same, decision_margin, make_samples, run
 
 LENGTHS = [LONGEST - 2, 1, 17]
@@ -37,7 +39,9 @@ def test_a_classifier_agrees_with_transformers(variant: str) -> None:
     assert_agrees(variant, "ForSequenceClassification", LENGTHS, seed=0)
 
 
-@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "electra", "albert", "modernbert", "mpnet"])
+@pytest.mark.parametrize(
+    "variant", ["bert", "roberta", "distilbert", "electra", "albert", "modernbert", "mpnet", "jina"]
+)
 @pytest.mark.parametrize("kind", ENDINGS)
 def test_a_token_level_head_agrees_with_transformers(variant: str, kind: str) -> None:
     assert_agrees(variant, ENDINGS[kind], LENGTHS, seed=0)
@@ -87,6 +91,24 @@ def test_a_window_is_of_positions_and_not_of_rows() -> None:
     masks = [model.positions.at(place.int(), torch.float32).mask(alive, True)[0, 0] == 0 for place in (near, far)]
     assert masks[0].tolist() == [[True, True, False], [True, True, True], [False, True, True]]
     assert masks[1].tolist() == torch.eye(3).bool().tolist()
+
+
+def test_linear_biases_are_of_positions_and_not_of_rows() -> None:
+    model = load_dense("jina")[1]  # of 4 heads
+    alive, place = torch.tensor([[1, 1, 0]], dtype=torch.int32), torch.tensor([[0, 3, 38]], dtype=torch.int32)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        mask = model.positions.at(place, dtype).mask(alive, False)[0]
+        assert mask.dtype == dtype
+        for head, slope in enumerate((1 / 4, 1 / 16, 1 / 64, 1 / 256)):
+            assert mask[head, 0, :2].tolist() == [0, -3 * slope] and mask[head, 2, 1] == -35 * slope
+            assert (mask[head, :, 2] < -2e4).all()
+
+
+def test_slopes_are_those_of_the_paper() -> None:
+    assert alibi_slopes(8) == [2.0**-power for power in range(1, 9)]
+    assert alibi_slopes(12) == alibi_slopes(8) + [2.0**-power for power in (0.5, 1.5, 2.5, 3.5)]
+    for heads in range(1, 65):
+        assert alibi_slopes(heads) == pytest.approx(slopes(heads), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,13 @@ def test_a_modern_layer_worked_out_by_hand() -> None:
     assert found.feed_forward.tolist() == [2 * 3 * 2 * D * F * n for n in (5, 2)]
 
 
+def test_biases_by_distance_and_norms_are_no_products() -> None:
+    parts = {"alibi": True, "attention_norms": 2, "query_key_norm": True, "learned_positions": False}
+    jina = config("ltp").model_copy(update={"encoder": ENCODER.model_copy(update=parts)})
+    figures = torch.tensor([5]), torch.tensor([[4], [2]])
+    assert torch.equal(count_flops(jina, *figures).total, count_flops(config("ltp"), *figures).total)
+
+
 def test_disentangled_products_worked_out_by_hand() -> None:
     part = Disentangled(buckets=3, position_to_content=False)
     deberta = config("dense").model_copy(update={"encoder": ENCODER.model_copy(update={"disentangled": part})})

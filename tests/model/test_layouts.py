@@ -143,9 +143,21 @@ def test_modules_that_are_none_are_refused(tmp_path: Path, modules: str, message
         load_checkpoint(tmp_path)
 
 
-def test_adapters_of_peft_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_base", [False, True])
+def test_adapters_of_peft_are_refused(tmp_path: Path, with_base: bool) -> None:
+    """Also beside a whole model: transformers would add them to it."""
+    if with_base:
+        make_original("bert").save_pretrained(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
     with pytest.raises(InputError, match="expected a whole model, found adapters of peft; merge them first"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["checkpoint-500", "0_Transformer", "snapshots/c5f93f7"])
+def test_a_model_in_a_folder_within_is_named(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    make_original("bert").save_pretrained(tmp_path / folder)
+    with pytest.raises(InputError, match=rf"found neither; name {tmp_path / folder}, which has one"):
         load_checkpoint(tmp_path)
 
 
@@ -170,6 +182,11 @@ def test_adapters_of_peft_are_refused(tmp_path: Path) -> None:
         ("roberta", {"max_position_embeddings": 2}, "max_positions must exceed position_offset 2"),
         ("distilbert", {"activation": "mish"}, "activation must be one of gelu, .*, found 'mish'"),
         ("electra", {"embedding_size": "wide"}, "embedding_size: .*found 'wide'"),
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type must be 'absolute'"),
+        ("bert", {"feed_forward_type": "geglu"}, "feed_forward_type must be 'original': a gated one is of Jina's BERT"),
+        ("jina", {"feed_forward_type": "swiglu"}, "feed_forward_type must be 'original' or 'geglu' or 'reglu'"),
+        ("jina", {"emb_pooler": "max"}, "emb_pooler must be None or 'mean', found 'max'"),
+        ("jina", {"is_decoder": True}, "is_decoder must be false: only encoders are read"),
     ],
 )
 def test_parts_that_are_not_computed_are_refused(tmp_path: Path, variant: str, changes: dict, message: str) -> None:
@@ -200,3 +217,31 @@ def test_nomic_as_its_first_code_writes_it(tmp_path: Path) -> None:
     edit_config(tmp_path, prenorm=True, rotary_emb_fraction=0.5)
     with pytest.raises(InputError, match=r"rotary_emb_fraction must be 1.0, found 0.5\n  - prenorm must be False"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "heads", "warned"),
+    [
+        ("modeling_bert.JinaBertModel", 6, True),
+        ("modeling_bert.JinaBertModel", 4, False),
+        ("jinaai/jina-bert-implementation--modeling_bert.JinaBertModel", 6, False),
+    ],
+)
+def test_code_whose_slopes_are_not_known_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: str, heads: int, warned: bool
+) -> None:
+    make_original("jina-code", num_attention_heads=heads).save_pretrained(tmp_path)
+    edit_config(tmp_path, auto_map={"AutoConfig": code, "AutoModel": code})
+    read_config(tmp_path)
+    assert (f"{code}: the biases of {heads} heads are computed as ALiBi's authors do" in caplog.text) == warned
+
+
+def test_jina_with_prefixes_and_narrow_weights(tmp_path: Path) -> None:
+    original = make_original("jina-code")
+    original.tensors = {f"module.{name}": value.bfloat16() for name, value in original.tensors.items()}
+    original.save_pretrained(tmp_path)
+    original.tensors = {name.removeprefix("module."): value.float() for name, value in original.tensors.items()}
+    want = run_original(original, IDS, MASK, TYPES, 0)[1].logits
+    torch.testing.assert_close(logits_of(tmp_path), want, atol=1e-5, rtol=0)
+    whole, part = read_huggingface(tmp_path), read_huggingface(tmp_path, backbone=True)
+    assert whole[0].encoder == part[0].encoder and part[0].encoder.query_key_norm

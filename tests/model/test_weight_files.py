@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,7 +87,10 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"x": Harmful()}, "expected a PyTorch file of nothing but tensors, found Weights only load failed"),
+        (
+            {"x": Harmful()},
+            "expected a PyTorch file of nothing but tensors, found Weights only load failed: it needs getattr; save",
+        ),
         ([1, 2], "expected names and tensors, found a list"),
         ({"epoch": 3}, "expected names and tensors, found a dict"),
     ],
@@ -140,3 +144,64 @@ def test_tied_word_embeddings_are_found_under_their_other_name(saved: Path, expe
     tensors[other] = tensors.pop(words)
     save_file(tensors, file, {words: other} if noted else None)
     torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bert.encoder.layer.0.attention.self.query.lora_A.default.weight",
+        "bert.encoder.layer.0.output.adapters.mine.adapter_down.0.weight",
+        "module.bert.embeddings.gate.weight",
+    ],
+)
+def test_tensors_that_the_states_depend_on_are_not_left_out(saved: Path, name: str) -> None:
+    """Without a word, answers would differ from those of the model that was saved."""
+    file = saved / "model.safetensors"
+    save_file({**load_file(file), name: torch.ones(2, 32)}, file)
+    with pytest.raises(InputError, match=rf"others that nothing here computes with: {re.escape(name)}; merge adapters"):
+        load_checkpoint(saved)
+
+
+def test_layers_around_which_peft_has_put_its_own_are_named(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    tensors = {f"base_model.model.{name}": value for name, value in load_file(file).items()}
+    own = [name for name in tensors if ".query." in name]
+    save_file({name.replace(".query.", ".query.base_layer."): value for name, value in tensors.items()}, file)
+    with pytest.raises(
+        InputError, match=rf"query\.base_layer\.\w+ and {len(own) - 3} more; merge adapters into the model"
+    ):
+        load_checkpoint(saved)
+
+
+def test_tensors_outside_the_encoder_are_told(saved: Path, expected: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    file = saved / "model.safetensors"
+    spare = {"bert.embeddings.position_ids": torch.arange(40)[None], "cls.predictions.bias": torch.ones(60)}
+    save_file({**load_file(file), **spare}, file)
+    torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
+    assert not caplog.text
+    save_file({**load_file(file), "crf.transitions": torch.ones(3, 3)}, file)
+    torch.testing.assert_close(logits_of(saved), expected, atol=1e-5, rtol=0)
+    assert f"{saved}: tensors that are not read: crf.transitions" in caplog.text
+
+
+def test_shards_without_their_index_are_refused(original, tmp_path: Path) -> None:
+    original.save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(
+        InputError, match=r"expected model\.safetensors\.index\.json beside its shards, found model-00001"
+    ):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_named(saved: Path, name: str) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 133466304\n", "utf-8")
+    with pytest.raises(InputError, match=rf"{name}: expected a .* file, found a pointer of Git LFS; run: git lfs pull"):
+        load_checkpoint(saved)
+
+
+def test_a_segment_table_of_another_size_is_refused(saved: Path) -> None:
+    edit_config(saved, type_vocab_size=1)
+    with pytest.raises(InputError, match=r"embeddings.token_type.weight: expected shape \[1, 32\], found \[2, 32\]"):
+        load_checkpoint(saved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ class Family:
     activations:   of the feed-forward, theirs to ours.
     defaults:      what transformers takes for a field that is not there.
     parts:         further fields of EncoderConfig; adds to the problems what cannot be computed.
+    told_by_tensors: those that config.json does not tell, from our names of the tensors.
     head:          further fields of HeadConfig.
     tied:          other names of the word embeddings, for files that hold them under one name only.
     """
@@ -68,6 +69,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
     parts: Callable[[Raw, Problems], dict[str, Any]] = _nothing
+    told_by_tensors: Callable[[Collection[str]], dict[str, Any]] | None = None
     head: Callable[[Raw, Problems], dict[str, Any]] = _nothing
     tied: tuple[str, ...] = ()
 

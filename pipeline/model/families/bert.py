@@ -35,11 +35,16 @@ def absolute(raw: Raw, problems: Problems) -> dict[str, Any]:
     return {}
 
 
+def _parts(raw: Raw, problems: Problems) -> dict[str, Any]:
+    expect(raw, problems, "feed_forward_type", "original", ["original"], "a gated one is of Jina's BERT, with ALiBi")
+    return absolute(raw, problems)
+
+
 FAMILY = Family(
     name="bert",
     prefixes=("bert.",),
     renames=(*EMBEDDINGS, *BLOCKS),
     sequence_head=POOLER,
-    parts=absolute,
+    parts=_parts,
     tied=("cls.predictions.decoder.weight",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from engines.errors import InputError, validation_problems
 from engines.head import KINDS, HeadKind
 from engines.limits import LABELS
 from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig
-from pipeline.model.families import FAMILIES
+from pipeline.model.families import FAMILIES, family_of
 from pipeline.model.families.base import REQUIRED, Family, Problems, Raw
 from pipeline.model.huggingface.layout import gives_segments, token_limit
 
@@ -28,23 +28,30 @@ _OUTPUTS = {"Identity": "identity", "Sigmoid": "sigmoid"}
 
 
 def translate(
-    raw: Raw, home: Path, backbone: bool = False, outputs: int | None = None, known: Sequence[str] = ()
+    raw: Raw,
+    home: Path,
+    backbone: bool = False,
+    outputs: int | None = None,
+    known: Sequence[str] = (),
+    tensors: Collection[str] = (),
 ) -> CheckpointConfig:
     """The configuration of the model in `home`, whose config.json is `raw`. Raises InputError with all its problems.
 
     backbone: its head is replaced: no matter what it predicts.
     outputs:  rows of the classifier, where config.json names fewer labels or none.
     known:    problems that the caller has found in the same file, which are told with the others.
+    tensors:  our names of the weights, for the parts of a family that config.json does not tell.
     """
     if backbone:
         raw = {key: value for key, value in raw.items() if key not in _OF_THE_TASK}
     source, problems = home / "config.json", [*known]
-    model_type = raw.get("model_type")
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    family = family_of(raw)
     if family is None:
-        problems.append(f"model_type must be one of {', '.join(FAMILIES)}, found {model_type!r}")
+        problems.append(f"model_type must be one of {', '.join(FAMILIES)}, found {raw.get('model_type')!r}")
         family = FAMILIES["bert"]  # what is wrong beside it
     encoder = _encoder(raw, family, problems)
+    if family.told_by_tensors is not None:
+        encoder |= family.told_by_tensors(tensors)
     head = _head(raw, family, outputs, problems)
     if problems:
         raise InputError.listing(str(source), problems)

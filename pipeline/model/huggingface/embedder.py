@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.files import sha256
 from pipeline.model.config import HeadConfig
-from pipeline.model.huggingface.layout import encoder_directory, module_folders, read_json_object
+from pipeline.model.huggingface.layout import encoder_directory, foreign_modules, module_folders, read_json_object
 from pipeline.model.huggingface.weights import stored_tensors, weights_digest
 
 _POOLINGS = {"cls_token": "first", "cls": "first", "mean_tokens": "mean", "mean": "mean"}
@@ -24,11 +24,15 @@ _HARMLESS = ("Transformer", "Dropout")
 
 @dataclass(frozen=True)
 class Embedder:
-    """The head of an embedder's directory; `dense` is where the layer lies, and `max_length` of its own settings."""
+    """The head of an embedder's directory; `dense` is where the layer lies, and `max_length` of its own settings.
+
+    prompt: what its texts begin with; nothing here puts it there.
+    """
 
     head: HeadConfig
     dense: Path | None
     max_length: int | None
+    prompt: str | None
 
     def weights(self) -> dict[str, Tensor]:
         """The dense layer's, by our names. Raises InputError."""
@@ -62,11 +66,14 @@ def read_embedder(directory: Path, width: int) -> Embedder | None:
             fields["normalise"] = True
         elif kind not in _HARMLESS:
             problems.append(f"modules: expected Pooling, Dense and Normalize in this order, found {kind}")
-    settings = _settings(directory, problems)
+    for kind in foreign_modules(directory):
+        problems.append(f"modules: expected those of sentence_transformers, found {kind}, whose code is not run here")
+    prompt, settings = _prompt(directory, problems), _settings(directory, problems)
     if problems:
         raise InputError.listing(f"{directory}: an embedder that cannot be read", problems)
     longest = settings.get("max_seq_length")
-    return Embedder(HeadConfig(**fields), dense, longest if isinstance(longest, int) and longest > 0 else None)
+    longest = longest if isinstance(longest, int) and longest > 0 else None
+    return Embedder(HeadConfig(**fields), dense, longest, prompt)
 
 
 def embedder_digest(directory: Path) -> list[str]:
@@ -92,6 +99,20 @@ def _pooling(folder: Path, problems: list[str]) -> str:
         problems.append(f"pooling must be that of the first token or the mean, found {', '.join(chosen) or 'none'}")
         return "mean"
     return _POOLINGS[chosen[0]]
+
+
+def _prompt(directory: Path, problems: list[str]) -> str | None:
+    """What sentence-transformers writes in front of every text; None for nothing."""
+    source = directory / "config_sentence_transformers.json"
+    settings = read_json_object(source) if source.is_file() else {}
+    prompts, name = settings.get("prompts"), settings.get("default_prompt_name")
+    prompt = prompts.get(name) if isinstance(prompts, Mapping) and isinstance(name, str) else None
+    if not prompt:
+        return None
+    for kind, folder in module_folders(directory):
+        if kind == "Pooling" and read_json_object(folder / "config.json").get("include_prompt") is False:
+            problems.append(f"include_prompt must be true: the mean leaves out no tokens, such as those of {prompt!r}")
+    return str(prompt)
 
 
 def _dense(folder: Path, width: int, problems: list[str]) -> dict[str, Any]:

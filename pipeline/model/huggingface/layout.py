@@ -49,6 +49,15 @@ def is_model(directory: Path) -> bool:
     return (directory / "config.json").is_file() or (directory / _MODULES).is_file()
 
 
+def refuse_adapters(directory: Path) -> None:
+    """Raises InputError for adapters of peft, which transformers would put on top of the model."""
+    if (directory / "adapter_config.json").is_file():
+        raise InputError(
+            f"{directory}: expected a whole model, found adapters of peft; merge them first: "
+            "AutoPeftModelForSequenceClassification.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)"
+        )
+
+
 def encoder_directory(directory: Path) -> Path:
     """Where the encoder of a directory lies: in it, or where the modules.json of sentence-transformers says."""
     if (directory / "config.json").is_file() or not (directory / _MODULES).is_file():
@@ -64,6 +73,11 @@ def module_folders(directory: Path) -> list[tuple[str, Path]]:
     if not (directory / _MODULES).is_file():
         return []
     return [(kind.rpartition(".")[2], directory / _inside(directory, path)) for kind, path in _modules(directory)]
+
+
+def foreign_modules(directory: Path) -> list[str]:
+    """The types of modules that are code of a directory's own."""
+    return [kind for kind, _ in _modules(directory) if not kind.startswith("sentence_transformers.")]
 
 
 def _inside(directory: Path, path: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,13 +16,21 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.files import sha256
 from pipeline.model.families import Family
-from pipeline.model.weights import PLAIN, find_weights, read_metadata, read_weights
+from pipeline.model.weights import PLAIN, find_weights, is_pointer, read_metadata, read_weights
 
 log = logging.getLogger(__name__)
 _SAFE, _SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLE, _PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-_WRAPPERS = ("_orig_mod.", "module.", "0.auto_model.", "auto_model.", "model.")
-"""What torch.compile, data parallelism, sentence-transformers and trainers put in front of names."""
+_WRAPPERS = ("_orig_mod.", "module.", "base_model.model.", "0.auto_model.", "auto_model.", "model.")
+"""What torch.compile, data parallelism, peft, sentence-transformers and trainers put in front of names."""
+SPARE = (
+    r"(?:.*\.)?(?:position_ids|token_type_ids|inv_freq)",
+    r"(?:\w+\.){0,2}(?:pooler|cls|lm_head|decoder|head|predictions|sop_classifier|vocab_\w+|lm_predictions"
+    r"|mask_predictions|discriminator_predictions|generator_predictions|generator_lm_head)\..*",
+)
+"""What no inference needs: constants, and the heads of pre-training."""
+_ENCODER = r"(?:embeddings|encoder|layers|transformer)\..*"
+"""Bare names of what the states are computed with, in any family."""
 _WORDS = "embeddings.word.weight"
 
 
@@ -59,9 +67,16 @@ def tensor_shapes(directory: Path, family: Family, token_level: bool) -> dict[st
     return {ours[0]: shapes[name] for name, ours in named.items() if len(ours) == 1}
 
 
-def our_tensors(directory: Path, family: Family, token_level: bool) -> dict[str, Tensor]:
-    """The tensors that inference needs, by our names, as they are stored. Raises InputError."""
-    return named_tensors(stored_tensors(directory), family, token_level, directory)
+def our_tensors(directory: Path, family: Family, token_level: bool, backbone: bool = False) -> dict[str, Tensor]:
+    """The tensors that inference needs, by our names, as they are stored. Raises InputError.
+
+    backbone: its head is replaced: no matter what lies beside the encoder.
+    """
+    stored = stored_tensors(directory)
+    others = _refuse_further(stored, family, token_level, directory)
+    if others and not backbone:
+        log.warning("%s: tensors that are not read: %s", directory, _some(others))
+    return named_tensors(stored, family, token_level, directory)
 
 
 def stored_tensors(directory: Path) -> dict[str, Tensor]:
@@ -118,6 +133,23 @@ def rename(name: str, family: Family, token_level: bool = False) -> list[str]:
     return []
 
 
+def _refuse_further(names: Iterable[str], family: Family, token_level: bool, source: Path) -> list[str]:
+    """Raises InputError for tensors of the encoder that nothing here computes with; gives those elsewhere."""
+    bare = {name: _bare(name, family) for name in names if not rename(name, family, token_level)}
+    further = [name for name, rest in bare.items() if not any(re.fullmatch(pattern, rest) for pattern in SPARE)]
+    inside = [name for name in further if re.fullmatch(_ENCODER, bare[name])]
+    if inside:
+        raise InputError(
+            f"{source}: expected the tensors of a {family.name} encoder, found others that nothing here computes with: "
+            f"{_some(inside)}; merge adapters into the model (peft: merge_and_unload), or save it without such parts"
+        )
+    return further
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def _bare(name: str, family: Family) -> str:
     """The name without what stands in front of it."""
     prefixes = (*_WRAPPERS, *family.prefixes)
@@ -166,9 +198,16 @@ def _shards(index: Path) -> list[Path]:
 def _unpickled(file: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch file, read by an unpickler that makes nothing else."""
     try:
+        if is_pointer(file):
+            raise InputError(f"{file}: expected a PyTorch file, found a pointer of Git LFS; run: git lfs pull")
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # the unpickler raises its own kind, and those of every damaged file
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if line.startswith("Weights only load failed"):  # and then what to do with PyTorch
+            needed = re.search(r"GLOBAL (\S+)", str(error))
+            line = "Weights only load failed" + (f": it needs {needed[1]}" if needed else "")
         raise InputError(
             f"{file}: expected a PyTorch file of nothing but tensors, found {line[:200]}; save the model as "
             "safetensors where you trust it"

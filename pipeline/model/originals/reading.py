@@ -14,11 +14,11 @@ from torch import Tensor
 
 from engines.errors import InputError, validation_problems
 from pipeline.model.config import CheckpointConfig
-from pipeline.model.families import FAMILIES
+from pipeline.model.families import family_of
 from pipeline.model.huggingface import read_huggingface_config
 from pipeline.model.huggingface.config import translate
-from pipeline.model.huggingface.layout import encoder_directory, read_json_object
-from pipeline.model.huggingface.weights import named_tensors, rename, stored_tensors
+from pipeline.model.huggingface.layout import encoder_directory, gives_segments, read_json_object
+from pipeline.model.huggingface.weights import SPARE, named_tensors, rename, stored_tensors
 from pipeline.model.originals.rules import DELTA, PREDICTOR, ltp_rule, transkimmer_rule
 from pipeline.model.transformer import PrunedTransformer
 
@@ -28,12 +28,6 @@ _QUANTISATION = (
     r".*\.(?:weight_integer|bias_integer|weight_scaling_factor|fc_scaling_factor|act_scaling_factor|x_min|x_max|shift)"
 )
 """What I-BERT keeps for its integer arithmetic, which LTP leaves off."""
-_SPARE = (
-    r"(?:.*\.)?(?:position_ids|token_type_ids|inv_freq)",
-    r"(?:\w+\.){0,2}(?:pooler|cls|lm_head|decoder|head|predictions|sop_classifier|vocab_\w+|lm_predictions"
-    r"|mask_predictions|discriminator_predictions|generator_predictions|generator_lm_head)\..*",
-)
-"""What no inference needs: constants, and the heads of pre-training."""
 _SEGMENTS = "embeddings.token_type.weight"
 
 
@@ -67,17 +61,18 @@ def read_original(kind: Original, directory: Path, padded_length: int) -> Conver
         config = read_huggingface_config(directory)
     else:
         config = _pruned(kind, raw, tensors, padded_length, home)
-    family, token_level = FAMILIES[_dense_type(raw)], config.head.token_level
+    family, token_level = family_of({**raw, "model_type": _dense_type(raw)}), config.head.token_level
+    assert family is not None  # else there was no configuration
     plain = {_plain(name): value for name, value in tensors.items() if not _of_the_original(name, kind)}
     weights = {name: value.float() for name, value in named_tensors(plain, family, token_level, home).items()}
-    if _SEGMENTS in weights and config.encoder.type_vocab_size == 1:
-        weights[_SEGMENTS] = weights[_SEGMENTS][:1]  # the tokenizer gives no others
+    if _SEGMENTS in weights and not gives_segments(home):
+        weights[_SEGMENTS] = weights[_SEGMENTS][:1]
     if kind == "transkimmer":
         weights |= _predictors(tensors)
     rest = [n for n in tensors if _of_the_original(n, kind) or not _taken(_plain(n), family, token_level, weights)]
     needed = [DELTA] if kind == "ltp" else [PREDICTOR] if kind == "transkimmer" else []
     rest = [name for name in rest if not any(re.fullmatch(pattern, name) for pattern in needed)]
-    known = (*_SPARE, _QUANTISATION) if kind == "ltp" else _SPARE
+    known = (*SPARE, _QUANTISATION) if kind == "ltp" else SPARE
     spare = [name for name in rest if any(re.fullmatch(pattern, name) for pattern in known)]
     _refuse_misfits(config, weights, set(rest) - set(spare), home)
     return Conversion(config, weights, grouped(spare))
