@@ -49,7 +49,7 @@ SETS = {
     "sst2": PaperSet("SST-2", f"sst2/train.tsv and sst2/dev.tsv: {_GLUE}", (1, 1), 8000, 4000, 872, 1, 128, 12),
     "mrpc": PaperSet("MRPC", f"mrpc/train.tsv and mrpc/dev.tsv: {_GLUE}", (2, 1), 3668, 3668, 408, 1),
     "qnli": PaperSet("QNLI", "qnli/dev.tsv as GLUE has it, with its header", (2, 1), 3000, 3000, 1024, 1),
-    "movie-reviews": PaperSet("movie-reviews", None, None, 256, 256, 768, 0, 256, ratios=(1.5, 2, 2.5, 3)),
+    "movie-reviews": PaperSet("movie-reviews", None, None, 256, 256, 256, 0, 256),
     LONG: PaperSet(
         "long movie-reviews, 12 layers",
         how_to_get=None,
