@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.records import add_record_flags, portable, printed, write_record
+from benchmarks.verbs import run_verb
 from calib.data import Example, read_examples
 from engines.artifact import Artifact
 from engines.machine import machine_record
@@ -145,15 +146,15 @@ def built(args: argparse.Namespace, target: str, checkpoint: Path) -> dict[str, 
     out, precision = args.work / target, "fp32" if target == "cpu" else "fp16"
     given = {"target": target, "precision": precision, "checkpoint": checkpoint, "buckets": BUCKETS, "out": out}
     given |= {"stages": ",".join(map(str, DECIDES)), "samples": 4, "metric-samples": 8}
-    command = [sys.executable, "-m", "pipeline.build", "--force", "--no-resume"]
-    command += [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    words = ["pipeline.build", "--force", "--no-resume"]
+    words += [part for name, value in given.items() for part in (f"--{name}", str(value))]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run(command, check=True)
+    run_verb(*words)
     seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     manifest = Artifact.open(out).manifest
     sizes = {name: round((out / name).stat().st_size / 1e6, 1) for name in manifest.files}
     return {
-        "command": portable(shlex.join(["python", *command[1:]])),
+        "command": portable(shlex.join(["python", "-m", *words])),
         "build_wall_seconds": round(seconds, 1),
         "build_processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
         "build_peak_megabytes": round(after.ru_maxrss * 1024 / 1e6),

@@ -10,16 +10,15 @@ import argparse
 import json
 import os
 import re
-import resource
 import shlex
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.records import add_record_flags, printed, write_record
 from benchmarks.small_sets import write_set
+from benchmarks.verbs import child_seconds, run_verb
 from calib.metric import METRICS
 from engines.artifact import Artifact
 from engines.errors import InputError
@@ -81,7 +80,7 @@ def commands(page: str) -> dict[str, list[str]]:
 def measured(work: Path, name: str, lines: list[str]) -> dict[str, Any]:
     """Writes a set, runs the commands as they stand, and returns seconds and figures of the artifact.
 
-    Raises CalledProcessError where a command does not exit with 0.
+    Raises VerbError.
     """
     work.mkdir(parents=True, exist_ok=True)
     write_set(work, name)
@@ -89,7 +88,7 @@ def measured(work: Path, name: str, lines: list[str]) -> dict[str, Any]:
         if not link.exists():
             link.symlink_to(locate_backbone(BACKBONE).resolve(), target_is_directory=True)
     seconds: dict[str, float] = {}
-    load, before = os.getloadavg()[0], _cpu_seconds()
+    load, before = os.getloadavg()[0], child_seconds()
     for line in lines:
         _, verb, *words = shlex.split(line)
         started = time.monotonic()
@@ -107,7 +106,7 @@ def measured(work: Path, name: str, lines: list[str]) -> dict[str, Any]:
         "commands": lines,
         "seconds": seconds,
         "wall_seconds": round(sum(value for step, value in seconds.items() if ":" not in step)),
-        "cpu_seconds": round(_cpu_seconds() - before),
+        "cpu_seconds": round(child_seconds() - before),
         "load_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
         "gates": gates,
         "task_metric": next(gate.figures for gate in manifest.gates if gate.name == "task metric"),
@@ -119,18 +118,9 @@ def measured(work: Path, name: str, lines: list[str]) -> dict[str, Any]:
 def _ran(work: Path, verb: str, words: list[str]) -> str:
     """What a verb prints, with the paths of its command in `work`."""
     more = ["--json"] if verb == "skim" else []
-    command = [sys.executable, "-m", "skimrt", verb, *words, *more]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        command, cwd=work, env={**os.environ, "PYTHONPATH": path}, check=True, stdout=subprocess.PIPE, text=True
-    )
-    return done.stdout
-
-
-def _cpu_seconds() -> float:
-    """Processor time of the processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    env = {**os.environ, "PYTHONPATH": path}
+    return run_verb("skimrt", verb, *words, *more, cwd=work, env=env, stdout=subprocess.PIPE)
 
 
 def table_of(record: dict) -> str:

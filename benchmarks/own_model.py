@@ -9,9 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.records import add_record_flags, printed, write_record
+from benchmarks.verbs import child_seconds, run_verb
 from calib.data import Example, examples_digest, read_examples
 from engines.artifact import Artifact
 from engines.machine import machine_record
@@ -62,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if args.only_classifier:
         return 0
     command = [*("pipeline.skim", model, "--data", data, "--out", out, "--flops-ratio", args.flops_ratio)]
-    load, started, before = os.getloadavg(), time.monotonic(), cpu_seconds()
-    subprocess.run([sys.executable, "-m", *map(str, command)], check=True)
-    spent = {"wall_seconds": round(time.monotonic() - started), "cpu_seconds": round(cpu_seconds() - before)}
+    load, started, before = os.getloadavg(), time.monotonic(), child_seconds()
+    run_verb(*command)
+    spent = {"wall_seconds": round(time.monotonic() - started), "cpu_seconds": round(child_seconds() - before)}
     held_out = read_examples("movie-reviews", "test", source="imdb")
     bench = json.loads((out / BENCH_NAME).read_text("utf-8"))
     record = {
@@ -104,12 +102,6 @@ def table_of(record: dict) -> str:
         f"{record['versions']['openvino']}."
     )
     return table(head, rows, note)
-
-
-def cpu_seconds() -> float:
-    """Processor time of the processes that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def long_reviews(split: str, count: int) -> list[Example]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from benchmarks.paper_sets import SETS, PaperSet, Parts, write_parts
 from benchmarks.training import trained
+from benchmarks.verbs import child_seconds
 from benchmarks.working_points import exchange, model_at, padding_gain, save_at, strength_of
 from calib.data import Example, examples_digest, read_examples, relabelled
 from calib.held_out import write_rows
@@ -28,6 +28,7 @@ from pipeline.model.config import Method
 from pipeline.model.transformer import PrunedTransformer
 from pipeline.training.batches import TokenisedSet
 from pipeline.training.evaluation import evaluate
+from pipeline.training.resume import RECORD
 
 METHODS: tuple[Method, ...] = ("ltp", "transkimmer", "topk", "threshold")
 PADDED = (128, 512)
@@ -104,16 +105,16 @@ class PaperRuns:
         return {**self.train(out, list(map(str, words))), "at": of.trained_at}
 
     def train(self, out: Path, words: Sequence[str]) -> dict:
-        """Runs pipeline.train, if it has not run yet; how, and the processor time that it took."""
-        cost, before = out / "cost.json", _child_seconds()
+        """Runs pipeline.train, if it has not run yet; how, and its processor time: None if that was not kept."""
+        cost, before, done = out / "cost.json", child_seconds(), (out / RECORD).is_file()
         run = trained([*words, "--seed", self.seed], out)
-        if not cost.is_file():
-            cost.write_text(json.dumps(_child_seconds() - before), "utf-8")
+        if not done:
+            cost.write_text(json.dumps(child_seconds() - before), "utf-8")
         return {
             "command": run["command"],
             "texts": run["data"]["train"][0],
             "data": run["data"]["train"][1],
-            "cpu_minutes": round(json.loads(cost.read_text("utf-8")) / 60, 2),
+            "cpu_minutes": round(json.loads(cost.read_text("utf-8")) / 60, 2) if cost.is_file() else None,
             "dev": run["dev"]["metric"],
         }
 
@@ -225,8 +226,3 @@ def _to_train_dense(of: PaperSet, data: Path) -> list[str]:
     assert of.epochs is not None
     (backbone, rate), words = of.backbone, _to_train("dense", data, of.epochs[0])
     return [*words, "--backbone", backbone, "--max-length", str(of.max_length), "--lr", f"{rate:g}"]
-
-
-def _child_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

