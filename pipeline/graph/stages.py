@@ -148,8 +148,9 @@ class Stage(nn.Module):
         packed, _, _, count = cut
         # All rows less those that go on: what the operator has decided is not decided a second time.
         stay = torch.arange(packed.shape[1], device=packed.device)[None, :] < count[:, None]
-        before = self.model.mean_share(state.hidden, are_carried(state.alive), state.pooled)
-        return (*cut, state.pooled + before - self.model.mean_share(packed, stay, state.pooled))
+        layer = self.spec.steps[-1].layer
+        before = self.model.mean_share(state.hidden, are_carried(state.alive), state.pooled, layer)
+        return (*cut, state.pooled + before - self.model.mean_share(packed, stay, state.pooled, layer))
 
     @property
     def compact_attributes(self) -> dict[str, Any]:

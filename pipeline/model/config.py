@@ -151,6 +151,8 @@ class PrunerConfig(Strict):
     protect_first:    whether the first token stays alive whatever its score.
     protect_until:    the token that ends a protected segment, such as [SEP] behind a query: the tokens up to the first
                       one stay alive whatever their scores. None: only the first token may be protected.
+    translated:       whether dropped tokens' last states go through a linear map of their decision's before they are
+                      added to a mean: see `Pruner.translated`.
     """
 
     method: Method = "dense"
@@ -161,6 +163,7 @@ class PrunerConfig(Strict):
     decides_at: list[Annotated[int, Field(ge=0)]] | None = None
     protect_first: bool = True
     protect_until: Annotated[int, Field(ge=0)] | None = None
+    translated: bool = False
 
     @model_validator(mode="after")
     def _method_has_its_fields(self) -> PrunerConfig:
@@ -231,6 +234,8 @@ class CheckpointConfig(Strict):
             problems.append(f"max_length is {self.max_length}, the encoder takes {self.encoder.longest_input}")
         if self.adapter is not None and self.backbone is None:
             problems.append("adapter is given without the backbone that it adapts")
+        if self.pruner.translated and not self.head.pools:
+            problems.append("pruner.translated is of a head that reads the mean of all tokens, found another one")
         if self.head.kind == "question_answering" and len(self.head.labels) != 2:
             problems.append(f"a question_answering head has 2 labels (start, end), found {len(self.head.labels)}")
         if self.head.normalise and self.head.kind != "embedding":

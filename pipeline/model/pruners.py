@@ -6,11 +6,12 @@ A pruner says where it decides, gives every token a fp32 score, and a token stay
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.model.config import EncoderConfig, PrunerConfig
 
@@ -28,6 +29,10 @@ class Pruner(nn.Module, ABC):
 
     where: Where = "after_attention"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.translators: nn.ModuleDict | None = None
+
     @abstractmethod
     def decides(self, layer: int) -> bool:
         """Whether the layer has a decision at all."""
@@ -43,6 +48,29 @@ class Pruner(nn.Module, ABC):
     def multiply_adds(self, layer: int, hidden_size: int) -> int:
         """Multiply-adds per token that scoring costs beyond the attention."""
         return 0
+
+    def add_translators(self, encoder: EncoderConfig) -> None:
+        """Adds a linear map for every layer that decides; at first each gives what it takes."""
+        width = encoder.hidden_size
+        deciding = [layer for layer in range(encoder.layers) if self.decides(layer)]
+        self.translators = nn.ModuleDict()
+        for layer in deciding:
+            linear = nn.Linear(width, width)
+            nn.init.eye_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            self.translators[str(layer)] = linear
+
+    def translated(self, layer: int, states: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+        """Last states of tokens that `layer` drops, [..., D], as a mean adds them; unchanged without a translator.
+
+        A state in the middle of an encoder is not yet what its last layers make of it. The linear map that predicts
+        that (the translator of the tuned lens, Belrose et al., 2023) also maps a sum of states, each times its own
+        weight, so a cut needs one product a text; weight [..., 1]: the sum of these weights.
+        """
+        if self.translators is None:
+            return states
+        linear = cast(nn.Linear, self.translators[str(layer)])
+        return F.linear(states, linear.weight) + weight * linear.bias
 
 
 class DensePruner(Pruner):
@@ -186,6 +214,13 @@ def as_float32(value: float) -> float:
 
 def make_pruner(config: PrunerConfig, encoder: EncoderConfig) -> Pruner:
     """The pruner of a checkpoint's configuration."""
+    pruner = _rule(config, encoder)
+    if config.translated:
+        pruner.add_translators(encoder)
+    return pruner
+
+
+def _rule(config: PrunerConfig, encoder: EncoderConfig) -> Pruner:
     match config.method:
         case "ltp":
             return LtpPruner(config, encoder)

@@ -78,12 +78,12 @@ class _Trace:
     alive: list[Tensor] = field(default_factory=list)
     score: list[Tensor] = field(default_factory=list)
 
-    def write_states(self, state: State) -> None:
-        """Stores the rows that were just processed."""
-        place = state.place.long()[:, :, None].expand_as(state.hidden)
+    def write_states(self, state: State, last: Tensor) -> None:
+        """Stores the last states [B, s, D] of the rows that were just processed."""
+        place = state.place.long()[:, :, None].expand_as(last)
         carried = are_carried(state.alive)[:, :, None]
         # The other rows write back what is stored at their place, which changes nothing.
-        rows = torch.where(carried, state.hidden.to(self.final.dtype), self.final.gather(1, place))
+        rows = torch.where(carried, last.to(self.final.dtype), self.final.gather(1, place))
         self.final = self.final.scatter(1, place, rows)
 
     def to_original(self, values: Tensor, state: State, fill: float) -> Tensor:
@@ -135,14 +135,25 @@ class PrunedTransformer(nn.Module):
         """Rows behind the last block to the encoder's last hidden state, row by row."""
         return hidden if self.final_norm is None else self.final_norm(hidden)
 
+    def left_behind(self, layer: int, hidden: Tensor) -> Tensor:
+        """The last states [B, S, D] of rows if the decision of `layer` drops them."""
+        return self.pruner.translated(layer, self.finished(hidden))
+
     def nothing_pooled(self, alive: Tensor) -> Tensor:
         """`State.pooled` of whole texts, of which no token was dropped."""
         share = 1 / alive.sum(-1, keepdim=True).clamp_min(1).float()
         return F.pad(share, (self.config.encoder.hidden_size, 0))
 
-    def mean_share(self, hidden: Tensor, rows: Tensor, pooled: Tensor) -> Tensor:
-        """What these rows, [B, S] bool, add to `State.pooled`: their last states' part of the mean."""
-        return F.pad(row_sums(self.finished(hidden), rows, pooled[:, -1:]), (0, 1))
+    def mean_share(self, hidden: Tensor, rows: Tensor, pooled: Tensor, dropped_by: int | None = None) -> Tensor:
+        """What these rows, [B, S] bool, add to `State.pooled`: their last states' part of the mean.
+
+        dropped_by: the layer whose decision drops them; None: they are behind the last layer.
+        """
+        share = pooled[:, -1:]
+        sums = row_sums(self.finished(hidden), rows, share)
+        if dropped_by is not None:
+            sums = self.pruner.translated(dropped_by, sums, share * rows.sum(-1, keepdim=True))
+        return F.pad(sums, (0, 1))
 
     def walk(self, state: State, steps: Sequence[Step], decide: Decide, ends_at: Step | None = None) -> State:
         """Runs `steps` from `state`; `decide` is called at every decision point with the scores.
@@ -189,7 +200,7 @@ class PrunedTransformer(nn.Module):
         pooled = state.pooled
         if pooled is not None:
             gone = are_carried(state.alive) & ~are_carried(keep)
-            pooled = pooled + self.mean_share(state.hidden, gone, pooled)
+            pooled = pooled + self.mean_share(state.hidden, gone, pooled, layer)
         return replace(state, alive=keep.to(torch.int32), pooled=pooled)
 
     def decide_compacted(self, layer: int, score: Tensor, state: State) -> State:
@@ -219,13 +230,13 @@ class PrunedTransformer(nn.Module):
             input_ids, token_type_ids, mask = (x.gather(1, order) for x in (input_ids, token_type_ids, mask))
 
         state = self.embed(input_ids, token_type_ids, mask)
-        trace = _Trace(final=state.hidden)
+        trace = _Trace(final=self.finished(state.hidden))
         decisions = {"masked": self.decide_masked, "compacted": self.decide_compacted}
         if execution not in decisions:
             raise InputError(f"execution is 'masked' or 'compacted', found {execution!r}")
 
         def decide(layer: int, score: Tensor, before: State) -> State:
-            trace.write_states(before)
+            trace.write_states(before, self.left_behind(layer, before.hidden))
             known = torch.where(before.alive > 0, score.float(), torch.nan)
             trace.score[layer] = trace.to_original(known, before, torch.nan)
             after = decisions[execution](layer, score, before)
@@ -237,12 +248,11 @@ class PrunedTransformer(nn.Module):
         trace.alive = [mask.to(torch.int32)] * layers
         trace.score = [torch.full(mask.shape, torch.nan, device=mask.device)] * layers
         state = self.walk(state, self.steps, decide)
-        trace.write_states(state)
+        trace.write_states(state, self.finished(state.hidden))
 
         alive = torch.stack(trace.alive) > 0
         counts = are_carried(alive).sum(-1, dtype=torch.int32)
-        final = self.finished(trace.final)
-        result = Output(self.head(final, mask), final, alive, torch.stack(trace.score), counts)
+        result = Output(self.head(trace.final, mask), trace.final, alive, torch.stack(trace.score), counts)
         return result if order is None else self._unpacked(result, order)
 
     def _checked(

@@ -84,32 +84,34 @@ class Relaxation:
             self.counts[later] = rows.sum(-1)
         head = self.model.config.head
         if head.token_level or head.pools:
-            self.left = self._left_behind(before, weights)
+            self.left = self._left_behind(before, self.model.left_behind(layer, before.hidden), weights)
         return state
 
     def last_states(self, state: State) -> Tensor:
-        """[B, S, D]: each token's last state at its own place, where the head reads all of them; else the rows."""
+        """[B, S, D]: each token's last state at its own place, where the head reads all of them; else the rows'."""
+        last = self.model.finished(state.hidden)
         if self.left is None:
-            return state.hidden
-        return self._kept(state) if self.kind == "hard" else self.left + self._share(self.weights) * state.hidden
+            return last
+        return self._kept(state, last) if self.kind == "hard" else self.left + self._share(self.weights) * last
 
-    def _left_behind(self, before: State, weights: Tensor | None) -> Tensor:
+    def _left_behind(self, before: State, last: Tensor, weights: Tensor | None) -> Tensor:
         """[B, S, D]: what `last_states` takes from decisions so far: of each token the part of its weight that it lost.
 
-        before: the state in front of the decision. weights: those in front of it; None: all are 1.
+        before: the state in front of the decision. last: its rows' last states if they are dropped.
+        weights: those in front of the decision; None: all are 1.
         """
         if self.kind == "hard":
-            return self._kept(before)
+            return self._kept(before, last)
         lost = self._share(weights) - self._share(self.weights)
-        left = lost * before.hidden
+        left = lost * last
         return left if self.left is None else self.left + left
 
-    def _kept(self, state: State) -> Tensor:
-        """The rows that a state carries at their places, and what was left at the others."""
-        left = state.hidden if self.left is None else self.left
-        place = state.place.long()[:, :, None].expand_as(state.hidden)
+    def _kept(self, state: State, last: Tensor) -> Tensor:
+        """The last states of the rows that a state carries at their places, and what was left at the others."""
+        left = last if self.left is None else self.left
+        place = state.place.long()[:, :, None].expand_as(last)
         carried = are_carried(state.alive)[:, :, None]
-        return left.scatter(1, place, torch.where(carried, state.hidden.to(left.dtype), left.gather(1, place)))
+        return left.scatter(1, place, torch.where(carried, last.to(left.dtype), left.gather(1, place)))
 
     @staticmethod
     def _share(weights: Tensor | None) -> Tensor | float:

@@ -91,11 +91,7 @@ def make_trainee(config: RunConfig, labels: list[str] | None, head: HeadConfig |
         described = CheckpointConfig(
             encoder=origin.encoder,
             head=origin.head,
-            pruner=_protecting(
-                _as_asked(origin.learned or _first_pruner(config, origin.encoder), config, origin.encoder.layers),
-                config,
-                origin,
-            ),
+            pruner=_described_pruner(config, origin),
             max_length=config.max_length,
             backbone=origin.backbone,
             adapter=origin.adapter,
@@ -204,6 +200,12 @@ def _first_pruner(config: RunConfig, encoder: EncoderConfig) -> PrunerConfig:
             return PrunerConfig(**common)
 
 
+def _described_pruner(config: RunConfig, origin: _Origin) -> PrunerConfig:
+    pruner = origin.learned or _first_pruner(config, origin.encoder)
+    asked = _as_asked(pruner, config, origin.encoder.layers)
+    return _translating(_protecting(asked, config, origin), origin.head)
+
+
 def _as_asked(pruner: PrunerConfig, config: RunConfig, layers: int) -> PrunerConfig:
     """The rule with the layers that decide, their rate and the first token as asked for.
 
@@ -233,6 +235,11 @@ def _as_asked(pruner: PrunerConfig, config: RunConfig, layers: int) -> PrunerCon
     return pruner.model_copy(update=update)
 
 
+def _translating(pruner: PrunerConfig, head: HeadConfig) -> PrunerConfig:
+    """The rule with translators, where the head reads the mean of all tokens."""
+    return pruner.model_copy(update={"translated": head.pools and pruner.method != "dense"})
+
+
 def _protecting(pruner: PrunerConfig, config: RunConfig, origin: _Origin) -> PrunerConfig:
     """The rule with the first text of a pair protected: as asked, else as it was, else where it is a query."""
     wanted = config.protect_segment
@@ -257,6 +264,8 @@ def _initialise_new_parts(model: PrunedTransformer) -> None:
     if isinstance(model.pruner, TranskimmerPruner):
         for predictor in model.pruner.predictors.values():
             cast(nn.Sequential, predictor)[-1].bias.data = torch.tensor([-_KEEP_START / 2, _KEEP_START / 2])
+    if model.config.pruner.translated:
+        model.pruner.add_translators(model.config.encoder)
 
 
 def _load_encoder(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:

@@ -30,6 +30,7 @@ from pipeline.training.relaxation import Relaxation
 from pipeline.training.resume import RunState, writing
 from pipeline.training.setup import Trainee
 from pipeline.training.token_ranking import answer_and_attention, ranking_loss
+from pipeline.training.translators import fit_translators
 
 _CALIBRATION_EXAMPLES, _FEWEST_EXAMPLES, _CALIBRATION_TOKENS = 256, 32, 2**14
 """A ratio is measured on the first examples, the most and the fewest of them, up to a number of tokens."""
@@ -110,6 +111,10 @@ class Trainer:
         if saved is not None:
             saved.restore(self.trainee, optimizer, scheduler, budget, self.out)
             self.best, stale, first = saved.best, saved.stale, saved.step
+        if phase.name != "fine_tune" and first == 0:
+            self.model.eval()
+            fit_translators(self.model, self._sample(_SETTLED_EXAMPLES, _CALIBRATION_TOKENS))
+            self.model.train()
         if phase.name == "hard" and first == 0:
             self._calibrate()
         every = max(1, len(plan) // self.config.evaluations)
@@ -220,7 +225,7 @@ class Trainer:
             state = self.model.embed(batch.input_ids, batch.token_type_ids, batch.mask)
             steps = [step for step in self.model.steps if step.kind != "decide" or phase.name != "fine_tune"]
             hidden = relaxation.last_states(self.model.walk(state, steps, relaxation))
-            logits = self.model.head(self.model.finished(hidden), batch.mask).float()
+            logits = self.model.head(hidden, batch.mask).float()
         loss = self._loss(logits, batch)
         if self.config.distil_tokens and self.teacher is not None and relaxation.first is not None:
             self._ask_teacher(batch)
@@ -278,7 +283,7 @@ class Trainer:
         groups: dict[str, list] = {"pruner": [], "head": [], "encoder": []}
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                groups[name.split(".")[0] if name.startswith(("pruner.", "head.")) else "encoder"].append(parameter)
+                groups[_group_of(name)].append(parameter)
         rates = {"pruner": self._pruner_rate(), "head": self.config.head_lr, "encoder": self.config.lr}
         decay = {"pruner": 0.0, "head": self.config.weight_decay, "encoder": self.config.weight_decay}
         return torch.optim.AdamW(
@@ -292,6 +297,13 @@ class Trainer:
     def _rate(self, step: int, total: int) -> float:
         rising = self.config.warm_up * total
         return (step + 1) / rising if step < rising else max(0.0, (total - step) / (total - rising))
+
+
+def _group_of(name: str) -> str:
+    """The optimizer's group of a parameter; translators are new layers in front of the head."""
+    if name.startswith(("head.", "pruner.translators.")):
+        return "head"
+    return "pruner" if name.startswith("pruner.") else "encoder"
 
 
 def make_progress() -> Progress:

@@ -23,13 +23,19 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 def headed_model(kind: str, layers: int = 2) -> PrunedTransformer:
-    """Transkimmer with such a head, which decides in front of every layer; a ranking one protects its query."""
+    """Transkimmer with such a head, which decides in front of every layer; a ranking one protects its query, an
+    embedding has translators."""
     small = small_model("transkimmer", layers)
-    pruner = small.config.pruner.model_copy(update={"protect_until": SEPARATOR if kind == "ranking" else None})
+    special = {"protect_until": SEPARATOR if kind == "ranking" else None, "translated": kind == "embedding"}
+    pruner = small.config.pruner.model_copy(update=special)
     fields = {"head": HeadConfig(kind=kind, **HEADS[kind]), "pruner": pruner}  # type: ignore[arg-type]
     torch.manual_seed(0)
     model = PrunedTransformer(CheckpointConfig(**{**dict(small.config), **fields}))
     encoder = {n: v for n, v in small.state_dict().items() if not n.startswith("head.")}
     lacking = model.load_state_dict(encoder, strict=False)
-    assert not lacking.unexpected_keys and all(name.startswith("head.") for name in lacking.missing_keys)
+    new = ("head.", "pruner.translators.")
+    assert not lacking.unexpected_keys and all(name.startswith(new) for name in lacking.missing_keys)
+    for name, parameter in model.named_parameters():
+        if name.startswith("pruner.translators."):
+            torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()

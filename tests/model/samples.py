@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from engines.tokenization import Tokens
 from pipeline.model import PrunedTransformer
 
 TOLERANCE = 1e-5
@@ -38,6 +39,11 @@ def make_samples(model: PrunedTransformer, lengths: Sequence[int], seed: int) ->
         types = (torch.arange(length) > length // 2).long() if encoder.type_vocab_size > 1 else torch.zeros_like(ids)
         samples.append(torch.stack([ids, types]))
     return samples
+
+
+def as_tokens(samples: Sequence[Tensor]) -> list[Tokens]:
+    """The samples as a tokenizer gives them."""
+    return [Tokens(sample[0].tolist(), sample[1].tolist(), sample.shape[1]) for sample in samples]
 
 
 def lay_out(samples: Sequence[Tensor], length: int, places: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:

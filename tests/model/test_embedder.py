@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from engines.errors import InputError
-from engines.tokenization import Tokens
 from pipeline.gates.states import walk_states
 from pipeline.graph.evaluate import run_module
 from pipeline.graph.stages import Stage, cut_stages, decision_layers
@@ -21,7 +21,7 @@ from pipeline.model.checkpoint import checkpoint_digest
 from pipeline.model.config import HeadConfig
 from tests.conftest import LONGEST, METHODS, WIDTH, TinyModel
 from tests.model.families import make_original, random_text, run_original
-from tests.model.samples import assert_same, make_samples, run
+from tests.model.samples import as_tokens, assert_same, make_samples, run
 
 _TYPE = "sentence_transformers.models."
 MEAN, FIRST = {"pooling_mode_mean_tokens": True}, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
@@ -114,32 +114,48 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path, modules: list, message: st
         load_checkpoint(tmp_path)
 
 
-def pooled(tiny_model: TinyModel, method: str, **pruner: Any) -> PrunedTransformer:
-    """The tiny model with an embedding of the mean."""
+def pooled(tiny_model: TinyModel, method: str, translated: bool = False, **pruner: Any) -> PrunedTransformer:
+    """The tiny model with an embedding of the mean, perhaps with translators at random."""
     base = tiny_model(method, **pruner)
     head = HeadConfig(kind="embedding", size=WIDTH, pooling="mean", normalise=True)
-    config = CheckpointConfig(encoder=base.config.encoder, head=head, pruner=base.config.pruner, max_length=LONGEST)
+    rule = base.config.pruner.model_copy(update={"translated": translated})
+    config = CheckpointConfig(encoder=base.config.encoder, head=head, pruner=rule, max_length=LONGEST)
     model = PrunedTransformer(config)
-    model.load_state_dict({name: value for name, value in base.state_dict().items() if not name.startswith("head.")})
+    model.load_state_dict(
+        {name: value for name, value in base.state_dict().items() if not name.startswith("head.")},
+        strict=not translated,
+    )
+    if model.pruner.translators is not None:
+        torch.manual_seed(4)
+        for parameter in model.pruner.translators.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
 
 
+@pytest.mark.parametrize("translated", [False, True])
 @pytest.mark.parametrize("protect", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_dropped_token_adds_its_last_state_wherever_the_model_is_cut(
-    tiny_model: TinyModel, method: str, protect: bool
+    tiny_model: TinyModel, method: str, protect: bool, translated: bool
 ) -> None:
-    model = pooled(tiny_model, method, protect_first=protect)
+    model = pooled(tiny_model, method, translated, protect_first=protect)
     samples = make_samples(model, [5, 17, 30, 9], 1)
     masked = run(model, samples)
     assert_same(run(model, samples, "compacted"), masked)
-    tokens = [Tokens(sample[0].tolist(), sample[1].tolist(), sample.shape[1]) for sample in samples]
+    tokens = as_tokens(samples)
     layers = decision_layers(model)
     for cuts in ([], layers[:1], layers[1:2], layers):
         (last, states) = list(walk_states(model, cut_stages(model, cuts), tokens))[-1]
         for state, wanted in zip(states, masked, strict=True):
             found = run_module(Stage(model, last), {name: value[None] for name, value in state.items()})
             assert abs(found["logits"][0] - wanted.logits.numpy()).max() < 1e-6
+
+
+def test_only_a_mean_has_translators(tiny_model: TinyModel) -> None:
+    base = tiny_model("ltp").config
+    pruner = base.pruner.model_copy(update={"translated": True})
+    with pytest.raises(ValidationError, match=r"pruner\.translated is of a head that reads the mean of all tokens"):
+        CheckpointConfig(encoder=base.encoder, head=base.head, pruner=pruner, max_length=LONGEST)
 
 
 def test_a_prompt_that_nothing_puts_in_front_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
