@@ -93,7 +93,13 @@ class PaperRuns:
         """Trains a method from the dense model, which also teaches it."""
         of, start = SETS[name], dense or self.checkpoint(name, "dense")
         assert of.epochs is not None
-        words = [*_to_train(method, data, of.epochs[1]), "--init", start, "--decide-at", of.decides_at]
+        words = [
+            *_to_train(method, data, of.epochs[2 if method == "transkimmer" else 1]),
+            "--init",
+            start,
+            "--decide-at",
+            of.decides_at,
+        ]
         if method in ("ltp", "transkimmer"):
             phases = ("straight_through", "hard") if method == "transkimmer" else ("hard",)
             words += ["--flops-ratio", of.trained_at, "--phases", *phases]

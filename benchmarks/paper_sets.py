@@ -19,7 +19,8 @@ class PaperSet:
 
     title:      its name in the tables.
     how_to_get: what is needed in the folder of the data; None: a package has the set.
-    epochs:     of the dense model and of each pruned one; None: the demo's checkpoints are used as they are.
+    epochs:     of the dense model, of a model that one phase trains, and of each of Transkimmer's two phases; None: the
+                demo's checkpoints are used as they are.
     dense_limit, pruned_limit, evaluated: most texts to train the dense model on, to train a pruned one, to evaluate.
     decides_at: the layer that drops tokens; a pair needs a layer of attention before its texts are compared.
     max_length: tokens of a text.
@@ -30,7 +31,7 @@ class PaperSet:
 
     title: str
     how_to_get: str | None
-    epochs: tuple[float, float] | None
+    epochs: tuple[float, float, float] | None
     dense_limit: int
     pruned_limit: int
     evaluated: int
@@ -46,14 +47,14 @@ LONG = "movie-reviews-512"
 """Whole reviews of IMDB of 150 words and more."""
 _GLUE = "label<TAB>text[<TAB>text_b] without a header, from GLUE"
 SETS = {
-    "sst2": PaperSet("SST-2", f"sst2/train.tsv and sst2/dev.tsv: {_GLUE}", (1, 1), 8000, 4000, 872, 1, 128, 12),
-    "mrpc": PaperSet("MRPC", f"mrpc/train.tsv and mrpc/dev.tsv: {_GLUE}", (2, 1), 3668, 3668, 408, 1),
-    "qnli": PaperSet("QNLI", "qnli/dev.tsv as GLUE has it, with its header", (2, 1), 3000, 3000, 1024, 1),
+    "sst2": PaperSet("SST-2", f"sst2/train.tsv and sst2/dev.tsv: {_GLUE}", (1, 1, 1), 8000, 4000, 872, 1, 128, 12),
+    "mrpc": PaperSet("MRPC", f"mrpc/train.tsv and mrpc/dev.tsv: {_GLUE}", (2, 1, 1), 3668, 3668, 408, 1),
+    "qnli": PaperSet("QNLI", "qnli/dev.tsv as GLUE has it, with its header", (2, 1, 1), 3000, 3000, 1024, 1),
     "movie-reviews": PaperSet("movie-reviews", None, None, 256, 256, 256, 0, 256),
     LONG: PaperSet(
         "long movie-reviews, 12 layers",
         how_to_get=None,
-        epochs=(1, 1),
+        epochs=(1, 2, 1),
         dense_limit=2200,
         pruned_limit=2200,
         evaluated=320,
