@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ def _ran(work: Path, verb: str, words: list[str]) -> str:
     more = ["--json"] if verb == "skim" else []
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path}
-    return run_verb("skimrt", verb, *words, *more, cwd=work, env=env, stdout=subprocess.PIPE)
+    return run_verb("skimrt", verb, *words, *more, cwd=work, env=env, captured=True)
 
 
 def table_of(record: dict) -> str:

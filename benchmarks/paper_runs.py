@@ -93,7 +93,7 @@ class PaperRuns:
         """Trains a method from the dense model, which also teaches it."""
         of, start = SETS[name], dense or self.checkpoint(name, "dense")
         assert of.epochs is not None
-        epochs = of.epochs[2 if method == "transkimmer" else 1]
+        epochs = of.epochs.transkimmer if method == "transkimmer" else of.epochs.pruned
         words = [*_to_train(method, data, epochs), "--init", start, "--decide-at", of.decides_at]
         if method in ("ltp", "transkimmer"):
             phases = of.phases if method == "transkimmer" else ("hard",)
@@ -226,5 +226,5 @@ def _to_train(method: str, data: Path, epochs: float) -> list[str]:
 
 def _to_train_dense(of: PaperSet, data: Path) -> list[str]:
     assert of.epochs is not None
-    (backbone, rate), words = of.backbone, _to_train("dense", data, of.epochs[0])
+    (backbone, rate), words = of.backbone, _to_train("dense", data, of.epochs.dense)
     return [*words, "--backbone", backbone, "--max-length", str(of.max_length), "--lr", f"{rate:g}"]

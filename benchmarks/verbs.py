@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from engines.errors import SkimError
 
@@ -20,10 +19,10 @@ class VerbError(SkimError):
         self.exit_code = exit_code
 
 
-def run_verb(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None, stdout: Any = None) -> str:
-    """Runs `python -m WORDS`; what it printed if `stdout` is subprocess.PIPE, else "". Raises VerbError."""
+def run_verb(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None, captured: bool = False) -> str:
+    """Runs `python -m WORDS`; returns what it printed if that is to be captured, else "". Raises VerbError."""
     command = [sys.executable, "-m", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=env, stdout=stdout, text=True)
+    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE if captured else None, text=True)
     if done.returncode != 0:
         # A signal's number is negative here, and 128 above in a shell.
         raise VerbError(shlex.join(command[2:]), done.returncode if done.returncode > 0 else 128 - done.returncode)

@@ -1,8 +1,8 @@
 """How much arithmetic a sample costs, from the number of rows that each layer works on.
 
 One multiply-add counts as two FLOPs. Counted are the matrix products: projections (that of narrow embeddings is one),
-attention, feed-forward (a gated one has three), the pruner's predictor and the head; not counted are look-ups, layer
-norms, softmax and activations (as in LTP's code).
+attention, feed-forward (a gated one has three), the pruner's predictors and translators, and the head; not counted are
+look-ups, layer norms, softmax and activations (as in LTP's code).
 
 A query of a local layer counts the keys that its span can hold, though an engine that masks computes all of them: so
 neither the dense figure nor the savings grow by keys that nobody looks at. Disentangled attention multiplies queries,
@@ -71,6 +71,7 @@ def count_flops(
     rows = rounded(lengths).double() if config.head.token_level else torch.ones_like(zero)
     pooler = width * (config.head.size or width) if config.head.has_dense else 0
     head = 2 * rows * (pooler + width * len(config.head.labels))
+    predictor = predictor + 2 * width**2 * len(pruner.translators or ())  # each maps a sum
     return Flops(projections, attention, feed_forward, predictor, head)
 
 

@@ -201,9 +201,10 @@ def _first_pruner(config: RunConfig, encoder: EncoderConfig) -> PrunerConfig:
 
 
 def _described_pruner(config: RunConfig, origin: _Origin) -> PrunerConfig:
+    """The rule to train, with translators where the head reads the mean of all tokens."""
     pruner = origin.learned or _first_pruner(config, origin.encoder)
-    asked = _as_asked(pruner, config, origin.encoder.layers)
-    return _translating(_protecting(asked, config, origin), origin.head)
+    asked = _protecting(_as_asked(pruner, config, origin.encoder.layers), config, origin)
+    return asked.model_copy(update={"translated": origin.head.pools and asked.method != "dense"})
 
 
 def _as_asked(pruner: PrunerConfig, config: RunConfig, layers: int) -> PrunerConfig:
@@ -233,11 +234,6 @@ def _as_asked(pruner: PrunerConfig, config: RunConfig, layers: int) -> PrunerCon
             for layer, value in enumerate(values)
         ]
     return pruner.model_copy(update=update)
-
-
-def _translating(pruner: PrunerConfig, head: HeadConfig) -> PrunerConfig:
-    """The rule with translators, where the head reads the mean of all tokens."""
-    return pruner.model_copy(update={"translated": head.pools and pruner.method != "dense"})
 
 
 def _protecting(pruner: PrunerConfig, config: RunConfig, origin: _Origin) -> PrunerConfig:

@@ -41,10 +41,12 @@ def fit_translators(model: PrunedTransformer, samples: Sequence[Tokens]) -> None
             return state
 
         last = model.finished(model.walk(model.embed(ids, types, mask), model.steps, look).hidden)
-        for layer, states in ((layer, states) for layer, states in at.items() if str(layer) in fresh):
-            x = F.pad(states[mask.bool()].double(), (0, 1), value=1.0)
-            squares[str(layer)] += x.T @ x
-            products[str(layer)] += x.T @ (last - states)[mask.bool()].double()
+        real = mask.bool()
+        for name in fresh:
+            states = at[int(name)][real].double()
+            x = F.pad(states, (0, 1), value=1.0)
+            squares[name] += x.T @ x
+            products[name] += x.T @ (last[real].double() - states)
     for name, linear in fresh.items():
         square = squares[name] + _RIDGE * squares[name].diagonal().mean() * torch.eye(width + 1)
         found = torch.linalg.solve(square, products[name])
@@ -53,4 +55,5 @@ def fit_translators(model: PrunedTransformer, samples: Sequence[Tokens]) -> None
 
 
 def _gives_what_it_takes(linear: nn.Linear) -> bool:
+    """Whether it is as `Pruner.add_translators` makes it."""
     return bool((linear.weight == torch.eye(linear.in_features)).all()) and not bool(linear.bias.any())

@@ -10,7 +10,6 @@ import pytest
 
 from calib.data import read_examples
 from engines import Runner
-from engines.backends.openvino import OpenVinoBackend
 from engines.errors import InputError
 from pipeline import demo
 from pipeline.builder.stock import NAME, StockModel
@@ -19,7 +18,6 @@ from tests.gates.builds import classifier
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "demo-cpu.json"
 
 
-@pytest.mark.skipif(OpenVinoBackend().available() is not None, reason="the package openvino is not installed")
 def test_it_gives_the_dense_models_answers_in_any_batch(tiny_tokenizer: Path) -> None:
     built = classifier(tiny_tokenizer)
     dense = built.artifact.with_name("artifact-dense")

@@ -18,7 +18,6 @@ from tests.graph.small import small_model
 BUCKET = Bucket(batch=32, length=30)
 
 
-@pytest.mark.skipif(OpenVinoBackend().available() is not None, reason="the package openvino is not installed")
 @pytest.mark.parametrize("method", ["ltp", "transkimmer"])
 def test_engines_err_at_most_twice_as_much_as_pytorch(tmp_path: Path, method: str) -> None:
     model, backend, kinds = small_model(method), OpenVinoBackend(), set[tuple[str, str]]()

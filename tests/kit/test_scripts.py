@@ -131,7 +131,6 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Kit]:
 def test_polygraphys_onnx_runtime_runner_gives_the_golden_outputs(
     kits: Callable[..., Kit], precision: str, method: str
 ) -> None:
-    pytest.importorskip("polygraphy")
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.comparator import Comparator, CompareFunc, RunResults
     from polygraphy.json import load_json
@@ -154,7 +153,6 @@ def test_polygraphys_onnx_runtime_runner_gives_the_golden_outputs(
 
 
 def test_golden_inputs_are_real_states_in_the_graphs_types(kits: Callable[..., Kit]) -> None:
-    pytest.importorskip("polygraphy")
     from polygraphy.json import load_json
 
     kit = kits("fp16")
@@ -170,7 +168,6 @@ def test_golden_inputs_are_real_states_in_the_graphs_types(kits: Callable[..., K
 
 
 def test_the_scripts_compile_and_check_every_engine(kits: Callable[..., Kit], tmp_path: Path) -> None:
-    pytest.importorskip("polygraphy")
     kit = kits("fp16")
     compiled = kit.script(COMPILE, tmp_path, OUT=str(tmp_path / "engines"))
     assert compiled.returncode == 0, compiled.stderr
@@ -182,7 +179,6 @@ def test_the_scripts_compile_and_check_every_engine(kits: Callable[..., Kit], tm
 
 
 def test_a_wrong_engine_fails_and_a_missing_one_is_skipped(kits: Callable[..., Kit], tmp_path: Path) -> None:
-    pytest.importorskip("polygraphy")
     kit, engines = kits("fp16"), tmp_path / "engines"
     assert kit.script(CHECK, tmp_path, str(engines)).returncode == 2  # nothing was checked, so nothing has passed
     engines.mkdir()
@@ -227,7 +223,6 @@ def test_the_trtexec_lines_carry_what_the_engines_are_compiled_with(tmp_path: Pa
 @pytest.fixture
 def checked(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Checks one engine, which is right, of an artifact with the plugin."""
-    pytest.importorskip("polygraphy")
     kit, engines = make_kit(tmp_path / "kit", "fp32", plugin=True), tmp_path / "engines"
     engines.mkdir()
     shutil.copyfile(kit.root / "stages/stage_1.onnx", engines / "stage_1_b1_s16.plan")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ class Oracle:
         self.raw, self.layers, self.heads = raw, raw["num_hidden_layers"], raw["num_attention_heads"]
         self.tensors = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
         self.prefix = {"ltp": "ibert.", "roberta": "roberta.", "bert": "bert."}[raw["model_type"]]
+
+    @cached_property
+    def nudged(self) -> list[Oracle]:
+        """The same checkpoint with every weight moved by the rounding of float32, up or down at random, several times:
+        one direction may happen to change nothing."""
+        sign, step = np.random.default_rng(0), 2.0**-23
+        return [
+            Oracle(self.raw, {n: x * (1 + step * sign.choice([-1, 1], x.shape)) for n, x in self.tensors.items()})
+            for _ in range(4)
+        ]
 
     def ltp(self, ids: Array, mask: Array) -> Result:
         """LTP and its baselines in hard mode; without a prune_mode dense."""

@@ -87,6 +87,17 @@ def test_disentangled_products_worked_out_by_hand() -> None:
     assert float(found.attention) == 2 * (block(5, 5)[1] + 2 * 5 * D * (2 * 3))
 
 
+@pytest.mark.parametrize(("method", "decisions"), [("dense", 0), ("ltp", 1), ("transkimmer", 2)])
+def test_every_decision_translates_one_sum_of_a_text(method: str, decisions: int) -> None:
+    head = HeadConfig(kind="embedding", size=D, pooling="mean")
+    pruner, rows = PRUNERS[method], (torch.tensor([4, 6]), torch.tensor([[4, 6], [2, 3]]))
+    plain, translated = (
+        count_flops(CheckpointConfig(encoder=ENCODER, head=head, pruner=rule, max_length=8), *rows).total
+        for rule in (pruner, pruner.model_copy(update={"translated": True}))
+    )
+    assert (translated - plain).tolist() == [2 * D * D * decisions] * 2
+
+
 def test_a_token_level_head_reads_every_real_token_dead_or_alive() -> None:
     found = count_flops(config("ltp", "tagging"), torch.tensor([5, 2]), torch.tensor([[5, 2], [1, 1]]))
     assert found.head.tolist() == [2 * 5 * D * 3, 2 * 2 * D * 3]

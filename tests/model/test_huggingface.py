@@ -30,7 +30,8 @@ ARCHITECTURES = {
 
 
 def test_minilm_agrees_with_transformers_on_real_text() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     home = locate_backbone(BACKBONE)
     config, weights = read_huggingface(home)
     assert (config.head.kind, config.head.pooling, config.head.normalise) == ("embedding", "mean", True)
@@ -59,8 +60,9 @@ def test_minilm_agrees_with_transformers_on_real_text() -> None:
 @pytest.mark.parametrize("family", ["Bert", "Roberta"])
 def test_every_head_agrees_with_transformers(tmp_path: Path, family: str, kind: str, pooler: bool) -> None:
     """Fine-tuned files often still hold the pooler of pre-training, which only BERT's sequence head reads."""
-    transformers = pytest.importorskip("transformers")
-    safetensors = pytest.importorskip("safetensors.torch")
+    import safetensors.torch as safetensors
+    import transformers
+
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(
         vocab_size=60,

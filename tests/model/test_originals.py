@@ -28,9 +28,9 @@ WIDTH, INNER, HEADS, LAYERS, WORDS, LENGTH = 16, 24, 2, 5, 30, 12
 PADDING = {"bert": 0, "roberta": 1, "ltp": 1}
 CLEAR = 1e-3
 """The least relative distance from another decision at which float32 must decide as float64 does."""
-TOLERANCE = 1e-4
-"""What float32 may differ by from float64 where attention logits are of the order of 1. The relative error of a
-probability grows with them, and they with the gain of queries and keys."""
+STEADY = 5e-6
+"""Most that the oracle's own outputs may move by when float32 rounds the weights: sharp attention, and layer norms of
+nearly equal numbers, can carry that beyond any tolerance."""
 few = settings(max_examples=20)
 Settings = tuple[tuple[str, Any], ...]
 
@@ -125,24 +125,33 @@ def results_of(oracle: Oracle, batch: PaddedBatch, renormalised: bool | None = N
     return [oracle.transkimmer(ids, mask, types, renormalised) for ids, mask, types in rows]
 
 
-def close(found: Tensor | np.ndarray, expected: np.ndarray, atol: float = TOLERANCE) -> None:
-    np.testing.assert_allclose(np.asarray(found), expected, atol=atol, rtol=0)
+def is_steady(oracle: Oracle, batch: PaddedBatch, want: Sequence[Result]) -> bool:
+    """Whether float32 can be held to the tolerance on these texts at all."""
+    moved = [
+        np.abs(getattr(ours, name) - getattr(theirs, name)).max()
+        for nudged in oracle.nudged
+        for ours, theirs in zip(want, results_of(nudged, batch), strict=True)
+        for name in ("logits", "states")
+    ]
+    return max(moved) < STEADY
 
 
-def check_theirs(run: Run, batch: PaddedBatch, want: Sequence[Result], atol: float = TOLERANCE) -> None:
+def close(found: Tensor | np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4, rtol=0)
+
+
+def check_theirs(run: Run, batch: PaddedBatch, want: Sequence[Result]) -> None:
     """The originals' execution at every real token, dead or alive."""
     states, alive, score = run.states.numpy(), run.alive.numpy(), run.score.numpy()
     for row, result in enumerate(want):
         real = batch.mask[row].numpy() > 0
-        close(run.logits[row], result.logits, atol)
-        close(states[row, real], result.states[real], atol)
+        close(run.logits[row], result.logits)
+        close(states[row, real], result.states[real])
         assert np.array_equal(alive[:, row, real], result.alive[:, real])
-        close(score[:, row, real], result.score[:, real], atol)
+        close(score[:, row, real], result.score[:, real])
 
 
-def check_ours(
-    model: PrunedTransformer, batch: PaddedBatch, want: Sequence[Result], dead_too: bool, atol: float = TOLERANCE
-) -> None:
+def check_ours(model: PrunedTransformer, batch: PaddedBatch, want: Sequence[Result], dead_too: bool) -> None:
     """SkimRT's executions, where they are defined alike: states of the first token and the living, or of all real ones.
 
     Scores are of tokens that were alive; those of topk are ranks.
@@ -155,12 +164,12 @@ def check_ours(
             real = batch.mask[row].numpy() > 0
             defined = real if dead_too else real & result.alive[-1]
             defined = defined | (np.arange(len(real)) == 0)
-            close(out.logits[row], result.logits, atol)
-            close(states[row, defined], result.states[defined], atol)
+            close(out.logits[row], result.logits)
+            close(states[row, defined], result.states[defined])
             assert np.array_equal(alive[:, row], result.alive & real)
             scored = ~np.isnan(score[:, row])
             if model.config.pruner.method in ("ltp", "threshold", "transkimmer"):
-                close(score[:, row][scored], result.score[scored], atol)
+                close(score[:, row][scored], result.score[scored])
 
 
 @st.composite
@@ -181,9 +190,9 @@ def test_ltp_decides_as_the_oracle_does(data: st.DataObject) -> None:
     oracle, model = original("ltp", False, data.draw(st.integers(0, 3)), gain, more)
     batch = data.draw(batches("ltp", LENGTH))
     want = results_of(oracle, batch)
-    assume(min(result.margin for result in want) > CLEAR)
-    check_theirs(run_ltp(model, batch), batch, want, gain * TOLERANCE)
-    check_ours(model, batch, want, dead_too=False, atol=gain * TOLERANCE)
+    assume(min(result.margin for result in want) > CLEAR and is_steady(oracle, batch, want))
+    check_theirs(run_ltp(model, batch), batch, want)
+    check_ours(model, batch, want, dead_too=False)
 
 
 @few

