@@ -21,6 +21,7 @@ from engines.artifact import Artifact
 from engines.manifest import Manifest
 from engines.prediction import SampleResult
 from engines.runner import Runner
+from pipeline.builder.baseline import ANY_DROP
 from pipeline.builder.config import DEMO, BuildConfig
 from pipeline.builder.measure import as_record, measure, speedups
 from pipeline.builder.progress import progress_bars
@@ -73,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
             if args.reuse and out.is_dir():
                 continue
             console.rule(f"{model} {precision}")
-            # The dense model has no baseline, so its INT8 may lose the whole budget.
-            dense = None if model == "dense" else args.dense
+            dense, points = (None, ANY_DROP) if model == "dense" else (args.dense, args.max_drop)
             config = BuildConfig(
                 checkpoint=checkpoint,
                 dense=dense,
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
                 buckets=args.buckets,
                 samples=64,
                 metric_samples=args.reviews,
-                max_drop=args.max_drop,
+                max_drop=points,
                 threads=args.threads,
                 out=out,
                 force=True,

@@ -16,6 +16,9 @@ from pipeline.builder.start import Start
 from pipeline.builder.steps import build_from
 from pipeline.builder.subject import Inputs
 
+ANY_DROP = 100.0
+"""Points: all that a metric has."""
+
 
 def build_against_dense(config: BuildConfig, console: Console) -> Artifact:
     """Builds an artifact and, if a dense checkpoint is known, times it against that model's artifact.
@@ -52,6 +55,8 @@ def dense_artifact(start: Start, console: Console) -> Path:
 def dense_config(config: BuildConfig, max_length: int, dense_length: int) -> BuildConfig:
     """Returns the same build for the dense model, with its artifact beside `out`.
 
+    It is built to be timed: in INT8 all of it is quantised, and what that costs it is told but refuses nothing.
+
     max_length, dense_length: the limits of the pruned and the dense model in tokens; buckets for longer texts are
                               added.
     """
@@ -64,7 +69,7 @@ def dense_config(config: BuildConfig, max_length: int, dense_length: int) -> Bui
         buckets = format_buckets([*parse_buckets(buckets), *longest])
     out = config.out.with_name(f"{config.out.name}-dense")
     own = {"checkpoint": config.dense_checkpoint, "dense": None, "stages": "auto", "buckets": buckets}
-    return config.model_copy(update={**own, "out": out, "force": True})
+    return config.model_copy(update={**own, "max_drop": ANY_DROP, "out": out, "force": True})
 
 
 def _refuse_strangers(out: Path, dense: DenseModel, asked: Path) -> None:

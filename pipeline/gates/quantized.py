@@ -14,7 +14,7 @@ from calib.int8.simulation import simulate
 from engines.buckets import Bucket
 from engines.manifest import EngineRecord, Figures, Gate
 from pipeline.gates.expected import Expected
-from pipeline.gates.states import cut, fed_to, stack_states, walk_states
+from pipeline.gates.states import cut, fed_to, rows_of, stack_states, walk_states
 from pipeline.gates.tolerance import ERROR_RATIO
 from pipeline.gates.under_test import EnginesUnderTest
 from pipeline.gates.verdict import verdict
@@ -49,17 +49,9 @@ class _Answer:
     alive: np.ndarray
     near: np.ndarray
 
-    @classmethod
-    def of(cls, stage: Stage, simulation: Stage, state: Arrays) -> _Answer:
-        """Results do not depend on the bucket, so one run of each does for all buckets that the sample is put in."""
-        inputs, rows = {name: value[None] for name, value in state.items()}, [len(state["alive"])]
-        plain, decisions = run_scored(stage, inputs)
-        simulated, others = run_scored(simulation, inputs)
-        near = near_tokens(others, decisions, inputs["alive"].shape)[0]
-        values, alive = _compared(stage)
-        exact = _by_row(plain, values, rows)
-        error = _squared(_by_row(simulated, values, rows), exact)
-        return cls(exact, error, _by_row(simulated, alive, rows), near)
+
+_BATCH = 8
+"""Samples that PyTorch computes at once: of like lengths, so that few rows are padding."""
 
 
 Asked = Callable[[EngineRecord, Bucket], Callable[[Arrays], Arrays]]
@@ -92,7 +84,7 @@ def quantized_parity(
         batches = [(record, bucket, fed_to(states, bucket)) for record in own for bucket in record.profiles]
         wanted = sorted({sample for *_, fed in batches for sample in fed})
         inputs = {(index, rows): cut(states[index], rows) for index, rows in wanted}
-        answers = {sample: _Answer.of(stage, simulation, state) for sample, state in inputs.items()}
+        answers = dict(zip(wanted, _answers(stage, simulation, [inputs[sample] for sample in wanted]), strict=True))
         for record, bucket, fed in batches:
             outputs = load(record, bucket)(stack_states([inputs[sample] for sample in fed], bucket))
             _compare(tally, f"{record.file} {bucket}", stage, [answers[sample] for sample in fed], outputs)
@@ -113,13 +105,39 @@ def quantized_parity(
     return verdict(name, figures, tally.failures, None if tally.checked else "there is no engine in INT8")
 
 
+def _answers(stage: Stage, simulation: Stage, states: Sequence[Arrays]) -> list[_Answer]:
+    """The answer for every state: results do not depend on the bucket, so one run does for all that it is put in."""
+    lengths = rows_of(states)
+    order = sorted(range(len(states)), key=lengths.__getitem__)
+    found: dict[int, _Answer] = {}
+    for start in range(0, len(order), _BATCH):
+        batch = order[start : start + _BATCH]
+        found.update(zip(batch, _answers_at_once(stage, simulation, [states[index] for index in batch]), strict=True))
+    return [found[index] for index in range(len(states))]
+
+
+def _answers_at_once(stage: Stage, simulation: Stage, states: Sequence[Arrays]) -> list[_Answer]:
+    rows = rows_of(states)
+    inputs = stack_states(states, Bucket(batch=len(rows), length=max(rows)))
+    plain, decisions = run_scored(stage, inputs)
+    simulated, others = run_scored(simulation, inputs)
+    near = near_tokens(others, decisions, inputs["alive"].shape)
+    values, alive = _compared(stage)
+    exact, moved = _by_sample(plain, values, rows), _by_sample(simulated, values, rows)
+    return [
+        _Answer(exact[n], _squared(moved[n], exact[n]), decided, near[n, : rows[n]])
+        for n, decided in enumerate(_by_sample(simulated, alive, rows))
+    ]
+
+
 def _compare(tally: _Tally, name: str, stage: Stage, expected: Sequence[_Answer], outputs: Arrays) -> None:
     values, alive = _compared(stage)
     rows = [len(sample.near) for sample in expected]
+    found, decided = _by_sample(outputs, values, rows), _by_sample(outputs, alive, rows)
     tally.simulation += sum(sample.error for sample in expected)
-    tally.engine += _squared(_by_row(outputs, values, rows), np.concatenate([sample.plain for sample in expected]))
+    tally.engine += sum(_squared(ours, sample.plain) for ours, sample in zip(found, expected, strict=True))
     tally.checked += 1
-    flipped = np.concatenate([sample.alive for sample in expected]) != _by_row(outputs, alive, rows)
+    flipped = np.concatenate([sample.alive for sample in expected]) != np.concatenate(decided)
     near = np.concatenate([sample.near for sample in expected])
     tally.decisions += len(flipped)
     tally.flips += int((flipped & near).sum())
@@ -137,13 +155,13 @@ def _compared(stage: Stage) -> tuple[str, str]:
     return stage.output_names[0], "final_alive" if stage.spec.last else "packed_alive"
 
 
-def _by_row(outputs: Arrays, name: str, rows: Sequence[int]) -> np.ndarray:
-    """An output of the real samples, one after the other, its rows in the order in which they came in."""
+def _by_sample(outputs: Arrays, name: str, rows: Sequence[int]) -> list[np.ndarray]:
+    """An output of the real samples, its rows in the order in which they came in."""
     if outputs[name].ndim == 2 and name == "logits":
-        return outputs[name][: len(rows)]
+        return list(outputs[name][: len(rows)])
     position = outputs["packed_position" if "packed_position" in outputs else "final_position"]
     order = [np.argsort(sample[:n]) for sample, n in zip(position, rows, strict=False)]
-    return np.concatenate([outputs[name][row, index] for row, index in enumerate(order)])
+    return [outputs[name][row, index] for row, index in enumerate(order)]
 
 
 def int8_parity(expected: Expected, engines: EnginesUnderTest) -> list[Gate]:

@@ -17,6 +17,7 @@ from pipeline.builder.baseline import dense_config
 from pipeline.builder.config import BuildConfig
 from pipeline.builder.dense import DenseModel
 from pipeline.builder.measure import common_length
+from pipeline.gates.metric import int8_metric
 from pipeline.model import save_checkpoint
 from pipeline.model.flops import flops_ratio
 from pipeline.model.reference import Reference
@@ -114,3 +115,10 @@ def test_flops_are_counted_against_the_model_that_is_named() -> None:
     rows = carried_rows(model, random_samples(6))
     against_itself, against_half = flops_ratio(model.config, rows), flops_ratio(model.config, rows, half.config)
     assert against_half == pytest.approx(against_itself / 2, rel=0.05), "but for the head"
+
+
+def test_what_int8_costs_the_dense_model_refuses_nothing() -> None:
+    asked = BuildConfig(checkpoint=Path("mine"), dense=Path("dense"), precision="int8", max_drop=0.5)
+    assert dense_config(asked, SHORT, SHORT).max_drop == 100
+    gate = int8_metric(ours=0.0, wide=1.0, count=8, max_drop=100)
+    assert gate.status == "PASSED" and gate.figures["drop_points"] == 100
