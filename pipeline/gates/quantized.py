@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -51,7 +51,7 @@ class _Answer:
 
 
 _BATCH = 8
-"""Samples that PyTorch computes at once: of like lengths, so that few rows are padding."""
+"""Samples that PyTorch computes at once."""
 
 
 Asked = Callable[[EngineRecord, Bucket], Callable[[Arrays], Arrays]]
@@ -82,9 +82,10 @@ def quantized_parity(
         stage, simulation = Stage(model, spec), Stage(simulated, spec)
         own = [record for record in records if record.stage == spec.index]
         batches = [(record, bucket, fed_to(states, bucket)) for record in own for bucket in record.profiles]
-        wanted = sorted({sample for *_, fed in batches for sample in fed})
+        # Results do not depend on the bucket, so one run in PyTorch does for all that a sample is put in.
+        wanted = sorted({sample for *_, fed in batches for sample in fed}, key=lambda sample: sample[1])
         inputs = {(index, rows): cut(states[index], rows) for index, rows in wanted}
-        answers = dict(zip(wanted, _answers(stage, simulation, [inputs[sample] for sample in wanted]), strict=True))
+        answers = dict(zip(inputs, _answers(stage, simulation, list(inputs.values())), strict=True))
         for record, bucket, fed in batches:
             outputs = load(record, bucket)(stack_states([inputs[sample] for sample in fed], bucket))
             _compare(tally, f"{record.file} {bucket}", stage, [answers[sample] for sample in fed], outputs)
@@ -105,15 +106,10 @@ def quantized_parity(
     return verdict(name, figures, tally.failures, None if tally.checked else "there is no engine in INT8")
 
 
-def _answers(stage: Stage, simulation: Stage, states: Sequence[Arrays]) -> list[_Answer]:
-    """The answer for every state: results do not depend on the bucket, so one run does for all that it is put in."""
-    lengths = rows_of(states)
-    order = sorted(range(len(states)), key=lengths.__getitem__)
-    found: dict[int, _Answer] = {}
-    for start in range(0, len(order), _BATCH):
-        batch = order[start : start + _BATCH]
-        found.update(zip(batch, _answers_at_once(stage, simulation, [states[index] for index in batch]), strict=True))
-    return [found[index] for index in range(len(states))]
+def _answers(stage: Stage, simulation: Stage, states: Sequence[Arrays]) -> Iterator[_Answer]:
+    """The answer for every state; those that follow each other should be of like length."""
+    for start in range(0, len(states), _BATCH):
+        yield from _answers_at_once(stage, simulation, states[start : start + _BATCH])
 
 
 def _answers_at_once(stage: Stage, simulation: Stage, states: Sequence[Arrays]) -> list[_Answer]:
