@@ -14,7 +14,7 @@ from engines import Runner
 from engines.artifact import Artifact
 from engines.head import HeadKind
 from pipeline import build, train
-from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, LocalAttention
+from pipeline.model.config import CheckpointConfig, EncoderConfig, HeadConfig, LocalAttention, Method
 from pipeline.training.suited import early_layer
 from tests.gates.builds import run_verb
 from tests.model.families import make_original
@@ -189,12 +189,13 @@ def test_the_method_suits_the_head(
 
 
 def test_one_early_global_layer_decides() -> None:
-    def chosen(layers: int, kind: HeadKind = "classification", **parts: object) -> int:
+    def chosen(layers: int, kind: HeadKind = "classification", method: Method = "ltp", **parts: object) -> int:
         sizes = {"vocab_size": 9, "hidden_size": 8, "heads": 2, "intermediate_size": 8, "max_positions": 9}
         encoder = EncoderConfig(family="bert", layers=layers, **sizes, **parts)
         head = HeadConfig(kind=kind, labels=["a", "b"])
-        return early_layer(CheckpointConfig(encoder=encoder, head=head, max_length=9))
+        return early_layer(CheckpointConfig(encoder=encoder, head=head, max_length=9), method)
 
     assert [chosen(layers) for layers in (2, 6, 12, 24)] == [0, 1, 2, 4]
-    assert [chosen(layers, "tagging") for layers in (2, 6, 12, 24)] == [0, 2, 4, 8]
+    assert [chosen(layers, method="transkimmer") for layers in (2, 6, 12, 24)] == [1, 2, 3, 5]
+    assert [chosen(layers, "tagging", "transkimmer") for layers in (2, 6, 12, 24)] == [0, 2, 4, 8]
     assert chosen(22, local=LocalAttention(distance=4, global_layers=list(range(0, 22, 3)))) == 3

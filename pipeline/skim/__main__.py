@@ -126,7 +126,7 @@ def _step(skim: Skim, number: int, name: str, done: bool, take: Callable[[], Non
 
 def _train(skim: Skim) -> None:
     args = skim.args
-    layers = args.decide_at or [early_layer(skim.config)]
+    layers = args.decide_at or [early_layer(skim.config, args.method)]
     flags = [
         *("--method", args.method, "--init", args.model, "--out", skim.checkpoint, "--seed", args.seed),
         *("--data", skim.part("train"), "--dev-data", skim.part("dev"), "--flops-ratio", args.flops_ratio),

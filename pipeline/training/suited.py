@@ -128,13 +128,17 @@ def learned_method(head: HeadConfig) -> Method:
     return "transkimmer" if head.token_level else "ltp"
 
 
-def early_layer(config: CheckpointConfig) -> int:
+def early_layer(config: CheckpointConfig, method: Method) -> int:
     """The layer that decides where none is named: one sharp, early decision turns most of its FLOPs into time.
 
-    The first quarter of the layers has seen the text; LTP reads attention, which must be global there. Where dropped
-    tokens are answered for by the states that they leave, these come from the first third.
+    The first quarter of the layers has seen the text; LTP reads attention, which must be global there. Transkimmer
+    decides in front of a layer, LTP behind its attention, so a layer later it has seen as much. Where dropped tokens
+    are answered for by the states that they leave, these come from the first third.
     """
-    wanted = config.encoder.layers // (3 if config.head.token_level else 6)
+    if config.head.token_level:
+        wanted = config.encoder.layers // 3
+    else:
+        wanted = config.encoder.layers // 6 + (method == "transkimmer")
     fit = [layer for layer in range(config.encoder.layers) if layer not in config.encoder.local_layers]
     return min(fit, key=lambda layer: abs(layer - wanted))
 
