@@ -18,8 +18,8 @@ class Recipe(NamedTuple):
     """How a method is trained.
 
     epochs:     of each phase.
-    decides_at: the layer that drops tokens. Words are compared by what they attend to: LTP decides behind the attention
-                of a layer, Transkimmer in front of it, so Transkimmer's decision of the next layer has seen as much.
+    decides_at: the layer that drops tokens. LTP decides behind its attention, Transkimmer in front of it, so a layer
+                later Transkimmer has seen as much.
     trained_at: the FLOPs ratio.
     phases:     where tokens are removed from the start, Transkimmer's teacher ranks them.
     """
